@@ -1,0 +1,1 @@
+"""Image restoration papers, checked cell by cell."""
