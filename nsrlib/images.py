@@ -1,0 +1,326 @@
+"""Images as the papers use them: reading, MATLAB's ``imresize``, studio-range luma, noise, JPEG.
+
+Two representations, used everywhere in nsrlib:
+
+* pictures: numpy ``uint8``, ``(H, W, 3)`` RGB or ``(H, W)`` gray;
+* network tensors: ``(N, C, H, W)`` float in [0, 1].
+
+Float arrays and tensors are in [0, 1]; ``uint8`` is 0..255. Functions that accept both say so.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Array = TypeVar("Array", np.ndarray, Tensor)
+Border = Literal["mirror", "repeat"]
+LumaRounding = Literal["none", "nearest", "matlab"]
+
+# --- resizing ---------------------------------------------------------------------------------------------------------
+
+
+def _cubic(x: np.ndarray) -> np.ndarray:
+    """Keys' cubic kernel with a = -0.5, as in MATLAB's ``imresize`` (support -2..2)."""
+    a = np.abs(x)
+    inner = (1.5 * a - 2.5) * a * a + 1.0
+    outer = ((-0.5 * a + 2.5) * a - 4.0) * a + 2.0
+    return inner * (a <= 1) + outer * ((a > 1) & (a <= 2))
+
+
+@lru_cache(maxsize=256)
+def _taps(n_in: int, n_out: int, scale: float, antialias: bool, border: Border) -> tuple[np.ndarray, np.ndarray]:
+    """Weights ``(n_out, taps)`` float64 and source indices ``(n_out, taps)`` of one axis."""
+    stretch = min(scale, 1.0) if antialias else 1.0
+    width = 4.0 / stretch
+    centre = np.arange(1, n_out + 1) / scale + 0.5 * (1 - 1 / scale)  # MATLAB counts pixels from 1
+    first = np.floor(centre - width / 2)
+    index = first[:, None] + np.arange(int(np.ceil(width)) + 2)
+    weight = stretch * _cubic(stretch * (centre[:, None] - index))
+    weight /= weight.sum(1, keepdims=True)
+    index = index.astype(np.int64) - 1
+    if border == "mirror":  # ... 1 0 | 0 1 ... n-1 | n-1 n-2 ...
+        index = np.mod(index, 2 * n_in)
+        index = np.minimum(index, 2 * n_in - 1 - index)
+    else:
+        index = index.clip(0, n_in - 1)
+    used = (weight != 0).any(0)
+    return weight[:, used], index[:, used]
+
+
+def _resize_axis(x: Tensor, axis: int, n_out: int, scale: float, antialias: bool, border: Border) -> Tensor:
+    weight_np, index_np = _taps(x.shape[axis], n_out, scale, antialias, border)
+    weight = torch.from_numpy(weight_np).to(x.device, x.dtype)
+    index = torch.from_numpy(index_np).to(x.device)
+    shape = [1] * x.ndim
+    shape[axis] = n_out
+    out: Tensor | None = None
+    # MATLAB adds tap by tap; a matrix product would add in another order and flip exact ties of the rounding.
+    for k in range(weight.shape[1]):
+        term = x.index_select(axis, index[:, k]) * weight[:, k].view(shape)
+        out = term if out is None else out + term
+    assert out is not None
+    return out
+
+
+def _round_half_up(x: Tensor, peak: float) -> Tensor:
+    return (x + 0.5).floor().clamp_(0, peak)
+
+
+def imresize(
+    img: Array,
+    scale: float | tuple[float, float] | None = None,
+    size: tuple[int, int] | None = None,
+    *,
+    border: Border = "mirror",
+    round_between: bool = False,
+    antialias: bool = True,
+) -> Array:
+    """Resize like MATLAB's ``imresize(img, scale, "bicubic")``: cubic a = -0.5, antialiased when shrinking.
+
+    ===========================  ==========  =================  =========================================
+    behaviour                    ``border``  ``round_between``  where it is met
+    ===========================  ==========  =================  =========================================
+    double precision (default)   mirror      False              ``imresize(im2double(x))``: papers' LR
+    old MATLAB on uint8          repeat      True               LR files of SelfExSR (Set5, Set14, B100)
+    newer MATLAB on uint8        mirror      True               LR files that came with SwinIR
+    ===========================  ==========  =================  =========================================
+
+    Args:
+        img: numpy ``(H, W)`` or ``(H, W, C)``, or tensor ``(..., H, W)`` on any device. ``uint8`` input is computed in
+            float64, rounded half up and clipped to ``uint8``; float input is computed in its own dtype, not clipped,
+            and is differentiable.
+        scale: factor, or (vertical, horizontal) factors; the output has ``ceil(scale * side)`` pixels.
+        size: output (height, width) instead of ``scale``.
+        border: what lies beyond the edge: the mirrored image, or the edge pixel repeated.
+        round_between: round to whole grey levels (of 255) between the two passes, as MATLAB does for ``uint8``.
+        antialias: stretch the kernel by ``1 / scale`` when shrinking.
+
+    Raises:
+        ValueError: neither or both of ``scale`` and ``size``; a factor or side that is not positive; an empty image;
+            ``round_between`` for a float image.
+        TypeError: an integer dtype other than ``uint8``.
+
+    Source: MATLAB documentation and files; checked bit by bit against images that MATLAB wrote.
+    """
+    if (scale is None) == (size is None):
+        raise ValueError(f"give exactly one of scale and size, got scale={scale} and size={size}")
+    if border not in ("mirror", "repeat"):
+        raise ValueError(f"border must be 'mirror' or 'repeat', got {border!r}")
+    x, axes = _as_tensor(img)
+    is_u8 = x.dtype == torch.uint8
+    if not is_u8 and not x.is_floating_point():
+        raise TypeError(f"img must be uint8 or floating point, got {x.dtype}")
+    if round_between and not is_u8:
+        raise ValueError("round_between=True is MATLAB's behaviour for uint8 images, got a float image")
+    if x.numel() == 0:
+        raise ValueError(f"img is empty: shape {tuple(x.shape)}")
+    sides = [x.shape[a] for a in axes]
+    if size is not None:
+        targets = [int(s) for s in size]
+        factors = [t / s for t, s in zip(targets, sides, strict=True)]
+    else:
+        assert scale is not None
+        factors = [float(s) for s in (scale if isinstance(scale, Sequence) else (scale, scale))]
+        # 1/3 * 9 must give 3, not 4, in floating point too
+        targets = [int(np.ceil(f * s - 1e-9)) for f, s in zip(factors, sides, strict=True)]
+    if min(factors) <= 0 or min(targets) < 1:
+        raise ValueError(f"cannot resize {sides[0]}x{sides[1]} to {targets[0]}x{targets[1]}: sizes must be positive")
+
+    y = x.double() if is_u8 else x
+    first_is_rows = factors[0] <= factors[1]  # MATLAB resizes the axis with the smaller factor first
+    for step in (0, 1) if first_is_rows else (1, 0):
+        y = _resize_axis(y, axes[step], targets[step], factors[step], antialias, border)
+        if round_between:
+            y = _round_half_up(y, 255)
+    if is_u8:
+        y = _round_half_up(y, 255).to(torch.uint8)
+    return y.numpy() if isinstance(img, np.ndarray) else y
+
+
+def _as_tensor(img: np.ndarray | Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """View ``img`` as a tensor and tell which axes are height and width."""
+    if isinstance(img, Tensor):
+        if img.ndim < 2:
+            raise ValueError(f"img must have shape (..., H, W), got {tuple(img.shape)}")
+        return img, (img.ndim - 2, img.ndim - 1)
+    if not isinstance(img, np.ndarray) or img.ndim not in (2, 3):
+        shape = getattr(img, "shape", None)
+        raise ValueError(f"img must be a tensor or a numpy array (H, W) or (H, W, C), got {type(img).__name__} {shape}")
+    return torch.from_numpy(np.ascontiguousarray(img)), (0, 1)
+
+
+def modcrop(img: Array, scale: int) -> Array:
+    """Cut the bottom and right so that both sides are multiples of ``scale``. Numpy ``(H, W[, C])`` or ``(..., H, W)``.
+
+    Raises:
+        ValueError: ``scale`` is not a positive whole number, or the image is smaller than it.
+    """
+    if scale < 1 or int(scale) != scale:
+        raise ValueError(f"scale must be a positive whole number, got {scale}")
+    h, w = img.shape[:2] if isinstance(img, np.ndarray) else img.shape[-2:]
+    if h < scale or w < scale:
+        raise ValueError(f"image of {h}x{w} is smaller than the scale {scale}")
+    if isinstance(img, np.ndarray):
+        return img[: h - h % scale, : w - w % scale]
+    return img[..., : h - h % scale, : w - w % scale]
+
+
+# --- colour -----------------------------------------------------------------------------------------------------------
+
+
+def luma(rgb: Array, rounding: LumaRounding = "none") -> Array:
+    """Studio-range luma Y of ITU-R BT.601 (16..235), as MATLAB's ``rgb2ycbcr`` has it.
+
+    Args:
+        rgb: numpy ``(H, W, 3)`` or tensor ``(..., 3, H, W)``; ``uint8``, or float in [0, 1].
+        rounding: ``none``: float64 ``16 + (65.481 R + 128.553 G + 24.966 B) / 255``; ``nearest``: that, rounded half up;
+            ``matlab``: rounded half up too, but summed in the order of MATLAB's uint8 path, which decides ties.
+
+    Returns:
+        Y in grey levels, **float64 16..235** whatever the input: numpy ``(H, W)`` or tensor ``(..., H, W)``.
+    """
+    if rounding not in ("none", "nearest", "matlab"):
+        raise ValueError(f"rounding must be 'none', 'nearest' or 'matlab', got {rounding!r}")
+    axis = -1 if isinstance(rgb, np.ndarray) else -3
+    if rgb.ndim < 3 or rgb.shape[axis] != 3:
+        raise ValueError(f"rgb must have 3 channels on axis {axis}, got shape {tuple(rgb.shape)}")
+    if isinstance(rgb, np.ndarray):
+        x = rgb.astype(np.float64) * (1.0 if rgb.dtype == np.uint8 else 255.0)
+        r, g, b = x[..., 0], x[..., 1], x[..., 2]
+        floor = np.floor
+    else:
+        t = rgb.double() * (1.0 if rgb.dtype == torch.uint8 else 255.0)
+        r, g, b = t.unbind(-3)  # type: ignore[assignment]
+        floor = torch.floor  # type: ignore[assignment]
+    if rounding == "matlab":
+        k = 1 / 255
+        return floor(65.481 * k * r + 128.553 * k * g + 24.966 * k * b + 16 + 0.5)
+    y = 16 + (65.481 * r + 128.553 * g + 24.966 * b) / 255
+    return y if rounding == "none" else floor(y + 0.5)
+
+
+# --- degradations -----------------------------------------------------------------------------------------------------
+
+
+def add_noise(img: Array, sigma: float, seed: int) -> Array:
+    """Add white Gaussian noise of ``sigma`` grey levels (0..255 scale); not clipped, not rounded.
+
+    The stream is numpy's ``default_rng(seed)`` on every device, so results do not depend on torch or the GPU.
+
+    Args:
+        img: numpy or tensor of any shape, ``uint8`` or float in [0, 1].
+
+    Returns:
+        Float in [0, 1] scale (values may leave the range): float64 for numpy, the tensor's dtype (float32 for uint8).
+    """
+    if sigma < 0:
+        raise ValueError(f"sigma must not be negative, got {sigma}")
+    noise = np.random.default_rng(seed).standard_normal(tuple(img.shape)) * (sigma / 255)
+    if isinstance(img, np.ndarray):
+        return (img / 255 if img.dtype == np.uint8 else img.astype(np.float64)) + noise
+    x = img.float() / 255 if img.dtype == torch.uint8 else img
+    return x + torch.from_numpy(noise).to(x.device, x.dtype)
+
+
+def jpeg(img: np.ndarray, quality: int) -> np.ndarray:
+    """Compress and decompress with JPEG (Pillow, libjpeg tables, colour subsampled 4:2:0 as MATLAB's ``imwrite``).
+
+    Args:
+        img: ``uint8`` ``(H, W)`` or ``(H, W, 3)``.
+        quality: 1..100.
+    """
+    from PIL import Image
+
+    if img.dtype != np.uint8:
+        raise TypeError(f"img must be uint8, got {img.dtype}")
+    if not 1 <= quality <= 100:
+        raise ValueError(f"quality must be in 1..100, got {quality}")
+    buffer = io.BytesIO()
+    Image.fromarray(img).save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
+    return np.asarray(Image.open(buffer))
+
+
+# --- files and tensors ------------------------------------------------------------------------------------------------
+
+
+def _open(path: str | os.PathLike):
+    """Decode a file completely, or say in one line why not."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        picture = Image.open(path)
+        picture.load()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no such image: {path}") from None
+    except IsADirectoryError:
+        raise ValueError(f"{path} is a folder, not an image") from None
+    except PermissionError:
+        raise PermissionError(f"no permission to read {path}") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"cannot decode {path}: {error}") from error
+    return picture
+
+
+def read_image(path: str | os.PathLike) -> np.ndarray:
+    """Read a picture as ``uint8`` RGB ``(H, W, 3)``; gray becomes three equal channels, alpha is dropped.
+
+    Raises:
+        FileNotFoundError, PermissionError: as named.
+        ValueError: not an image, or truncated; the message names the file.
+    """
+    return np.array(_open(path).convert("RGB"))
+
+
+def read_gray(path: str | os.PathLike) -> np.ndarray:
+    """Read a picture as ``uint8`` ``(H, W)``. Colour is converted by Pillow's full-range ITU-R 601 luma. Raises as
+    :func:`read_image`."""
+    return np.array(_open(path).convert("L"))
+
+
+def write_image(path: str | os.PathLike, img: np.ndarray) -> None:
+    """Write ``uint8`` ``(H, W)``, ``(H, W, 3 or 4)`` or ``uint16`` ``(H, W)`` so that a half-written file never bears
+    the final name. The suffix chooses the format.
+
+    Raises:
+        ValueError: the suffix is not an image format.
+        OSError: the file cannot be written.
+    """
+    from PIL import Image
+
+    path = Path(path)
+    formats = Image.registered_extensions()
+    if path.suffix.lower() not in formats:
+        raise ValueError(f"cannot tell the image format of {path.name!r}; use a suffix such as .png, .jpg or .tif")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        Image.fromarray(img).save(partial, format=formats[path.suffix.lower()])
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def to_tensor(img: np.ndarray, device: str | torch.device = "cpu") -> Tensor:
+    """``uint8`` ``(H, W)`` or ``(H, W, C)`` picture -> float32 ``(1, C, H, W)`` in [0, 1]."""
+    if img.dtype != np.uint8 or img.ndim not in (2, 3):
+        raise ValueError(f"img must be uint8 (H, W) or (H, W, C), got {img.dtype} {img.shape}")
+    planes = img[..., None] if img.ndim == 2 else img
+    return torch.from_numpy(np.ascontiguousarray(planes)).to(device).permute(2, 0, 1)[None].float() / 255
+
+
+def to_uint8(x: Tensor) -> np.ndarray:
+    """Float ``(1, C, H, W)`` or ``(C, H, W)`` in [0, 1] -> ``uint8`` ``(H, W, C)``, or ``(H, W)`` when C is 1.
+
+    Clipped and rounded half to even, as ``round()`` of torch and numpy do and as the papers' code does.
+    """
+    x = x[0] if x.ndim == 4 else x
+    planes = x.detach().clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
+    return planes[..., 0] if planes.shape[-1] == 1 else planes

@@ -1,0 +1,182 @@
+"""PSNR and SSIM under a protocol that leaves nothing implicit.
+
+Papers differ in how luma is rounded, how much border is cut and whether the output is quantised; each choice moves the
+second decimal. A :class:`Protocol` holds all of them, prints as one line and is stored beside every number.
+Checked against numbers that MATLAB (SelfExSR's result files) and IPOL's imdiff computed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nsrlib.images import LumaRounding, luma
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Every choice between two pictures and a number.
+
+    Attributes:
+        space: ``y``: studio-range luma of the RGB picture; ``rgb``: the channels together (PSNR) or averaged (SSIM);
+            ``gray``: one plane as it is.
+        luma_rounding: see :func:`nsrlib.images.luma`. Only for ``y``.
+        crop: pixels cut from each side, after the colour conversion.
+        quantise: clip float pictures to [0, 1] and round to 255 levels first, as writing an 8-bit file would.
+        gray_as_is: a picture with a single channel is compared at 0..255 under ``y`` (MATLAB scripts); otherwise it is
+            first made three equal channels and so lands in 16..235 (Python scripts).
+        window, sigma: SSIM's Gaussian window, valid region only.
+    """
+
+    space: Literal["y", "rgb", "gray"] = "y"
+    luma_rounding: LumaRounding = "none"
+    crop: int = 0
+    quantise: bool = True
+    gray_as_is: bool = False
+    window: int = 11
+    sigma: float = 1.5
+
+    def __post_init__(self) -> None:
+        if self.space not in ("y", "rgb", "gray"):
+            raise ValueError(f"space must be 'y', 'rgb' or 'gray', got {self.space!r}")
+        if self.luma_rounding not in ("none", "nearest", "matlab"):
+            raise ValueError(f"luma_rounding must be 'none', 'nearest' or 'matlab', got {self.luma_rounding!r}")
+        if self.crop < 0:
+            raise ValueError(f"crop must not be negative, got {self.crop}")
+        if self.window < 1 or self.window % 2 == 0:
+            raise ValueError(f"window must be odd and positive, got {self.window}")
+
+    def __str__(self) -> str:
+        what = {"y": f"Y of BT.601 16..235, rounding {self.luma_rounding}", "rgb": "RGB", "gray": "gray plane"}
+        parts = [
+            what[self.space],
+            f"crop {self.crop} px",
+            "output rounded to 8 bit" if self.quantise else "output not rounded",
+            "PSNR peak 255",
+            f"SSIM {self.window}x{self.window} Gaussian, sigma {self.sigma:g}, valid, K 0.01 0.03, L 255",
+            "mean of per-image values",
+        ]
+        if self.space == "y":
+            parts.insert(1, "gray files " + ("as they are" if self.gray_as_is else "as three equal channels"))
+        return "; ".join(parts)
+
+
+def MATLAB_Y(crop: int = 0) -> Protocol:  # noqa: N802 (a name of the field, written as a constant)
+    """What super-resolution papers of the BasicSR era report: luma of the rounded RGB output, luma itself not rounded."""
+    return Protocol(space="y", luma_rounding="none", crop=crop)
+
+
+def SELFEXSR_Y(crop: int = 0) -> Protocol:  # noqa: N802
+    """Luma rounded to whole levels as MATLAB's uint8 ``rgb2ycbcr``; gray files left alone (Huang et al. 2015)."""
+    return Protocol(space="y", luma_rounding="matlab", crop=crop, gray_as_is=True)
+
+
+def RGB(crop: int = 0) -> Protocol:  # noqa: N802
+    """All three channels together (NTIRE challenges)."""
+    return Protocol(space="rgb", crop=crop)
+
+
+def GRAY(crop: int = 0) -> Protocol:  # noqa: N802
+    """One plane at 0..255 (denoising, JPEG artefacts)."""
+    return Protocol(space="gray", crop=crop)
+
+
+def planes(img: np.ndarray | Tensor, protocol: Protocol) -> Tensor:
+    """What is compared: float64 ``(N, C, H, W)`` in grey levels, converted and cropped as ``protocol`` says.
+
+    Args:
+        img: picture ``(H, W)`` or ``(H, W, C)`` numpy, or tensor ``(C, H, W)`` or ``(N, C, H, W)``; ``uint8``, or float
+            in [0, 1]. C is 1 or 3.
+    """
+    if isinstance(img, np.ndarray):
+        if img.ndim not in (2, 3):
+            raise ValueError(f"a picture must have shape (H, W) or (H, W, C), got {img.shape}")
+        x = torch.from_numpy(np.ascontiguousarray(img[..., None] if img.ndim == 2 else img)).permute(2, 0, 1)[None]
+    else:
+        if img.ndim not in (3, 4):
+            raise ValueError(f"a tensor must have shape (C, H, W) or (N, C, H, W), got {tuple(img.shape)}")
+        x = img.detach() if img.ndim == 4 else img.detach()[None]
+    if x.dtype != torch.uint8 and not x.is_floating_point():
+        raise TypeError(f"pictures are uint8 or float in [0, 1], got {x.dtype}")
+    channels = x.shape[1]
+    if channels not in (1, 3):
+        raise ValueError(f"pictures have 1 or 3 channels, got {channels}")
+    if x.is_floating_point() and protocol.quantise:
+        x = x.clamp(0, 1).mul(255).round().to(torch.uint8)
+    if protocol.space == "y" and not (channels == 1 and protocol.gray_as_is):
+        x = luma(x if channels == 3 else x.expand(-1, 3, -1, -1), protocol.luma_rounding)[:, None]
+    else:
+        if protocol.space == "gray" and channels == 3:
+            raise ValueError("protocol.space is 'gray' but the picture has 3 channels; use 'y' or 'rgb'")
+        x = x.double() if x.dtype == torch.uint8 else x.double() * 255
+    c = protocol.crop
+    h, w = x.shape[-2:]
+    if 2 * c >= min(h, w):
+        raise ValueError(f"cropping {c} pixels from each side leaves nothing of a {h}x{w} picture")
+    return x[..., c : h - c, c : w - c]
+
+
+def _pair(a: np.ndarray | Tensor, b: np.ndarray | Tensor, protocol: Protocol) -> tuple[Tensor, Tensor, bool]:
+    if tuple(a.shape) != tuple(b.shape):
+        raise ValueError(f"pictures differ in shape: {tuple(a.shape)} and {tuple(b.shape)}")
+    if isinstance(a, np.ndarray) != isinstance(b, np.ndarray):
+        raise TypeError(f"compare two arrays or two tensors, got {type(a).__name__} and {type(b).__name__}")
+    batched = isinstance(a, Tensor) and a.ndim == 4
+    return planes(a, protocol), planes(b, protocol), batched
+
+
+def psnr(a: np.ndarray | Tensor, b: np.ndarray | Tensor, protocol: Protocol | None = None) -> float | Tensor:
+    """Peak signal-to-noise ratio in dB, ``10 log10(255^2 / mse)``, in float64.
+
+    Args:
+        a, b: pictures of equal shape: numpy ``(H, W[, C])`` or tensor ``(C, H, W)`` -> a float; tensor
+            ``(N, C, H, W)`` -> float64 ``(N,)`` on the same device. ``uint8``, or float in [0, 1].
+        protocol: default :func:`MATLAB_Y` without crop.
+
+    Returns:
+        inf for equal pictures.
+    """
+    x, y, batched = _pair(a, b, protocol or MATLAB_Y())
+    value = 10 * torch.log10(255.0**2 / (x - y).square().mean((1, 2, 3)))
+    return value if batched else value.item()
+
+
+def _gaussian(size: int, sigma: float, device: torch.device) -> Tensor:
+    offset = torch.arange(size, dtype=torch.float64, device=device) - size // 2
+    g = torch.exp(-(offset**2) / (2 * sigma**2))
+    return g / g.sum()
+
+
+def ssim(a: np.ndarray | Tensor, b: np.ndarray | Tensor, protocol: Protocol | None = None) -> float | Tensor:
+    """Structural similarity (Wang et al. 2004, ``ssim_index.m``): Gaussian window, valid region, no downsampling.
+
+    Arguments and result as :func:`psnr`; several channels are averaged.
+
+    Raises:
+        ValueError: the cropped picture is smaller than the window.
+    """
+    protocol = protocol or MATLAB_Y()
+    x, y, batched = _pair(a, b, protocol)
+    n, c, h, w = x.shape
+    if min(h, w) < protocol.window:
+        raise ValueError(f"SSIM's {protocol.window}x{protocol.window} window does not fit in {h}x{w} pixels")
+    g = _gaussian(protocol.window, protocol.sigma, x.device)
+    maps = torch.stack([x, y, x * x, y * y, x * y]).reshape(5 * n * c, 1, h, w)
+    maps = F.conv2d(F.conv2d(maps, g.view(1, 1, -1, 1)), g.view(1, 1, 1, -1))
+    mx, my, xx, yy, xy = maps.view(5, n, c, h - protocol.window + 1, w - protocol.window + 1)
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    value = ((2 * mx * my + c1) * (2 * (xy - mx * my) + c2)) / (
+        (mx * mx + my * my + c1) * (xx - mx * mx + yy - my * my + c2)
+    )
+    value = value.mean((1, 2, 3))
+    return value if batched else value.item()
+
+
+def with_crop(protocol: Protocol, crop: int) -> Protocol:
+    """The same protocol with another border crop."""
+    return replace(protocol, crop=crop)
