@@ -1,1 +1,32 @@
-"""Image restoration papers, checked cell by cell."""
+"""nsrlib: five image-restoration papers, checked cell by cell.
+
+The networks, the operators, the MATLAB-exact protocol, the data and the ledger of claims behind ``notebooks/``.
+Submodules load when they are first used; ``import nsrlib`` costs little more than ``import torch``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from nsrlib.models import create_model, list_models, load_weights
+
+if TYPE_CHECKING:
+    from nsrlib import claims, complexity, data, evaluation, images, layers, metrics, models, plots, runs
+
+__version__ = "0.1.0"
+__all__ = ["create_model", "list_models", "load_weights"]
+
+_SUBMODULES = (
+    "claims", "complexity", "data", "evaluation", "images", "layers", "metrics", "models", "plots", "runs",
+)  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SUBMODULES:
+        return importlib.import_module(f"nsrlib.{name}")
+    raise AttributeError(f"module 'nsrlib' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_SUBMODULES])

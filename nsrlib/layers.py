@@ -1,0 +1,153 @@
+"""Layers that more than one network uses: separable convolutions, ESA, activations.
+
+Parameter names follow the authors' released state dicts, so that published weights load with ``strict=True``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ConvKind = Literal["standard", "dsconv", "bsconv_s", "bsconv_u"]
+Activation = Literal["gelu", "relu", "leaky_relu", "hswish"]
+
+CONV_KINDS: tuple[str, ...] = ("standard", "dsconv", "bsconv_s", "bsconv_u")
+
+
+def activation(name: str) -> nn.Module:
+    """A fresh activation module: ``gelu`` (exact, erf), ``relu``, ``leaky_relu`` (slope 0.05) or ``hswish``."""
+    builders = {
+        "gelu": nn.GELU,
+        "relu": nn.ReLU,
+        "leaky_relu": lambda: nn.LeakyReLU(0.05),
+        "hswish": nn.Hardswish,
+    }
+    if name not in builders:
+        raise ValueError(f"activation must be one of {', '.join(builders)}, got {name!r}")
+    return builders[name]()
+
+
+class BSConvU(nn.Module):
+    """Blueprint separable convolution (Haase & Amthor, CVPR 2020): a pointwise, then a depthwise convolution.
+
+    Equals one dense convolution with kernel ``K[o, i] = pw[o, i] * dw[o]``, see :func:`merged_kernel`. Only the
+    depthwise part has a bias, as in BSRN; with ``pointwise_bias`` both do, as in BSRN-S, and the identity then fails on
+    the padded border.
+    """
+
+    def __init__(self, c_in: int, c_out: int, kernel: int = 3, stride: int = 1, padding: int = 1) -> None:
+        super().__init__()
+        self.pw = nn.Conv2d(c_in, c_out, 1, bias=False)
+        self.dw = nn.Conv2d(c_out, c_out, kernel, stride, padding, groups=c_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dw(self.pw(x))
+
+
+class BSConvS(nn.Module):
+    """BSConv with a pointwise part of rank ``c' = min(c_in, max(4, ceil(c_in / 4)))`` (Haase & Amthor, CVPR 2020)."""
+
+    def __init__(self, c_in: int, c_out: int, kernel: int = 3, stride: int = 1, padding: int = 1) -> None:
+        super().__init__()
+        rank = min(c_in, max(4, math.ceil(c_in / 4)))
+        self.pw1 = nn.Conv2d(c_in, rank, 1, bias=False)
+        self.pw2 = nn.Conv2d(rank, c_out, 1, bias=False)
+        self.dw = nn.Conv2d(c_out, c_out, kernel, stride, padding, groups=c_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dw(self.pw2(self.pw1(x)))
+
+
+class DSConv(nn.Module):
+    """Depthwise separable convolution: a depthwise (with bias), then a pointwise convolution (without)."""
+
+    def __init__(self, c_in: int, c_out: int, kernel: int = 3, stride: int = 1, padding: int = 1) -> None:
+        super().__init__()
+        self.dw = nn.Conv2d(c_in, c_in, kernel, stride, padding, groups=c_in)
+        self.pw = nn.Conv2d(c_in, c_out, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pw(self.dw(x))
+
+
+def conv_layer(kind: str, c_in: int, c_out: int, kernel: int = 3, stride: int = 1, padding: int = 1) -> nn.Module:
+    """One of the four 3x3 convolutions of BSRN's decomposition table, all with the same signature."""
+    kinds = {"standard": nn.Conv2d, "dsconv": DSConv, "bsconv_s": BSConvS, "bsconv_u": BSConvU}
+    if kind not in kinds:
+        raise ValueError(f"conv must be one of {', '.join(kinds)}, got {kind!r}")
+    return kinds[kind](c_in, c_out, kernel, stride, padding)
+
+
+def merged_kernel(layer: nn.Module) -> Tensor:
+    """The dense kernel ``(c_out, c_in, K, K)`` that a separable layer computes with (exact, BSRN eq. 12)."""
+    if isinstance(layer, BSConvU):
+        return layer.pw.weight * layer.dw.weight
+    if isinstance(layer, BSConvS):
+        rank_limited = torch.einsum("omxy,mixy->oixy", layer.pw2.weight, layer.pw1.weight)
+        return rank_limited * layer.dw.weight
+    if isinstance(layer, DSConv):
+        return layer.pw.weight * layer.dw.weight[:, 0]
+    if isinstance(layer, nn.Conv2d) and layer.groups == 1:
+        return layer.weight
+    raise TypeError(f"no dense kernel for {type(layer).__name__}")
+
+
+def merge_bsconv(layer: BSConvU | BSConvS) -> nn.Conv2d:
+    """An ordinary convolution that computes the same as ``layer``: more arithmetic, fewer passes over memory."""
+    kernel = merged_kernel(layer)
+    conv = nn.Conv2d(kernel.shape[1], kernel.shape[0], kernel.shape[-1], layer.dw.stride, layer.dw.padding)
+    conv = conv.to(kernel.device, kernel.dtype)
+    with torch.no_grad():
+        conv.weight.copy_(kernel)
+        assert layer.dw.bias is not None and conv.bias is not None
+        conv.bias.copy_(layer.dw.bias)
+    return conv
+
+
+class ESA(nn.Module):
+    """Enhanced spatial attention (RFANet, Liu et al., CVPR 2020): gate every pixel by a wide, cheap look around.
+
+    Shapes: ``(N, C, H, W)`` in and out; H and W at least 15 (15 -> 7 by the strided convolution -> 1 by the pool).
+
+    Args:
+        channels: C.
+        hidden: width f of the branch.
+        conv: kind of its 3x3 convolutions (:func:`conv_layer`); the strided one may differ.
+        act: activation between them.
+    """
+
+    def __init__(
+        self, channels: int, hidden: int, conv: str = "standard", act: str = "relu", strided: str | None = None
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, hidden, 1)
+        self.conv_f = nn.Conv2d(hidden, hidden, 1)
+        self.conv_max = conv_layer(conv, hidden, hidden)
+        self.conv2 = conv_layer(strided or conv, hidden, hidden, 3, stride=2, padding=0)
+        self.conv3 = conv_layer(conv, hidden, hidden)
+        self.conv3_ = conv_layer(conv, hidden, hidden)
+        self.conv4 = nn.Conv2d(hidden, channels, 1)
+        self.act = activation(act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.conv1(x)  # (N, f, H, W)
+        b = F.max_pool2d(self.conv2(a), kernel_size=7, stride=3)  # (N, f, about H/6, W/6)
+        b = self.act(self.conv_max(b))
+        b = self.act(self.conv3(b))
+        b = self.conv3_(b)
+        b = F.interpolate(b, size=x.shape[-2:], mode="bilinear", align_corners=False)
+        return x * torch.sigmoid(self.conv4(b + self.conv_f(a)))
+
+
+def check_input(x: Tensor, name: str, channels: int, min_size: int) -> None:
+    """Raise a ValueError that names the network unless ``x`` is float ``(N, channels, H, W)``, sides large enough."""
+    if x.ndim != 4 or x.shape[1] != channels:
+        raise ValueError(f"{name} takes (N, {channels}, H, W), got {tuple(x.shape)}")
+    if not x.is_floating_point():
+        raise TypeError(f"{name} takes float values in [0, 1], got {x.dtype}")
+    if min(x.shape[-2:]) < min_size:
+        raise ValueError(f"{name} needs at least {min_size}x{min_size} pixels, got {x.shape[-2]}x{x.shape[-1]}")

@@ -1,0 +1,166 @@
+"""All networks by name: :func:`create_model`, :func:`list_models`, :func:`load_weights`."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nsrlib.models.baselines import IMDN, RFDN, Bicubic
+from nsrlib.models.bsrn import BSRN, BSRNS
+
+BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "bicubic": Bicubic,
+    "bsrn": BSRN,
+    "bsrn_s": BSRNS,
+    "imdn": IMDN,
+    "rfdn": RFDN,
+}
+
+SCALES: dict[str, tuple[int, ...]] = {"bicubic": (1, 2, 3, 4, 8), "bsrn_s": (2, 3, 4)}
+_DEFAULT_SCALES = (2, 3, 4)
+
+PUBLISHED: dict[tuple[str, int], str] = {
+    ("bsrn", 2): "net_g_BSRN_x2.pth",
+    ("bsrn", 3): "net_g_BSRN_x3.pth",
+    ("bsrn", 4): "net_g_BSRN_x4.pth",
+    ("bsrn_s", 4): "net_g_BSRN-S.pth",
+    ("rfdn", 4): "RFDN_AIM.pth",
+    ("imdn", 4): "imdn_baseline.pth",
+}
+"""Weights that the authors released: file names in ``data/sources.csv``."""
+
+WEIGHTS_DIR = Path(__file__).resolve().parents[2] / "data" / "weights"
+"""Small weights trained with this library, ``<model>_x<scale>.safetensors``."""
+
+
+def list_models() -> list[str]:
+    """Names that :func:`create_model` knows."""
+    return sorted(BUILDERS)
+
+
+def create_model(name: str, scale: int = 4, pretrained: bool | str | os.PathLike = False, **config: Any) -> nn.Module:
+    """Build a network, in evaluation mode when weights are loaded.
+
+    Args:
+        name: one of :func:`list_models`.
+        scale: upscaling factor.
+        pretrained: False: random weights. ``"published"``: what the authors released (found in ``NSRLIB_DATA`` or the
+            cache, else downloaded and verified). True: small weights trained with this library, kept in the repository.
+            A path: that file.
+        config: keywords of the network's class, for example ``num_feats=48``.
+
+    Raises:
+        ValueError: unknown name, scale, keyword or weights; the message lists what is possible.
+        nsrlib.data.DataUnavailable: published weights that cannot be had.
+    """
+    if name not in BUILDERS:
+        close = difflib.get_close_matches(str(name), BUILDERS, 1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ValueError(f"unknown model {name!r}{hint}; known: {', '.join(list_models())}")
+    scales = SCALES.get(name, _DEFAULT_SCALES)
+    if scale not in scales:
+        raise ValueError(f"scale of {name} must be one of {', '.join(map(str, scales))}, got {scale!r}")
+    accepted = [p for p in inspect.signature(BUILDERS[name]).parameters if p != "scale"]
+    unknown = sorted(set(config) - set(accepted))
+    if unknown:
+        raise ValueError(
+            f"{name} takes no keyword {', '.join(map(repr, unknown))}; accepted: {', '.join(accepted) or 'none'}"
+        )
+    model = BUILDERS[name](scale=scale, **config)
+    if pretrained is False or name == "bicubic":
+        return model.eval() if name == "bicubic" else model
+    return load_weights(model, _weights_file(name, scale, pretrained)).eval()
+
+
+def _weights_file(name: str, scale: int, pretrained: bool | str | os.PathLike) -> str | os.PathLike:
+    if pretrained == "published":
+        from nsrlib import data
+
+        if (name, scale) not in PUBLISHED:
+            have = ", ".join(f"{m} x{s}" for m, s in PUBLISHED)
+            raise ValueError(f"no published weights for {name} x{scale}; there are: {have}")
+        return data.weights_path(PUBLISHED[name, scale])
+    if pretrained is True:
+        path = WEIGHTS_DIR / f"{name}_x{scale}.safetensors"
+        if not path.exists():
+            have = ", ".join(sorted(p.stem for p in WEIGHTS_DIR.glob("*.safetensors"))) or "none yet"
+            raise ValueError(f"no weights trained here for {name} x{scale} (there are: {have}); try 'published'")
+        return path
+    return pretrained  # type: ignore[return-value]
+
+
+def read_state_dict(path: str | os.PathLike) -> dict[str, Tensor]:
+    """Tensors of a ``.safetensors`` or ``.pth`` file by name, on the CPU, without running any code from the file.
+
+    ``.pth`` files may nest the tensors under ``params_ema``, ``params``, ``state_dict`` or ``model``.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: damaged, not a checkpoint, or a pickle that would run code (refused).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no such weights file: {path}")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{path.name} is not a valid safetensors file: {error}") from error
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error)
+        if "Unsupported" in reason or "GLOBAL" in reason or "weights_only" in reason.lower():
+            raise ValueError(
+                f"{path.name} refused: it holds pickled objects other than tensors, which can run code"
+            ) from error
+        raise ValueError(f"{path.name} is damaged or not a PyTorch checkpoint: {reason.splitlines()[0]}") from error
+    except (RuntimeError, EOFError, zipfile.BadZipFile, KeyError, ValueError, AttributeError, IndexError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path.name} is damaged or not a PyTorch checkpoint: {first}") from error
+    for key in ("params_ema", "params", "state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise ValueError(f"{path.name} holds no state dict (tensors by name)")
+    return dict(content)
+
+
+def load_weights(model: nn.Module, path: str | os.PathLike, strict: bool = True) -> nn.Module:
+    """Load a ``.pth`` or ``.safetensors`` file into ``model`` and return it. Untrusted files are safe to load.
+
+    Args:
+        strict: every name and shape must match; otherwise only those that do are taken.
+
+    Raises:
+        ValueError: names or shapes differ (with ``strict``), or nothing matches; or as :func:`read_state_dict`.
+            The model is unchanged then.
+    """
+    given, wanted = read_state_dict(path), model.state_dict()
+    missing = sorted(wanted.keys() - given.keys())
+    unexpected = sorted(given.keys() - wanted.keys())
+    misshapen = sorted(k for k in wanted.keys() & given.keys() if wanted[k].shape != given[k].shape)
+    usable = {k: v for k, v in given.items() if k in wanted and k not in misshapen}
+    if (strict and (missing or unexpected or misshapen)) or not usable:
+        parts = [f"{len(missing)} missing (first {missing[0]})"] if missing else []
+        parts += [f"{len(unexpected)} unexpected (first {unexpected[0]})"] if unexpected else []
+        if misshapen:
+            k = misshapen[0]
+            parts.append(
+                f"{len(misshapen)} of another shape ({k}: file {tuple(given[k].shape)}, model {tuple(wanted[k].shape)})"
+            )
+        raise ValueError(f"{Path(path).name} does not fit {type(model).__name__}: {'; '.join(parts)}")
+    model.load_state_dict(usable, strict=strict)
+    return model
