@@ -7,12 +7,9 @@ Submodules load when they are first used; ``import nsrlib`` costs little more th
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nsrlib.models import create_model, list_models, load_weights
-
-if TYPE_CHECKING:
-    from nsrlib import claims, complexity, data, evaluation, images, layers, metrics, models, plots, runs
 
 __version__ = "0.1.0"
 __all__ = ["create_model", "list_models", "load_weights"]

@@ -182,8 +182,8 @@ def luma(rgb: Array, rounding: LumaRounding = "none") -> Array:
 
     Args:
         rgb: numpy ``(H, W, 3)`` or tensor ``(..., 3, H, W)``; ``uint8``, or float in [0, 1].
-        rounding: ``none``: float64 ``16 + (65.481 R + 128.553 G + 24.966 B) / 255``; ``nearest``: that, rounded half up;
-            ``matlab``: rounded half up too, but summed in the order of MATLAB's uint8 path, which decides ties.
+        rounding: ``none``: float64 ``16 + (65.481 R + 128.553 G + 24.966 B) / 255``; ``nearest``: that, rounded half
+            up; ``matlab``: rounded half up too, but summed in the order of MATLAB's uint8 path, which decides ties.
 
     Returns:
         Y in grey levels, **float64 16..235** whatever the input: numpy ``(H, W)`` or tensor ``(..., H, W)``.

@@ -103,8 +103,7 @@ def merge_bsconv(layer: BSConvU | BSConvS) -> nn.Conv2d:
     conv = conv.to(kernel.device, kernel.dtype)
     with torch.no_grad():
         conv.weight.copy_(kernel)
-        assert layer.dw.bias is not None and conv.bias is not None
-        conv.bias.copy_(layer.dw.bias)
+        conv.bias.copy_(layer.dw.bias)  # type: ignore[union-attr, arg-type]
     return conv
 
 

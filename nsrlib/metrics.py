@@ -66,22 +66,22 @@ class Protocol:
         return "; ".join(parts)
 
 
-def MATLAB_Y(crop: int = 0) -> Protocol:  # noqa: N802 (a name of the field, written as a constant)
-    """What super-resolution papers of the BasicSR era report: luma of the rounded RGB output, luma itself not rounded."""
+def MATLAB_Y(crop: int = 0) -> Protocol:
+    """Super-resolution papers of the BasicSR era: luma of the 8-bit RGB output, luma itself not rounded."""
     return Protocol(space="y", luma_rounding="none", crop=crop)
 
 
-def SELFEXSR_Y(crop: int = 0) -> Protocol:  # noqa: N802
+def SELFEXSR_Y(crop: int = 0) -> Protocol:
     """Luma rounded to whole levels as MATLAB's uint8 ``rgb2ycbcr``; gray files left alone (Huang et al. 2015)."""
     return Protocol(space="y", luma_rounding="matlab", crop=crop, gray_as_is=True)
 
 
-def RGB(crop: int = 0) -> Protocol:  # noqa: N802
+def RGB(crop: int = 0) -> Protocol:
     """All three channels together (NTIRE challenges)."""
     return Protocol(space="rgb", crop=crop)
 
 
-def GRAY(crop: int = 0) -> Protocol:  # noqa: N802
+def GRAY(crop: int = 0) -> Protocol:
     """One plane at 0..255 (denoising, JPEG artefacts)."""
     return Protocol(space="gray", crop=crop)
 

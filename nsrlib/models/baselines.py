@@ -52,9 +52,9 @@ class RFDB(nn.Module):
 
 
 class RFDN(nn.Module):
-    """RFDN as released (Liu et al., ECCV Workshops 2020; winner of the AIM 2020 challenge): 50 channels, 4 blocks, 433 K.
+    """RFDN as released (Liu et al., ECCV Workshops 2020; winner of the AIM 2020 challenge).
 
-    The network of its paper (48 channels, 6 blocks, CCA, 550 K) was never released. The released file works on values
+    50 channels, 4 blocks, 433 K parameters. The network of its paper (48 channels, 6 blocks, CCA, 550 K) was never released. The released file works on values
     0..255; the factor is applied here, so this network takes [0, 1] like all others.
 
     Args:
@@ -122,7 +122,7 @@ class _Shortcut(nn.Module):
 
 
 class IMDN(nn.Module):
-    """IMDN as the NTIRE 2022 challenge's baseline (64 channels, 8 blocks, no CCA, 894 K), not the 715 K of its paper."""
+    """IMDN as the NTIRE 2022 challenge's baseline (64 channels, 8 blocks, no CCA, 894 K); its paper's has 715 K."""
 
     min_size = 1
 
