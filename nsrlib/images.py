@@ -199,8 +199,8 @@ def luma(rgb: Array, rounding: LumaRounding = "none") -> Array:
         floor = np.floor
     else:
         t = rgb.double() * (1.0 if rgb.dtype == torch.uint8 else 255.0)
-        r, g, b = t.unbind(-3)  # type: ignore[assignment]
-        floor = torch.floor  # type: ignore[assignment]
+        r, g, b = t.unbind(-3)
+        floor = torch.floor
     if rounding == "matlab":
         k = 1 / 255
         return floor(65.481 * k * r + 128.553 * k * g + 24.966 * k * b + 16 + 0.5)

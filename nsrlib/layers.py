@@ -6,6 +6,7 @@ Parameter names follow the authors' released state dicts, so that published weig
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -20,7 +21,7 @@ CONV_KINDS: tuple[str, ...] = ("standard", "dsconv", "bsconv_s", "bsconv_u")
 
 def activation(name: str) -> nn.Module:
     """A fresh activation module: ``gelu`` (exact, erf), ``relu``, ``leaky_relu`` (slope 0.05) or ``hswish``."""
-    builders = {
+    builders: dict[str, Callable[[], nn.Module]] = {
         "gelu": nn.GELU,
         "relu": nn.ReLU,
         "leaky_relu": lambda: nn.LeakyReLU(0.05),
@@ -99,11 +100,12 @@ def merged_kernel(layer: nn.Module) -> Tensor:
 def merge_bsconv(layer: BSConvU | BSConvS) -> nn.Conv2d:
     """An ordinary convolution that computes the same as ``layer``: more arithmetic, fewer passes over memory."""
     kernel = merged_kernel(layer)
-    conv = nn.Conv2d(kernel.shape[1], kernel.shape[0], kernel.shape[-1], layer.dw.stride, layer.dw.padding)
+    dw = layer.dw
+    conv = nn.Conv2d(kernel.shape[1], kernel.shape[0], kernel.shape[-1], dw.stride, dw.padding)  # type: ignore[arg-type]
     conv = conv.to(kernel.device, kernel.dtype)
     with torch.no_grad():
         conv.weight.copy_(kernel)
-        conv.bias.copy_(layer.dw.bias)  # type: ignore[union-attr, arg-type]
+        conv.bias.copy_(dw.bias)  # type: ignore[union-attr, arg-type]
     return conv
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import inspect
 import os
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from nsrlib.models.baselines import IMDN, RFDN, Bicubic
-from nsrlib.models.bsrn import BSRN, BSRNS
+from nsrlib.models.bsrn import BSRN, BSRNS, FusedBSRN
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "bicubic": Bicubic,
@@ -164,3 +165,18 @@ def load_weights(model: nn.Module, path: str | os.PathLike, strict: bool = True)
         raise ValueError(f"{Path(path).name} does not fit {type(model).__name__}: {'; '.join(parts)}")
     model.load_state_dict(usable, strict=strict)
     return model
+
+
+def optimise(model: nn.Module) -> nn.Module:
+    """The fastest inference-only form of ``model`` that computes the same function to float rounding.
+
+    BSRN becomes :class:`~nsrlib.models.bsrn.FusedBSRN`; any other network is a channels-last copy. In evaluation mode,
+    without gradients; ``model`` itself is left alone.
+    """
+    if isinstance(model, BSRN) and FusedBSRN.accepts(model):
+        fused: nn.Module = FusedBSRN(model)
+    elif isinstance(model, FusedBSRN):
+        return model
+    else:
+        fused = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return fused.eval().requires_grad_(False)

@@ -54,8 +54,9 @@ class RFDB(nn.Module):
 class RFDN(nn.Module):
     """RFDN as released (Liu et al., ECCV Workshops 2020; winner of the AIM 2020 challenge).
 
-    50 channels, 4 blocks, 433 K parameters. The network of its paper (48 channels, 6 blocks, CCA, 550 K) was never released. The released file works on values
-    0..255; the factor is applied here, so this network takes [0, 1] like all others.
+    50 channels, 4 blocks, 433 K parameters. The network of its paper (48 channels, 6 blocks, CCA, 550 K) was never
+    released. The released file works on values 0..255; the factor is applied here, so this network takes [0, 1] like
+    all others.
 
     Args:
         scale: any whole number.

@@ -1,0 +1,199 @@
+"""The published numbers under data/published/: the form of every file, and cells typed a second time."""
+
+import csv
+import re
+from collections import Counter
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[1] / "data" / "published"
+FILES = sorted(FOLDER.glob("*.csv"))
+COLUMNS = ["id", "table", "row", "column", "scale", "metric", "value", "unit", "source"]
+PAPERS = {"nsr", "addersr", "bsrn", "drcn", "drn"}
+SCALES = {"", "2", "3", "4", "8"}  # empty: the number belongs to no magnification
+UNITS = {  # the units each metric may be printed in; a paper that measures something else adds it here
+    "psnr": {"dB"},
+    "val_psnr": {"dB"},
+    "test_psnr": {"dB"},
+    "ssim": {"1"},
+    "params": {"K", "M", "1"},
+    "params_change_percent": {"%"},
+    "multi_adds": {"G"},
+    "flops": {"G"},
+    "acts": {"M"},
+    "memory": {"M"},
+    "time": {"ms", "s"},
+    "convs": {"1"},
+    # places in the NTIRE 2022 ranking, printed in parentheses beside the value they rank
+    "time_rank": {"1"},
+    "params_rank": {"1"},
+    "flops_rank": {"1"},
+    "acts_rank": {"1"},
+    "memory_rank": {"1"},
+    "track1_sum": {"1"},
+    "track1_rank": {"1"},
+}
+BSRN_SETS = ["Set5", "Set14", "B100", "Urban100", "Manga109"]
+
+
+def read(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        rows = list(reader)
+    return reader.fieldnames, rows
+
+
+@pytest.fixture(scope="module")
+def bsrn():
+    """The rows of the BSRN paper by id."""
+    return {row["id"]: row for row in read(FOLDER / "bsrn.csv")[1]}
+
+
+def test_there_are_published_numbers():
+    assert FILES
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+class TestForm:
+    def test_the_file_is_named_after_a_paper(self, path):
+        assert path.stem in PAPERS
+
+    def test_columns_are_the_agreed_ones(self, path):
+        names, rows = read(path)
+        assert names == COLUMNS
+        assert rows
+        assert all(set(row) == set(COLUMNS) and None not in row.values() for row in rows), "a row is too long or short"
+
+    def test_no_cell_has_blanks_around_it(self, path):
+        assert all(cell == cell.strip() for row in read(path)[1] for cell in row.values())
+
+    def test_ids_are_unique(self, path):
+        assert [name for name, n in Counter(row["id"] for row in read(path)[1]).items() if n > 1] == []
+
+    def test_no_number_is_given_twice(self, path):
+        keys = Counter(tuple(row[k] for k in ("table", "row", "column", "scale", "metric")) for row in read(path)[1])
+        assert [key for key, n in keys.items() if n > 1] == []
+
+    def test_every_value_is_a_plain_decimal_number(self, path):
+        for row in read(path)[1]:
+            assert re.fullmatch(r"-?\d+(\.\d+)?", row["value"]), row
+            assert Decimal(row["value"]).is_finite()
+
+    def test_every_metric_has_one_of_its_units(self, path):
+        for row in read(path)[1]:
+            assert row["metric"] in UNITS, row
+            assert row["unit"] in UNITS[row["metric"]], row
+
+    def test_every_scale_is_one_that_the_papers_use(self, path):
+        assert {row["scale"] for row in read(path)[1]} <= SCALES
+
+    def test_every_number_names_its_table_row_column_and_source(self, path):
+        for row in read(path)[1]:
+            assert all(row[name] for name in ("id", "table", "row", "column", "source")), row
+
+    def test_a_recalled_number_says_so_first(self, path):
+        for row in read(path)[1]:
+            assert "recalled" not in row["source"].lower() or row["source"].startswith("recalled"), row
+
+
+def test_bsrn_holds_every_number_that_was_found(bsrn):
+    # fig1: 14 points of 2 numbers, and BSRN-S's multiply-adds. comparison: BSRN, RFDN, IMDN, CARN, LAPAR-A at three
+    # scales and 8 older models at x4, 12 numbers each, without CARN's parameters at x3 and x4. ntire: 10 networks of
+    # 8 numbers, the first-track sum and place of 8 of them, and 10 single places.
+    counts = Counter(row["table"] for row in bsrn.values())
+    assert counts == {"fig1": 14 * 2 + 1, "attention": 1, "comparison": 23 * 12 - 2, "ntire": 10 * 8 + 8 * 2 + 10}
+
+
+def test_bsrn_ids_spell_out_table_row_and_metric(bsrn):
+    for name, row in bsrn.items():
+        parts = name.split("/")
+        assert (parts[0], parts[1], parts[-1]) == (row["table"], row["row"].replace(" ", "-"), row["metric"])
+        if row["table"] == "comparison":
+            assert parts[2] == f"x{row['scale']}"
+            assert row["column"] == (parts[3] if len(parts) == 5 else "model")
+
+
+def test_bsrn_keeps_trailing_zeros(bsrn):
+    digits = {"psnr": r"\d\d\.\d\d", "val_psnr": r"\d\d\.\d\d", "test_psnr": r"\d\d\.\d\d", "ssim": r"0\.\d{4}"}
+    for row in bsrn.values():
+        assert re.fullmatch(digits.get(row["metric"], ".+"), row["value"]), row
+    assert bsrn["comparison/BSRN/x2/Set5/ssim"]["value"] == "0.9610"
+    assert bsrn["comparison/BSRN/x2/multi_adds"]["value"] == "73.0"
+
+
+@pytest.mark.parametrize(
+    ("model", "scale", "params", "multi_adds", "cells"),
+    [
+        ("BSRN", 2, "332", "73.0", "38.10/0.9610 33.74/0.9193 32.24/0.9006 32.34/0.9303 39.14/0.9782"),
+        ("BSRN", 3, "340", "33.3", "34.46/0.9277 30.47/0.8449 29.18/0.8068 28.39/0.8567 34.05/0.9471"),
+        ("BSRN", 4, "352", "19.4", "32.35/0.8966 28.73/0.7847 27.65/0.7387 26.27/0.7908 30.84/0.9123"),
+        ("RFDN", 4, "550", "23.9", "32.24/0.8952 28.61/0.7819 27.57/0.7360 26.11/0.7858 30.58/0.9089"),
+        ("IMDN", 2, "694", "158.8", "38.00/0.9605 33.63/0.9177 32.19/0.8996 32.17/0.9283 38.88/0.9774"),
+        ("LAPAR-A", 3, "544", "114.0", "34.36/0.9267 30.34/0.8421 29.11/0.8054 28.15/0.8523 33.51/0.9441"),
+        ("PAN", 4, "272", "28.2", "32.13/0.8948 28.61/0.7822 27.59/0.7363 26.11/0.7854 30.51/0.9095"),
+    ],
+)
+def test_bsrn_comparison_rows_are_those_of_the_paper(bsrn, model, scale, params, multi_adds, cells):
+    start = f"comparison/{model}/x{scale}"
+    assert (bsrn[f"{start}/params"]["value"], bsrn[f"{start}/params"]["unit"]) == (params, "K")
+    assert (bsrn[f"{start}/multi_adds"]["value"], bsrn[f"{start}/multi_adds"]["unit"]) == (multi_adds, "G")
+    for name, cell in zip(BSRN_SETS, cells.split(), strict=True):
+        assert "/".join(bsrn[f"{start}/{name}/{metric}"]["value"] for metric in ("psnr", "ssim")) == cell
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "unit"),
+    [
+        ("fig1/PAN/params", "272", "K"),
+        ("fig1/CARN/params", "1592", "K"),
+        ("fig1/BSRN-S/psnr", "32.16", "dB"),
+        ("fig1/BSRN/psnr", "32.30", "dB"),  # the script's point is older than the table's 32.35
+        ("fig1/SRCNN/psnr", "30.48", "dB"),
+        ("comparison/DRRN/x4/multi_adds", "6796.9", "G"),
+        ("comparison/CARN/x3/Urban100/psnr", "28.06", "dB"),
+        ("ntire/BSRN-S/params", "0.156", "M"),
+        ("ntire/BSRN-S/time", "140.47", "ms"),
+        ("ntire/BSRN-S/flops", "9.50", "G"),
+        ("ntire/BSRN-S/acts", "65.76", "M"),
+        ("ntire/BSRN-S/convs", "43", "1"),
+        ("ntire/RFDN/test_psnr", "28.75", "dB"),
+        ("ntire/IMDN/val_psnr", "29.13", "dB"),
+        ("ntire/ByteESR/memory", "377.91", "M"),
+        ("attention/BSRN-without-ESA/params_change_percent", "-9", "%"),
+    ],
+)
+def test_bsrn_single_numbers_are_those_of_the_paper(bsrn, name, value, unit):
+    assert (bsrn[name]["value"], bsrn[name]["unit"]) == (value, unit)
+
+
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [
+        ("comparison/BSRN/x4/Set5/psnr", "LKDN README"),
+        ("comparison/BSRN/x2/B100/ssim", "EfficientViT arXiv 2205.14756"),
+        ("comparison/BSRN/x2/Set5/psnr", "recalled; the published weights reproduce it"),
+        ("comparison/BSRN/x3/Manga109/psnr", "recalled"),
+        ("comparison/RFDN/x4/Set5/psnr", "RFDN arXiv 2009.11551"),
+        ("comparison/RFDN/x4/multi_adds", "recalled"),
+        ("comparison/LAPAR-A/x2/Set5/psnr", "recalled"),
+        ("comparison/VDSR/x4/Set5/psnr", "plot script"),
+        ("comparison/VDSR/x4/Set5/ssim", "recalled"),
+        ("ntire/RFDN/test_psnr", "NTIRE2022_ESR results.png"),
+    ],
+)
+def test_bsrn_sources_say_where_the_number_was_read(bsrn, name, start):
+    assert bsrn[name]["source"].startswith(start)
+
+
+def test_bsrn_challenge_sum_adds_the_places_for_parameters_and_flops(bsrn):
+    for team in ("BSRN-S", "NJUST_ESR", "HiImageTeam"):
+        places = [int(bsrn[f"ntire/{team}/{metric}"]["value"]) for metric in ("params_rank", "flops_rank")]
+        assert sum(places) == int(bsrn[f"ntire/{team}/track1_sum"]["value"])
+
+
+def test_bsrn_older_rows_agree_with_figure_1(bsrn):
+    for model in ("SRCNN", "VDSR", "DRRN", "MemNet", "IDN", "LapSRN", "PAN"):
+        assert bsrn[f"comparison/{model}/x4/Set5/psnr"]["value"] == bsrn[f"fig1/{model}/psnr"]["value"]
+        assert bsrn[f"comparison/{model}/x4/params"]["value"] == bsrn[f"fig1/{model}/params"]["value"]
