@@ -13,9 +13,10 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -286,24 +287,106 @@ def read_gray(path: str | os.PathLike) -> np.ndarray:
     return np.array(_open(path).convert("L"))
 
 
-def write_image(path: str | os.PathLike, img: np.ndarray) -> None:
-    """Write ``uint8`` ``(H, W)``, ``(H, W, 3 or 4)`` or ``uint16`` ``(H, W)`` so that a half-written file never bears
-    the final name. The suffix chooses the format.
+@dataclass(frozen=True)
+class Picture:
+    """A user's picture, decoded without losing what :func:`write_picture` can put back.
+
+    Attributes:
+        rgb: float32 ``(H, W, 3)`` in [0, 1], upright (EXIF orientation applied).
+        alpha: float32 ``(H, W)`` in [0, 1], or None.
+        gray: the file has no colour; the three channels are equal.
+        bits: 8 or 16 per channel.
+        icc: colour profile, or None.
+        notes: what could not be kept, in words.
+    """
+
+    rgb: np.ndarray
+    alpha: np.ndarray | None
+    gray: bool
+    bits: int
+    icc: bytes | None
+    notes: tuple[str, ...] = ()
+
+
+def read_picture(path: str | os.PathLike) -> Picture:
+    """Read any picture that Pillow knows: gray, palette, RGBA, CMYK, 16-bit gray, EXIF orientation.
 
     Raises:
-        ValueError: the suffix is not an image format.
+        FileNotFoundError, PermissionError, ValueError: as :func:`read_image`.
+    """
+    from PIL import ImageOps
+
+    picture = _open(path)
+    icc = picture.info.get("icc_profile")
+    notes: list[str] = []
+    if any("16" in str(part) for tile in getattr(picture, "tile", []) for part in tile) and picture.mode == "RGB":
+        notes.append("16-bit colour was read as 8 bits per channel")
+    if getattr(picture, "n_frames", 1) > 1:
+        notes.append(f"only the first of {picture.n_frames} frames was read")
+    if picture.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+        icc = None
+        notes.append(f"{picture.mode} was converted to RGB")
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith(("I", "F")):
+        gray = np.asarray(picture, dtype=np.float32)
+        if not 0 <= gray.min() <= gray.max() <= 65535:
+            raise ValueError(f"cannot use {path}: values {gray.min():g}..{gray.max():g}, expected 0..65535")
+        return Picture(np.repeat(gray[..., None] / 65535, 3, 2), None, True, 16, icc, tuple(notes))
+    has_alpha = picture.mode in ("LA", "RGBA", "PA", "La", "RGBa") or "transparency" in picture.info
+    is_gray = picture.mode in ("1", "L", "LA", "La")
+    planes = np.asarray(picture.convert("RGBA" if has_alpha else "RGB"), dtype=np.float32) / 255
+    alpha = np.ascontiguousarray(planes[..., 3]) if has_alpha else None
+    return Picture(np.ascontiguousarray(planes[..., :3]), alpha, is_gray, 8, icc, tuple(notes))
+
+
+def check_target(path: str | os.PathLike) -> None:
+    """Raise now what :func:`write_picture` would raise after the work: ValueError for a suffix that is no image format,
+    FileNotFoundError for a folder that does not exist, PermissionError for one that cannot be written."""
+    from PIL import Image
+
+    path = Path(path)
+    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
+        raise ValueError(f"cannot tell the image format of {path.name!r}; use a suffix such as .png, .jpg or .tif")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"no such folder: {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"no permission to write in {path.parent}")
+
+
+def write_picture(
+    path: str | os.PathLike, levels: np.ndarray, *, alpha: np.ndarray | None = None, icc: bytes | None = None
+) -> None:
+    """Write a picture; a half-written file never bears the final name. The suffix chooses the format.
+
+    Args:
+        levels: ``uint8`` ``(H, W, 1 or 3)``, or ``uint16`` ``(H, W, 1)``; also ``(H, W)``.
+        alpha: float ``(H, W)`` in [0, 1], for ``uint8`` only.
+        icc: colour profile to embed.
+
+    Raises:
+        ValueError: the suffix is not an image format, or the format cannot hold the picture.
         OSError: the file cannot be written.
     """
     from PIL import Image
 
+    check_target(path)
     path = Path(path)
-    formats = Image.registered_extensions()
-    if path.suffix.lower() not in formats:
-        raise ValueError(f"cannot tell the image format of {path.name!r}; use a suffix such as .png, .jpg or .tif")
+    planes = levels[..., None] if levels.ndim == 2 else levels
+    if alpha is not None:
+        planes = np.concatenate([planes, np.round(alpha * 255).astype(np.uint8)[..., None]], 2)
+    image = Image.fromarray(planes[..., 0] if planes.shape[2] == 1 else planes)
+    form = Image.registered_extensions()[path.suffix.lower()]
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    options: dict[str, Any] = {"icc_profile": icc} if icc else {}
+    if form == "JPEG":
+        options |= {"quality": 95, "subsampling": "4:4:4"}
     try:
-        Image.fromarray(img).save(partial, format=formats[path.suffix.lower()])
+        image.save(partial, format=form, **options)
         os.replace(partial, path)
+    except OSError as error:
+        if "cannot write mode" in str(error):
+            raise ValueError(f"{form} cannot hold this picture ({error}); try .png or .tif") from None
+        raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -313,7 +396,7 @@ def to_tensor(img: np.ndarray, device: str | torch.device = "cpu") -> Tensor:
     if img.dtype != np.uint8 or img.ndim not in (2, 3):
         raise ValueError(f"img must be uint8 (H, W) or (H, W, C), got {img.dtype} {img.shape}")
     planes = img[..., None] if img.ndim == 2 else img
-    return torch.from_numpy(np.ascontiguousarray(planes)).to(device).permute(2, 0, 1)[None].float() / 255
+    return torch.from_numpy(np.ascontiguousarray(planes)).to(device).permute(2, 0, 1)[None].float().contiguous() / 255
 
 
 def to_uint8(x: Tensor) -> np.ndarray:

@@ -26,6 +26,7 @@ import errno
 import importlib.metadata
 import io
 import json
+import math
 import os
 import platform
 import queue
@@ -49,7 +50,10 @@ PROFILES = ("quick", "cpu", "gpu", "paper")
 # Verdict -> (symbol, what it means). The order is that of the columns of the report.
 VERDICTS = {
     "reproduced": ("✓", "within the tolerance that its kind of evidence allows"),
-    "trend holds": ("↗\ufe0e", "trained smaller than the paper; the paper's ordering holds beyond the spread of the seeds"),
+    "trend holds": (
+        "↗\ufe0e",
+        "trained smaller; the paper's ordering holds beyond the spread of the seeds",
+    ),
     "within noise": ("≈", "the spread of the seeds is larger than the difference"),
     "differs": ("✗", "the measurement contradicts the paper"),
     "open": ("○", "not attempted, with the reason given in the notebook"),
@@ -60,6 +64,8 @@ HOW = {
     "trained": "trained here, smaller or shorter than in the paper",
     "open": "not reproduced",
 }
+
+_Results = tuple[str, list[dict[str, Any]], dict[str, Any]]  # paper, rows, provenance
 
 _ROOT = Path(__file__).resolve().parents[1]
 _NOTEBOOKS = _ROOT / "notebooks"
@@ -243,13 +249,14 @@ def reproduce(
     try:
         _execute(run, todo, per_notebook, source, jobs=jobs, threads=max(1, cores // jobs), timeout=timeout, show=show)
     except KeyboardInterrupt:
-        run.status, run.seconds = "interrupted", already + time.monotonic() - started
+        run.status, run.seconds = "interrupted", round(already + time.monotonic() - started, 1)
         run.save()
         report(folder)
         raise Interrupted(run) from None
     finally:
         show.close()
-    run.status, run.seconds = "finished" if run.ok else "failed", already + time.monotonic() - started
+    run.status = "finished" if run.ok else "failed"
+    run.seconds = round(already + time.monotonic() - started, 1)
     run.save()
     report(folder)
     return run
@@ -259,10 +266,13 @@ def summary(run: Run) -> str:
     """A few lines for the console: how each notebook ended, its verdicts, what failed, where the report is."""
     counts = {paper: Counter(_verdict(r) for r in rows) for paper, rows, _ in _results(run.folder, [])}
     width = max((len(n.name) for n in run.notebooks), default=0)
+    states = max((len(n.status) for n in run.notebooks), default=0)
     lines = []
     for n in run.notebooks:
         verdicts = ", ".join(f"{c} {v}" for v, c in _ordered(counts.get(n.name, Counter())))
-        lines.append(f"{n.name:<{width}}  {n.status:<11}  {_clock(n.seconds):>7}  {verdicts or 'no claims recorded'}")
+        lines.append(
+            f"{n.name:<{width}}  {n.status:<{states}}  {_clock(n.seconds):>7}  {verdicts or 'no claims recorded'}"
+        )
     lines += [f"✗ {failure}" for failure in run.failures]
     done = sum(n.status == "ok" for n in run.notebooks)
     lines.append(f"{done} of {len(run.notebooks)} notebooks ran to the end in {_clock(run.seconds)}")
@@ -296,8 +306,12 @@ def _match_parameters(names: list[str], source: Path, profile: str, given: dict[
     except TypeError as error:
         raise ValueError(f"parameters must be numbers, strings, lists or dicts: {error}") from error
 
-    accepted = {n: papermill.inspect_notebook(_literal(source / f"{n}.ipynb")) for n in names}
-    for name, known in accepted.items():
+    accepted: dict[str, dict[str, Any]] = {}
+    for name in names:
+        try:
+            accepted[name] = known = papermill.inspect_notebook(_literal(source / f"{name}.ipynb"))
+        except Exception as error:  # nbformat, papermill and json all have their own
+            raise ValueError(f"{name}.ipynb is no notebook that can be run: {_short(str(error))}") from error
         for needed in ("profile", "out_dir"):
             if needed not in known:
                 raise ValueError(f"{name}.ipynb has no {needed!r} in a cell tagged 'parameters'")
@@ -306,7 +320,8 @@ def _match_parameters(names: list[str], source: Path, profile: str, given: dict[
         if not takers:
             every = list(dict.fromkeys(p for n in names for p in accepted[n] if p not in ("profile", "out_dir")))
             raise ValueError(
-                f"no parameter {key!r} in {', '.join(names)}{_suggest(key, every)}; accepted: {', '.join(every) or 'none'}"
+                f"no parameter {key!r} in {', '.join(names)}{_suggest(key, every)}; "
+                f"accepted: {', '.join(every) or 'none'}"
             )
         for name in takers:
             _check_type(name, key, value, accepted[name][key]["default"])
@@ -475,7 +490,7 @@ def _execute(
                 show.draw()
                 continue
             notebook = by_name[name]
-            notebook.seconds = time.monotonic() - began[name]
+            notebook.seconds = round(time.monotonic() - began[name], 1)
             if event["event"] == "cell":
                 notebook.cells = event["cells"]
                 show.cell(name, event["cell"], event["cells"], event["heading"])
@@ -539,7 +554,10 @@ class _Progress:
 
     def draw(self) -> None:
         if self.live:
-            parts = [f"{name} {cell}/{cells} cells {self._since(name)}" for name, (cell, cells, _) in self.at.items()]
+            parts = [
+                f"{name} {f'{cell}/{cells} cells' if cells else 'starting'} {self._since(name)}"
+                for name, (cell, cells, _) in self.at.items()
+            ]
             width = shutil.get_terminal_size().columns - 1
             self.stream.write("\r\x1b[K" + " | ".join(parts)[:width])
             self.stream.flush()
@@ -642,7 +660,7 @@ def _papermill(job: dict[str, Any], target: Path, position: dict[str, Any], tell
         kernel_name="python3",  # the environment that runs this, whatever the notebook was last saved with
         progress_bar=False,
         start_timeout=180,
-        execution_timeout=job["timeout"],
+        execution_timeout=math.ceil(job["timeout"] or 0) or None,  # nbclient counts whole seconds
     )
 
 
@@ -753,14 +771,16 @@ def report(folder: str | Path) -> Path:
         run = Run(folder, "", [NotebookRun(n, "unknown") for n in _names_in(folder)], status="unknown")
 
     results = _results(folder, problems)
-    rows = [{**r, "verdict": _verdict(r), "paper": r.get("paper") or paper} for paper, found, _ in results for r in found]
+    rows = [
+        {**r, "verdict": _verdict(r), "paper": r.get("paper") or paper} for paper, found, _ in results for r in found
+    ]
     page = {
         "run": run,
         "counts": _ordered(Counter(r["verdict"] for r in rows)),
         "board": _board(rows),
         # stable: within a verdict the order of the papers stays
         "rows": sorted(rows, key=lambda r: r["verdict"] != "differs"),
-        "provenance": {paper: p for paper, _, p in results if p},
+        "measured": _measured(results, run.about.get("versions", {})),
         "inputs": _inputs(results),
         "links": {n.name: _links(folder, n.name) for n in run.notebooks},
         "longest": max((n.seconds for n in run.notebooks), default=0) or 1,
@@ -790,7 +810,7 @@ def _names_in(folder: Path) -> list[str]:
     return sorted({p.name.split(".")[0] for p in found} - {""})
 
 
-def _results(folder: Path, problems: list[str]) -> list[tuple[str, list[dict[str, Any]], dict[str, Any]]]:
+def _results(folder: Path, problems: list[str]) -> list[_Results]:
     """``(paper, rows, provenance)`` of every readable file in ``results/``."""
     found = []
     for path in sorted((folder / "results").glob("*.json")):
@@ -827,11 +847,14 @@ def _board(rows: list[dict[str, Any]]) -> dict[str, Any]:
         lines.setdefault(key, Counter())[r["verdict"]] += 1
     used = {v for c in lines.values() for v in c} | {"reproduced", "differs", "open"}
     columns = [*(v for v in VERDICTS if v in used), *sorted(used - set(VERDICTS))]
-    lines = dict(sorted(lines.items(), key=lambda item: item[0][0]))  # stable: tables in the order of the notebook
+    # tables in the order of the notebook, evidence from the strongest to none
+    tables = {key[:2]: place for place, key in reversed(list(enumerate(lines)))}
+    kinds = [*HOW, *sorted({how for _, _, how in lines} - set(HOW))]
+    lines = dict(sorted(lines.items(), key=lambda item: (item[0][0], tables[item[0][:2]], kinds.index(item[0][2]))))
     return {"columns": columns, "lines": [(*key, count) for key, count in lines.items()]}
 
 
-def _inputs(results: list[tuple[str, list[dict[str, Any]], dict[str, Any]]]) -> list[dict[str, Any]]:
+def _inputs(results: list[_Results]) -> list[dict[str, Any]]:
     """Data and weights that any paper used, each once."""
     seen: dict[tuple[str, str, str, str], list[str]] = {}
     for paper, _, provenance in results:
@@ -844,6 +867,22 @@ def _inputs(results: list[tuple[str, list[dict[str, Any]], dict[str, Any]]]) -> 
     return [
         {"kind": k, "name": n, "origin": o, "sha256": h, "papers": ", ".join(p)} for (k, n, o, h), p in seen.items()
     ]
+
+
+def _measured(results: list[_Results], versions: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """``(what, text, papers)``: where the numbers were measured, and versions that are not those of the run."""
+    seen: dict[tuple[str, str], list[str]] = {}
+    for paper, _, provenance in results:
+        threads, theirs = provenance.get("threads"), provenance.get("versions")
+        device = [provenance.get("device"), f"{threads} thread{'' if threads == 1 else 's'}" if threads else None]
+        other = theirs.items() if isinstance(theirs, dict) else ()
+        for what, text in (
+            ("Measured on", ", ".join(str(d) for d in device if d)),
+            ("Also used", ", ".join(f"{k} {v}" for k, v in other if versions.get(k) != v)),
+        ):
+            if text:
+                seen.setdefault((what, text), []).append(paper)
+    return [(what, text, ", ".join(papers)) for (what, text), papers in sorted(seen.items(), reverse=True)]
 
 
 def _links(folder: Path, name: str) -> dict[str, str]:

@@ -238,7 +238,7 @@ class FusedBSRN(nn.Module):
     """Inference-only BSRN: the same function as :class:`BSRN` to float rounding, in fewer passes over memory.
 
     Exact rewrites: the four input copies fold into a three-channel head; the concatenations become sums of products
-    (fusion layer) or are written in place by the GELU; everything runs channels last, where depthwise convolutions are
+    (fusion layer) or are written where they are needed; everything runs channels last, where depthwise convolutions are
     several times faster on a CPU. Buffers hold the weights, so ``.to(device)`` works; there are no gradients.
 
     Args:
@@ -283,10 +283,10 @@ class FusedBSRN(nn.Module):
         half, h, w = x.shape[1] // 2, x.shape[2], x.shape[3]
         r = x
         for i in (1, 2, 3):
-            _gelu_into(distilled[:, (i - 1) * half : i * half], self._conv1x1(r, f"B{k}_c{i}_d"))
+            distilled[:, (i - 1) * half : i * half] = self._conv1x1(r, f"B{k}_c{i}_d")
             r = _gelu_(self._bsconv(r, f"B{k}_c{i}_r").add_(r))
-        _gelu_into(distilled[:, 3 * half :], self._bsconv(r, f"B{k}_c4"))
-        y = self._conv1x1(distilled, f"B{k}_c5")
+        distilled[:, 3 * half :] = self._bsconv(r, f"B{k}_c4")
+        y = self._conv1x1(_gelu_(distilled), f"B{k}_c5")
         del r
 
         a = self._conv1x1(y, f"B{k}_esa_conv1")
@@ -306,7 +306,8 @@ class FusedBSRN(nn.Module):
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         check_input(x, "BSRN", 3, self.min_size)
-        x = x.contiguous(memory_format=torch.channels_last)
+        # A copy, because a picture's own strides (batch of one, made by permute) pass for channels last but are not.
+        x = x.clone(memory_format=torch.contiguous_format).contiguous(memory_format=torch.channels_last)
         shallow = self._depthwise(_conv1x1(x, self.get_buffer("head_pw")), "fea_conv")
         n, c, h, w = shallow.shape
         # One buffer for all blocks: a fresh one each time would cost a page fault per 4 KiB.
@@ -330,7 +331,3 @@ def _conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def _gelu_(x: Tensor) -> Tensor:
     return torch.ops.aten.gelu_(x)  # F.gelu has no in-place form
-
-
-def _gelu_into(out: Tensor, x: Tensor) -> None:
-    torch.ops.aten.gelu.out(x, out=out)

@@ -1,0 +1,1332 @@
+"""Benchmark and training images: found, verified, downloaded, paired.
+
+A file is looked for in this order, and every answer says where it came from:
+
+1. ``NSRLIB_DATA``: one or more folders (joined by ``os.pathsep``), only ever read;
+2. the per-user cache: ``NSRLIB_CACHE``, or the platform's cache folder;
+3. the public address in ``data/sources.csv``, pinned to a commit (``NSRLIB_OFFLINE=1`` forbids it).
+
+Whatever is listed there is compared with its sha256 when a process first opens it (82 MB take 0.1 s, less than
+decoding them). The *embedded* sets, photographs inside scikit-image and scikit-learn, are always at hand.
+
+Images are ``uint8`` RGB ``(H, W, 3)``, or ``(H, W)`` where ``gray=True``. Conventions and quirks are at :func:`load`.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import errno
+import hashlib
+import os
+import re
+import threading
+import time
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from nsrlib.images import imresize, luma, modcrop, read_image
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Role = Literal["test", "validation", "train"]
+Name = str | os.PathLike[str]
+
+# --- the table of sources ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Source:
+    """One public file: ``path`` is relative to a data root, ``bytes`` and ``sha256`` are of the whole file."""
+
+    dataset: str
+    role: str
+    path: str
+    bytes: int
+    sha256: str
+    url: str
+    licence: str
+    note: str = ""
+
+
+Table = Mapping[str, Source]
+
+
+@lru_cache(maxsize=1)
+def sources() -> Table:
+    """All files of ``data/sources.csv``, by path.
+
+    Raises:
+        FileNotFoundError: nsrlib was installed without its repository.
+    """
+    table = Path(__file__).parents[1] / "data" / "sources.csv"
+    if not table.is_file():
+        raise FileNotFoundError(f"{table} is missing: install nsrlib from its repository with 'pip install -e .'")
+    with open(table, newline="", encoding="utf-8") as file:
+        rows = csv.reader(file)
+        columns, expected = next(rows), list(Source.__dataclass_fields__)
+        if columns != expected:
+            raise ValueError(f"{table} has the columns {', '.join(columns)}; expected {', '.join(expected)}")
+        return {path: Source(set_, role, path, int(size), *rest) for set_, role, path, size, *rest in rows}
+
+
+class DataUnavailable(FileNotFoundError):
+    """Some files of a set are nowhere to be had.
+
+    Attributes:
+        missing: paths relative to a data root.
+        looked: place (``NSRLIB_DATA``, ``cache``, ``download``) -> why it did not help. What stands before the first
+            colon is short and names no path.
+    """
+
+    def __init__(self, message: str, missing: Sequence[str] = (), looked: Mapping[str, str] | None = None):
+        super().__init__(message)
+        self.missing, self.looked = tuple(missing), dict(looked or {})
+
+
+def _unknown(kind: str, given: str, accepted: Iterable[str]) -> ValueError:
+    accepted = list(accepted)
+    close = difflib.get_close_matches(given, accepted, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return ValueError(f"unknown {kind} {given!r}: {hint}accepted: {', '.join(accepted)}")
+
+
+# --- local files ------------------------------------------------------------------------------------------------------
+
+
+class Found(NamedTuple):
+    """A file and its origin: ``NSRLIB_DATA``, ``cache`` or ``download``."""
+
+    path: Path
+    origin: str
+
+
+def cache_dir() -> Path:
+    """The per-user folder for downloads: ``NSRLIB_CACHE``, or what the platform has for caches."""
+    if folder := os.environ.get("NSRLIB_CACHE"):
+        return Path(folder).expanduser()
+    import pooch
+
+    return Path(pooch.os_cache("nsrlib"))
+
+
+_warned: set[str] = set()
+
+
+def _warn_once(message: str) -> None:
+    if message not in _warned:
+        _warned.add(message)
+        warnings.warn(message, stacklevel=4)
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, -1 if there is none."""
+    return os.path.getsize(path) if os.path.isfile(path) else -1
+
+
+def _roots() -> list[tuple[str, Path]]:
+    """Origin and folder of every place on this machine, in the order of search."""
+    roots = []
+    for entry in filter(None, os.environ.get("NSRLIB_DATA", "").split(os.pathsep)):
+        folder = Path(entry).expanduser()
+        if folder.is_dir():
+            roots.append(("NSRLIB_DATA", folder))
+        else:
+            _warn_once(f"NSRLIB_DATA names {entry}, which is not a folder")
+    return [*roots, ("cache", cache_dir())]
+
+
+_digests: dict[tuple[str, int, int], str] = {}  # (file, size, mtime) -> sha256, so that a process hashes a file once
+
+
+def _digest(path: Path) -> str:
+    stat = path.stat()
+    key = (os.path.abspath(path), stat.st_size, stat.st_mtime_ns)
+    if key not in _digests:
+        with open(path, "rb") as file:
+            _digests[key] = hashlib.file_digest(file, "sha256").hexdigest()
+    return _digests[key]
+
+
+def _is_intact(path: Path, source: Source, origin: str) -> bool:
+    """Whether ``path`` is the pinned file; warn once when it is another one."""
+    try:
+        if not os.path.isfile(path):
+            return False
+        problem = "" if _digest(path) == source.sha256 else f"has sha256 {_digest(path)}, expected {source.sha256}"
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror})"
+    if problem:
+        _warn_once(f"{origin}: {path} {problem}; the file is ignored")
+    return not problem
+
+
+def _find(wanted: Iterable[Source]) -> dict[str, Found]:
+    """Those of ``wanted`` that are intact on this machine."""
+    roots, found = _roots(), {}
+    for source in wanted:
+        for origin, root in roots:
+            if _is_intact(root / source.path, source, origin):
+                found[source.path] = Found(root / source.path, origin)
+                break
+    return found
+
+
+# --- download ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DownloadPolicy:
+    """How patient and how polite a download is. Times in seconds."""
+
+    connect: float = 4.0  # to reach the server
+    read: float = 20.0  # without a single byte
+    attempts: int = 5  # per file, in a row, that bring nothing new
+    backoff: float = 0.5  # before the second attempt; doubled with each one
+    max_wait: float = 300.0  # in all, that servers may ask for by 429 and Retry-After
+    parallel: int = 4  # files at a time
+
+
+_PATIENT = DownloadPolicy()
+_unreachable: dict[str, str] = {}  # host -> why, so that only the first look-up of a process waits for a dead network
+
+
+class _Refused(Exception):
+    """This file cannot be had; the text says why."""
+
+
+class _Busy(Exception):
+    """The server asks to come back in ``args[0]`` seconds (None: it does not say when)."""
+
+
+class _Flaky(Exception):
+    """This attempt failed; the next one may not."""
+
+
+def _network_reason(error: Exception, policy: DownloadPolicy) -> str:
+    """A requests exception in a few words, without its nested representation."""
+    import requests
+
+    if isinstance(error, requests.exceptions.SSLError):
+        return "TLS certificate not accepted"
+    if isinstance(error, requests.exceptions.ProxyError):
+        return "proxy does not answer"
+    if isinstance(error, requests.ConnectTimeout):
+        return f"no answer within {policy.connect:g} s"
+    text = str(error)
+    if isinstance(error, requests.ReadTimeout) or "Read timed out" in text:
+        return f"no data for {policy.read:g} s"
+    known = {
+        "Connection refused": "connection refused",
+        "NameResolution": "name not resolved",
+        "unreachable": "network unreachable",
+        "IncompleteRead": "connection closed too early",
+    }
+    return next((short for long, short in known.items() if long in text), type(error).__name__)
+
+
+def _disk_reason(error: OSError, folder: Path) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"disk full: cannot write in {folder}"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"no permission: cannot write in {folder}; set NSRLIB_CACHE to another folder"
+    return f"cannot write: {folder}: {error.strerror or error}"
+
+
+class _Downloader:
+    """Brings files into the cache, each under its final name only when size and sha256 are right.
+
+    A ``.part`` file stays behind when anything goes wrong, and the next attempt, now or in another process, goes on
+    from there. A lock on the cache keeps two processes from writing one file and from doubling the load on a server.
+    """
+
+    def __init__(self, cache: Path, policy: DownloadPolicy, progress: bool):
+        import requests
+        from tqdm.auto import tqdm
+
+        self.cache, self.policy = cache, policy
+        self.session = requests.Session()
+        self.session.headers.update({"User-Agent": "nsrlib", "Accept-Encoding": "identity"})
+        self.bar = tqdm(unit="B", unit_scale=True, desc="download", disable=not progress, total=0, delay=0.2)
+        self.lock = threading.Lock()
+        self.counted: dict[str, int] = {}  # bytes of each file that the bar shows
+        self.resume_at: dict[str, float] = {}  # host -> monotonic time before which it wants no request
+        self.waited = 0.0
+        self.halt = threading.Event()
+        self.halt_reason = ""
+
+    def run(self, wanted: Sequence[Source]) -> dict[str, str]:
+        """Download ``wanted``; returns path -> reason for those that failed."""
+        from filelock import FileLock, Timeout
+
+        address = {urlsplit(source.url).netloc: source.url for source in wanted}  # one file of each host
+        dead = {host: reason for host, url in address.items() if (reason := self._probe(url))}
+        failed = {s.path: dead[host] for s in wanted if (host := urlsplit(s.url).netloc) in dead}
+        wanted = [source for source in wanted if source.path not in failed]
+        try:
+            if wanted:
+                self.cache.mkdir(parents=True, exist_ok=True)
+                with FileLock(self.cache / ".lock", timeout=self.policy.max_wait):
+                    # another process may have brought some files while this one waited for the lock
+                    rest = [s for s in wanted if not _is_intact(self.cache / s.path, s, "cache")]
+                    failed.update(self._run(rest))
+        except Timeout:
+            failed.update({s.path: f"cache busy: another process downloads into {self.cache}" for s in wanted})
+        except OSError as error:
+            failed.update({s.path: _disk_reason(error, self.cache) for s in wanted})
+        finally:
+            self.bar.close()
+            self.session.close()
+        return failed
+
+    def _run(self, wanted: Sequence[Source]) -> dict[str, str]:
+        failed = {}
+        self.bar.total = sum(source.bytes for source in wanted)
+        with ThreadPoolExecutor(self.policy.parallel) as pool:
+            tasks = {pool.submit(self._file, source): source for source in wanted}
+            try:
+                for task in as_completed(tasks):
+                    if reason := task.result():
+                        failed[tasks[task].path] = reason
+            except BaseException:  # Ctrl-C: the other threads stop at their next chunk
+                self._stop("interrupted")
+                pool.shutdown(cancel_futures=True)
+                raise
+        return failed
+
+    def _probe(self, url: str) -> str:
+        """Why the host of ``url`` cannot be reached, or an empty text. A dead host is asked once per process."""
+        import requests
+
+        host = urlsplit(url).netloc
+        if host in _unreachable:
+            return _unreachable[host]
+        patience = 1.25 * self.policy.connect
+        reason = f"no answer within {patience:g} s"
+
+        def ask() -> None:
+            nonlocal reason
+            try:
+                self.session.head(url, timeout=self.policy.connect)
+                reason = ""
+            except requests.ReadTimeout:
+                reason = ""  # slow, but there
+            except requests.RequestException as error:
+                reason = _network_reason(error, self.policy)
+
+        # In a thread, because looking up a name and trying several addresses obey no timeout
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        thread.join(patience)
+        if reason:
+            _unreachable[host] = f"no network: {host}: {reason}"
+        return _unreachable.get(host, "")
+
+    def _stop(self, reason: str) -> None:
+        self.halt_reason = self.halt_reason or reason
+        self.halt.set()
+
+    def _sleep(self, seconds: float) -> None:
+        if self.halt.wait(max(seconds, 0)):
+            raise _Refused(self.halt_reason)
+
+    def _postpone(self, host: str, seconds: float) -> None:
+        """Send nothing to ``host`` for ``seconds``; all threads obey."""
+        with self.lock:
+            now = time.monotonic()
+            free_at = max(now, self.resume_at.get(host, 0))
+            self.resume_at[host] = max(free_at, now + seconds)
+            self.waited += self.resume_at[host] - free_at
+            if self.waited > self.policy.max_wait:
+                self._stop(f"rate limit: {host} asks to wait {seconds:g} s, the limit is {self.policy.max_wait:g} s")
+            self.bar.set_postfix_str(f"{host} asks to wait {seconds:g} s")
+
+    def _count(self, source: Source, size: int) -> None:
+        with self.lock:
+            self.bar.update(size - self.counted.get(source.path, 0))
+            self.counted[source.path] = size
+
+    def _file(self, source: Source) -> str:
+        """Download one file; returns why it failed, or an empty text."""
+        import requests
+
+        policy, host = self.policy, urlsplit(source.url).netloc
+        target = self.cache / source.path
+        part = target.with_name(target.name + ".part")
+        most = failures = refusals = 0
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            while True:
+                self._sleep(self.resume_at.get(host, 0) - time.monotonic())
+                try:
+                    in_one_piece = self._transfer(source, part)
+                    self._publish(source, part, target, in_one_piece)
+                    return ""
+                except _Busy as busy:
+                    # not less than the back-off, so that "Retry-After: 0" for ever ends too
+                    self._postpone(host, max(busy.args[0] or 0, policy.backoff * 2**refusals))
+                    refusals += 1
+                except (_Flaky, requests.RequestException) as error:
+                    size = max(_size(part), 0)
+                    failures = 1 if size > most else failures + 1
+                    most = max(most, size)
+                    if failures >= policy.attempts:
+                        if isinstance(error, _Flaky):
+                            return f"{error}: {source.url}"
+                        reason = f"connection lost: {host}: {_network_reason(error, policy)}"
+                        if isinstance(error, requests.ConnectionError | requests.Timeout):
+                            _unreachable[host] = reason
+                            self._stop(reason)  # the next file would only wait as long
+                        return reason
+                    self._sleep(policy.backoff * 2 ** (failures - 1))
+        except _Refused as refused:
+            return str(refused)
+        except OSError as error:  # after requests' own exceptions, which are OSErrors too
+            self._stop(_disk_reason(error, self.cache))
+            return self.halt_reason
+
+    def _transfer(self, source: Source, part: Path) -> bool:
+        """One request, continuing ``part``. Returns whether the file now comes from this response alone."""
+        have = max(_size(part), 0)
+        if have >= source.bytes:
+            if have == source.bytes:
+                return False
+            part.unlink()
+            have = 0
+        headers = {"Range": f"bytes={have}-"} if have else {}
+        timeout = (self.policy.connect, self.policy.read)
+        with self.session.get(source.url, headers=headers, stream=True, timeout=timeout) as response:
+            self._check_status(response, source, part, have)
+            resumed = response.status_code == 206
+            size = have if resumed else 0
+            with open(part, "ab" if resumed else "wb") as file:
+                # small chunks: what is left of one when the connection breaks is lost
+                for chunk in response.iter_content(8192):
+                    file.write(chunk)
+                    size += len(chunk)
+                    self._count(source, size)
+                    self._sleep(0)
+                    if size > source.bytes:
+                        break
+        return not resumed
+
+    @staticmethod
+    def _check_status(response: Any, source: Source, part: Path, have: int) -> None:
+        from urllib3.exceptions import InvalidHeader
+        from urllib3.util import Retry
+
+        status = response.status_code
+        retry_after = response.headers.get("Retry-After")
+        if status == 429 or (status == 503 and retry_after):
+            try:
+                raise _Busy(Retry().parse_retry_after(retry_after) if retry_after else None)
+            except InvalidHeader:
+                raise _Busy(None) from None
+        if status == 416 or (
+            status == 206 and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+        ):
+            part.unlink(missing_ok=True)
+            raise _Flaky("the server misunderstood a request to resume")
+        if status >= 500:
+            raise _Flaky(f"HTTP {status} {response.reason}")
+        if status not in (200, 206):
+            raise _Refused(f"HTTP {status} {response.reason}: {source.url}")
+
+    def _publish(self, source: Source, part: Path, target: Path, in_one_piece: bool) -> None:
+        """Give ``part`` its final name if it is the pinned file; throw it away if it can never become that."""
+        size = part.stat().st_size
+        if size < source.bytes:
+            raise _Flaky(f"got {size} of {source.bytes} bytes")
+        problem = f"longer than the expected {source.bytes} bytes"
+        if size == source.bytes:
+            digest = _digest(part)
+            if digest == source.sha256:
+                os.replace(part, target)
+                self._count(source, size)
+                return
+            problem = f"has sha256 {digest}, expected {source.sha256}"
+        part.unlink()
+        self._count(source, 0)
+        # an old or resumed part may be to blame, so a file in several pieces gets another chance
+        raise _Refused(f"wrong file: {source.url} {problem}") if in_one_piece else _Flaky(f"wrong file: {problem}")
+
+
+def fetch(
+    paths: str | Iterable[str],
+    *,
+    table: Table | None = None,
+    download: bool = True,
+    progress: bool = True,
+    policy: DownloadPolicy = _PATIENT,
+) -> dict[str, Path]:
+    """Find or download files of the table of sources, sha256 checked.
+
+    Args:
+        paths: one or more paths as in ``data/sources.csv``, for example ``weights/net_g_BSRN_x4.pth``.
+        table: sources by path, instead of :func:`sources`.
+        download: whether the network may be used.
+        progress: show a bar over bytes while downloading.
+        policy: timeouts, retries and politeness.
+
+    Returns:
+        path -> file, in the order asked for.
+
+    Raises:
+        ValueError: a path that is not in the table.
+        DataUnavailable: files that could not be had; the others are kept in the cache.
+    """
+    table = sources() if table is None else table
+    paths = [paths] if isinstance(paths, str) else list(paths)
+    for path in paths:
+        if path not in table:
+            close = "".join(f"; did you mean {p!r}?" for p in difflib.get_close_matches(path, table, n=1))
+            raise ValueError(f"{path!r} is not in the table of sources{close}")
+    found = _obtain([table[p] for p in paths], "fetch", "", download, progress, policy)
+    return {path: found[path].path for path in paths}
+
+
+def _obtain(
+    wanted: Sequence[Source],
+    what: str,
+    advice: str,
+    download: bool,
+    progress: bool = True,
+    policy: DownloadPolicy = _PATIENT,
+    notes: Mapping[str, str] | None = None,
+) -> dict[str, Found]:
+    """Find ``wanted`` here or download it.
+
+    ``what`` and ``advice`` begin and end the error message; ``notes`` has better reasons for some places.
+    """
+    found = _find(wanted)
+    missing = [source for source in wanted if source.path not in found]
+    if not missing:
+        return found
+    looked = _local_reasons(wanted) | dict(notes or {})
+    if os.environ.get("NSRLIB_OFFLINE", "").lower() not in ("", "0", "false", "no"):
+        looked["download"] = "NSRLIB_OFFLINE is set"
+    elif not download:
+        looked["download"] = "not asked for"
+    else:
+        cache = cache_dir()
+        failed = _Downloader(cache, policy, progress).run(missing)
+        found |= {s.path: Found(cache / s.path, "download") for s in missing if s.path not in failed}
+        missing = [source for source in missing if source.path in failed]
+        if not missing:
+            return found
+        looked["download"] = failed[missing[0].path]
+    what = f"{what}: {len(missing)} of {len(wanted)} files missing, first {missing[0].path}"
+    advice = advice or "run it once with a network, or set NSRLIB_DATA to a folder that holds the files"
+    raise _unavailable(what, [source.path for source in missing], looked, advice)
+
+
+def _local_reasons(wanted: Sequence[Source]) -> dict[str, str]:
+    """Why the places on this machine were not enough, place by place."""
+    reasons: dict[str, str] = {}
+    for place in ("NSRLIB_DATA", "cache"):
+        roots = [root for origin, root in _roots() if origin == place]
+        present = sum(any(os.path.isfile(root / source.path) for root in roots) for source in wanted)
+        if place == "NSRLIB_DATA" and not roots:
+            reasons[place] = "not a folder" if os.environ.get("NSRLIB_DATA") else "not set"
+        elif place == "cache" and not any(p.name != ".lock" for root in roots if root.is_dir() for p in root.iterdir()):
+            reasons[place] = "empty"
+        else:
+            reasons[place] = f"incomplete: {present} of {len(wanted)} files" if present else "nothing of it"
+    return reasons
+
+
+def _unavailable(what: str, missing: Sequence[str], looked: Mapping[str, str], advice: str) -> DataUnavailable:
+    places = ", ".join(f"{place} ({reason})" for place, reason in looked.items())
+    return DataUnavailable(f"{what}; looked in {places}; {advice}", missing, looked)
+
+
+def weights_path(filename: str, download: bool = True) -> Path:
+    """The file of published weights ``filename``, for example ``net_g_BSRN_x4.pth``.
+
+    Raises:
+        ValueError: no such file in the table of sources.
+        DataUnavailable: neither here nor to be downloaded.
+    """
+    table = sources()
+    known = [path.removeprefix("weights/") for path in table if path.startswith("weights/")]
+    if filename not in known:
+        raise _unknown("weights", filename, [name for name in known if name.endswith(".pth")])
+    path = f"weights/{filename}"
+    advice = "run 'nsr data fetch weights' where there is a network, or set NSRLIB_DATA to a folder that holds it"
+    return _obtain([table[path]], filename, advice, download)[path].path
+
+
+# --- the catalogue of sets --------------------------------------------------------------------------------------------
+
+SELFEXSR_SCALES = (2, 3, 4)
+
+
+@dataclass(frozen=True)
+class _Set:
+    """What nsrlib knows about a set before it sees any file."""
+
+    title: str  # as papers write it
+    folder: str  # in a data root
+    role: Role
+    count: int
+    kind: Literal["selfexsr", "flat", "user", "embedded"] = "flat"
+    gray: bool = False  # the default of load(gray=...)
+    as_luma: bool = False  # gray means studio-range Y (MATLAB's rgb2ycbcr), not rgb2gray
+    names: tuple[str, ...] = ()  # of the images; for embedded sets, how to load them too
+    other_folders: tuple[str, ...] = ()  # what users call the folder
+    obtain: str = ""  # how to get a set that must not be redistributed
+
+
+_SET5 = ("baby", "bird", "butterfly", "head", "woman")
+_SET14 = (
+    "baboon", "barbara", "bridge", "coastguard", "comic", "face", "flowers",
+    "foreman", "lenna", "man", "monarch", "pepper", "ppt3", "zebra",
+)  # fmt: skip
+
+_CATALOGUE = {
+    "set5": _Set("Set5", "Set5", "test", 5, "selfexsr", names=_SET5),
+    "set14": _Set("Set14", "Set14", "test", 14, "selfexsr", names=_SET14),
+    "b100": _Set("B100", "BSD100", "test", 100, "selfexsr", other_folders=("B100", "BSDS100")),
+    "urban100": _Set("Urban100", "Urban100", "test", 100, "selfexsr"),
+    "set12": _Set("Set12", "Set12", "test", 12, gray=True),
+    "bsd68": _Set("BSD68", "BSD68", "test", 68, gray=True),
+    "classic5": _Set("classic5", "classic5", "test", 5, gray=True),
+    "live1": _Set("LIVE1", "LIVE1", "test", 29, gray=True, as_luma=True),
+    "kodak24": _Set("Kodak24", "Kodak24", "test", 24),
+    "mcmaster": _Set("McMaster", "McMaster", "test", 18),
+    "bsds_val": _Set("BSDS val", "BSDS_val", "test", 100),
+    "manga109": _Set(
+        "Manga109", "Manga109", "test", 109, "user",
+        obtain="its licence forbids redistribution; ask for it at http://www.manga109.org and put the 109 images into "
+        "Manga109/HR in a folder of NSRLIB_DATA",
+    ),
+    "div2k_val": _Set(
+        "DIV2K val", "DIV2K_valid", "validation", 100, "user",
+        other_folders=("DIV2K_valid_HR", "DIV2K/DIV2K_valid_HR", "DIV2K_val"),
+        obtain="no public copy with known hashes; get it from https://data.vision.ee.ethz.ch/cvl/DIV2K and put the 100 "
+        "images into DIV2K_valid_HR in a folder of NSRLIB_DATA",
+    ),
+    "t91": _Set("T91", "T91", "train", 91),
+    "bsds400": _Set("BSDS400", "BSDS400", "train", 400),
+    "embedded": _Set("embedded", "", "test", 2, "embedded", names=("chelsea", "coffee")),
+    "embedded_val": _Set("embedded validation", "", "validation", 1, "embedded", names=("flower",)),
+    "embedded_train": _Set(
+        "embedded training", "", "train", 4, "embedded", names=("astronaut", "motorcycle", "china", "rocket")
+    ),
+    "embedded_gray_train": _Set(
+        "embedded gray training", "", "train", 4, "embedded", gray=True, names=("camera", "brick", "grass", "gravel")
+    ),
+}  # fmt: skip
+_ALIASES = {"bsd100": "b100", "bsds100": "b100", "kodak": "kodak24", "bsdsval": "bsds_val", "div2kval": "div2k_val"}
+
+_TEST_IMAGES_IN_BSDS400 = {  # found by feature matching against all test sets
+    "BSDS400/train/302003.jpg",  # Set5 woman
+    "BSDS400/train/12003.jpg",  # Set12/04 is an exact crop
+}
+_DUPLICATE_IN_T91 = "t65"  # byte-identical to t36
+_BSDS_VAL_FAMILY = ("b100", "bsd68", "bsds_val")
+_FROM_SCIKIT_LEARN = ("china", "flower")
+
+
+def _key(name: str) -> str | None:
+    """The catalogue's spelling of a set's name, or None."""
+    plain = re.sub(r"[-_ ]", "", name).lower()
+    spellings = {re.sub("_", "", key): key for key in _CATALOGUE} | {re.sub("_", "", a): k for a, k in _ALIASES.items()}
+    return spellings.get(plain)
+
+
+def _known(name: str) -> tuple[str, _Set]:
+    key = _key(name)
+    if key is None:
+        raise _unknown("data set", name, [*_CATALOGUE, "or the path of a folder with images"])
+    return key, _CATALOGUE[key]
+
+
+def _advice(key: str) -> str:
+    folder = _CATALOGUE[key].folder
+    return f"run 'nsr data fetch {key}' where there is a network, or set NSRLIB_DATA to a folder that holds {folder}/"
+
+
+# --- images -----------------------------------------------------------------------------------------------------------
+
+LR_CONVENTIONS = ("paper", "repeat", "mirror", "files", "files_mirror")
+_IMRESIZE: dict[str, dict[str, Any]] = {
+    "paper": {"border": "mirror", "round_between": False},
+    "repeat": {"border": "repeat", "round_between": True},
+    "mirror": {"border": "mirror", "round_between": True},
+}
+_IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".pnm"}
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """One image. The arrays are shared with the set that made them: do not write into them.
+
+    Attributes:
+        name: ``butterfly``, ``img_001``, ...
+        lr: ``uint8`` low-resolution input, as many channels as ``hr``; None without a scale.
+        hr: ``uint8`` RGB ``(H, W, 3)``, sides multiples of the scale; ``(H, W)`` where the set is loaded as gray.
+        gray: the picture has one channel, in its file or in ``hr``. MATLAB leaves such a luma at 0..255.
+    """
+
+    name: str
+    lr: np.ndarray | None
+    hr: np.ndarray
+    gray: bool = False
+
+
+@dataclass
+class _Item:
+    """An image that is not decoded yet; ``hr_file`` is a file, or the name of an embedded photograph."""
+
+    name: str
+    hr_file: Path | str
+    lr_file: Path | None
+    scale: int
+    convention: str
+    gray: bool
+    as_luma: bool = False
+
+    @cached_property
+    def pair(self) -> Pair:
+        hr, one_channel = self._read(self.hr_file)
+        label = self.hr_file if isinstance(self.hr_file, Path) else self.name
+        try:
+            hr = modcrop(hr, self.scale)
+        except ValueError as error:
+            raise ValueError(f"{label}: {error}") from None
+        lr = None
+        if self.lr_file is not None:
+            lr, _ = self._read(self.lr_file)
+            h, w = lr.shape[0] * self.scale, lr.shape[1] * self.scale
+            # common copies crop HR to multiples of 12 before shrinking it
+            if not (0 <= hr.shape[0] - h < 12 and 0 <= hr.shape[1] - w < 12):
+                raise ValueError(
+                    f"{self.lr_file} of {lr.shape[0]}x{lr.shape[1]} does not belong to {label} of "
+                    f"{hr.shape[0]}x{hr.shape[1]} at scale {self.scale}"
+                )
+            hr = hr[:h, :w]
+        elif self.scale > 1:
+            lr = imresize(hr, 1 / self.scale, **_IMRESIZE[self.convention])
+        return Pair(self.name, lr, np.ascontiguousarray(hr), one_channel or self.gray)
+
+    def _read(self, file: Path | str) -> tuple[np.ndarray, bool]:
+        """The picture, and whether it is stored with a single channel."""
+        if isinstance(file, str):
+            img = _embedded_photograph(file)
+            one_channel = img.ndim == 2
+        else:
+            from PIL import Image
+
+            img = read_image(file)
+            with Image.open(file) as header:
+                one_channel = header.mode in ("1", "L") or header.mode.startswith("I")
+        if not self.gray:
+            return (np.stack([img] * 3, axis=-1) if img.ndim == 2 else img), one_channel
+        if one_channel:
+            return (img if img.ndim == 2 else np.ascontiguousarray(img[..., 0])), True
+        if self.as_luma:
+            return luma(img, rounding="matlab").astype(np.uint8), False
+        return _rgb2gray(img), False
+
+
+def _rgb2gray(rgb: np.ndarray) -> np.ndarray:
+    """MATLAB's ``rgb2gray`` of ``uint8`` ``(H, W, 3)``, bit for bit: full range, rounded half up."""
+    weights = np.array([0.298936021293775, 0.587043074451121, 0.114020904255103])
+    return np.floor(rgb @ weights + 0.5).astype(np.uint8)
+
+
+def _embedded_photograph(name: str) -> np.ndarray:
+    """A photograph from scikit-image or scikit-learn, ``uint8`` ``(H, W, 3)`` or ``(H, W)``. Needs no network."""
+    if name in _FROM_SCIKIT_LEARN:
+        try:
+            from sklearn.datasets import load_sample_image
+        except ImportError:
+            raise DataUnavailable(
+                f"the embedded photograph {name!r} ships with scikit-learn, which is not installed; "
+                "run 'pip install scikit-learn'"
+            ) from None
+        return np.array(load_sample_image(f"{name}.jpg"))
+    from skimage import data
+
+    return np.array(data.stereo_motorcycle()[0] if name == "motorcycle" else getattr(data, name)())
+
+
+class ImageSet(Sequence[Pair]):
+    """Images of one set at one scale, decoded when first asked for and then kept.
+
+    Attributes:
+        name, scale, role: as asked for; role is ``test``, ``validation`` or ``train``.
+        origin: ``NSRLIB_DATA``, ``cache``, ``download``, ``embedded`` or ``folder``; several are joined by "and".
+        skipped: names of files left out because they were broken (``on_error="skip"``).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        scale: int | None,
+        role: Role,
+        origin: str,
+        items: Sequence[_Item],
+        skipped: Sequence[str] = (),
+    ):
+        self.name, self.scale, self.role, self.origin = name, scale, role, origin
+        self.skipped = tuple(skipped)
+        self._items = tuple(items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @overload
+    def __getitem__(self, index: int) -> Pair: ...
+    @overload
+    def __getitem__(self, index: slice) -> ImageSet: ...
+    def __getitem__(self, index: int | slice) -> Pair | ImageSet:
+        if isinstance(index, slice):  # shares the decoded images
+            return ImageSet(self.name, self.scale, self.role, self.origin, self._items[index], self.skipped)
+        return self._items[index].pair
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the images, without decoding them."""
+        return [item.name for item in self._items]
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the names, shapes and decoded HR pixels: the same for every origin and file format."""
+        digest = hashlib.sha256()
+        for pair in self:
+            digest.update(f"{pair.name}{pair.hr.shape}".encode())
+            digest.update(pair.hr.tobytes())
+        return digest.hexdigest()
+
+    def __repr__(self) -> str:
+        scale = f" x{self.scale}" if self.scale else ""
+        return f"ImageSet({self.name}{scale}, {len(self)} {self.role} images, origin {self.origin})"
+
+
+# --- layouts ----------------------------------------------------------------------------------------------------------
+
+
+class _Files(NamedTuple):
+    """Where an image lies, relative to a root (pinned files) or absolute (a user's folders)."""
+
+    name: str
+    hr: str
+    lr: str | None
+
+
+def _selfexsr_scale(folder: str, scale: int) -> int:
+    """Which ``image_SRF_*`` has the HR images for ``scale``."""
+    if folder.lower() == "urban100":
+        return 4  # image_SRF_2 holds half-size images
+    return scale if scale in SELFEXSR_SCALES else 4 if scale > 4 else 2
+
+
+def _pinned_files(spec: _Set, scale: int, lr: str) -> list[_Files]:
+    """The files of a set in the table of sources, with the LR files that ``lr`` asks for."""
+    table = sources()
+    if spec.kind == "flat":
+        return [_Files(Path(path).stem, path, None) for path in table if path.startswith(f"{spec.folder}/")]
+    srf = _selfexsr_scale(spec.folder, scale)
+    files = []
+    for path in table:
+        if not (path.startswith(f"{spec.folder}/image_SRF_{srf}/") and path.endswith("_HR.png")):
+            continue
+        number = Path(path).name.split("_SRF_")[0]  # img_001
+        bsds_id = re.search(r"BSDS id (\d+)", table[path].note)
+        name = spec.names[int(number[4:]) - 1] if spec.names else bsds_id[1] if bsds_id else number
+        lr_path = None
+        if lr == "files_mirror":
+            lr_path = f"Set5_LR_mirror/X{scale}/{name}x{scale}.png"
+        elif lr == "files":
+            # Urban100: the half-size "HR" of image_SRF_2 is the x2 LR
+            lr_path = f"{spec.folder}/image_SRF_{scale}/{number}_SRF_{scale}_{'HR' if scale < srf else 'LR'}.png"
+        files.append(_Files(name, path, lr_path))
+    return files
+
+
+def _subfolder(folder: Path, relative: str) -> Path | None:
+    """``folder / relative`` if it is a folder, in any mixture of capitals."""
+    for part in Path(relative).parts:
+        if not folder.is_dir():
+            return None
+        match = [p for p in folder.iterdir() if p.name.lower() == part.lower() and p.is_dir()]
+        if not match:
+            return None
+        folder = match[0]
+    return folder
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return sorted(
+        p for p in folder.iterdir() if p.suffix.lower() in _IMAGE_SUFFIXES and p.name[0] != "." and p.is_file()
+    )
+
+
+def _folder_files(folder: Path, scale: int, lr: str, *, selfexsr: bool = True, flat: bool = True) -> list[_Files]:
+    """Images of a user's folder: SelfExSR's layout, that of BasicSR, or just images. Empty if there are none.
+
+    HR from ``image_SRF_<scale>``, ``HR``, ``original``, ``GT``, ``GTmod12`` or the folder itself, in this order (images
+    cropped to multiples of 12 only if there are no whole ones); LR from ``LRbicx<scale>`` or ``LR_bicubic/X<scale>``.
+    """
+    srf = _selfexsr_scale(folder.name, scale)
+    if scale == 1 and not _subfolder(folder, f"image_SRF_{srf}"):
+        srf = 4
+    if selfexsr and (hr_folder := _subfolder(folder, f"image_SRF_{srf}")):
+        lr_end = f"_SRF_{scale}_{'HR' if scale < srf else 'LR'}"
+        lr_folder = _subfolder(folder, f"image_SRF_{scale}")
+        pairs = [(p.stem.removesuffix(f"_SRF_{srf}_HR"), p) for p in _images_in(hr_folder) if p.stem.endswith("_HR")]
+        lr_of = {p.stem.removesuffix(lr_end): p for p in _images_in(lr_folder)} if lr_folder else {}
+    else:
+        subfolders = ("HR", "original", "GT", "GTmod12")
+        candidates = [_subfolder(folder, name) for name in subfolders] + ([folder] if flat else [])
+        hr_folder = next((c for c in candidates if c and _images_in(c)), None)
+        pairs = [(p.stem, p) for p in _images_in(hr_folder)] if hr_folder else []
+        lr_folders = [_subfolder(folder, name) for name in (f"LRbicx{scale}", f"LR_bicubic/X{scale}")]
+        lr_folders.append(_subfolder(folder.parent, f"{folder.name.removesuffix('_HR')}_LR_bicubic/X{scale}"))
+        lr_of = {p.stem.removesuffix(f"x{scale}"): p for f in lr_folders if f for p in _images_in(f)}
+    if lr == "files" and (without := [name for name, _ in pairs if name not in lr_of]):
+        raise ValueError(
+            f"{folder} has no LR file at x{scale} for {len(without)} of {len(pairs)} images, first {without[0]}; "
+            f"computed LR: lr={', '.join(map(repr, _IMRESIZE))}"
+        )
+    return [_Files(name, str(p), str(lr_of[name]) if lr == "files" else None) for name, p in pairs]
+
+
+# --- loading ----------------------------------------------------------------------------------------------------------
+
+
+def load(
+    name: Name,
+    scale: int | None = None,
+    *,
+    lr: str = "paper",
+    gray: bool | None = None,
+    download: bool = True,
+    limit: int | None = None,
+    include_contaminated: bool = False,
+    on_error: Literal["raise", "skip"] = "raise",
+) -> ImageSet:
+    """Load a data set by name, or a folder of images by its path.
+
+    HR is cropped (bottom and right) to a multiple of the scale. LR is made from it in one of these ways, between which
+    the PSNR of bicubic upscaling differs by at most 0.003 dB:
+
+    ================  ===================================================================================
+    ``lr``            low-resolution image
+    ================  ===================================================================================
+    ``paper``         MATLAB's ``imresize`` in double precision, mirrored border, rounded once
+    ``repeat``        old MATLAB on ``uint8``: border repeated, rounded between the passes; SelfExSR's files
+    ``mirror``        newer MATLAB on ``uint8``: border mirrored, rounded between the passes; SwinIR's files
+    ``files``         the set's own LR files (SelfExSR: x2, x3, x4; Urban100: x2, x4)
+    ``files_mirror``  SwinIR's LR files of Set5 (x2, x3, x4, x8; its x8 is not rounded between the passes)
+    ================  ===================================================================================
+
+    Quirks that are taken care of: HR for x8 is the x4 file, cropped; all HR of Urban100 is its ``image_SRF_4``; the
+    images of a SelfExSR set without a scale are those of x2, the least cropped.
+
+    Args:
+        name: see ``nsr data list``; case, ``-`` and ``_`` do not matter. Or a folder: SelfExSR's or BasicSR's layout,
+            or images in order of their names (hidden and other files are ignored).
+        scale: 2, 3, 4 or 8; any whole number for embedded sets and folders. None or 1: no LR.
+        lr: convention of the table above.
+        gray: images as ``uint8`` ``(H, W)``, LR made from that. One channel stays as stored; colour becomes MATLAB's
+            ``rgb2gray`` (0..255), for LIVE1 the Y of ``rgb2ycbcr`` (16..235) as the JPEG papers have it. Default: True
+            for Set12, BSD68, classic5, LIVE1 and ``embedded_gray_train``, False for all others.
+        download: whether the network may be used.
+        limit: only the first so many images.
+        include_contaminated: keep the two images of BSDS400 that are in Set5 and Set12, as published recipes do.
+        on_error: for folders: ``skip`` decodes everything now and leaves out broken files with one warning.
+
+    Raises:
+        ValueError: unknown name, scale, convention; a folder without images; later, when decoding, a broken file.
+        DataUnavailable: the set is neither here nor to be downloaded.
+    """
+    _check_arguments(lr, limit, on_error)
+    key = _key(name) if isinstance(name, str) else None
+    if key is None:
+        path = Path(name).expanduser()
+        if not path.is_dir():
+            if path.is_file():
+                raise ValueError(f"{name} is a file; give the folder that holds it")
+            if isinstance(name, str) and not re.search(r"[/\\]", name):
+                _known(name)
+            raise ValueError(f"there is no folder {name}")
+        return _load_folder(path, scale, lr, bool(gray), limit, on_error)
+    spec = _CATALOGUE[key]
+    ratio = _check_scale(key, spec, scale, lr)
+    if ratio == 1:
+        lr = "paper"  # nothing to shrink, nothing to look for
+    files, origin = _locate(key, spec, ratio, lr, download, limit, include_contaminated)
+    gray = spec.gray if gray is None else gray
+    items = [
+        _Item(
+            file.name,
+            file.hr if spec.kind == "embedded" else Path(file.hr),
+            Path(file.lr) if file.lr else None,
+            ratio,
+            lr,
+            gray,
+            spec.as_luma,
+        )
+        for file in files
+    ]
+    return ImageSet(key, scale, spec.role, origin, items)
+
+
+def _check_arguments(lr: str, limit: int | None, on_error: str) -> None:
+    if lr not in LR_CONVENTIONS:
+        raise _unknown("lr convention", str(lr), LR_CONVENTIONS)
+    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
+        raise ValueError(f"limit must be a positive whole number or None, got {limit!r}")
+    if on_error not in ("raise", "skip"):
+        raise _unknown("on_error", str(on_error), ("raise", "skip"))
+
+
+def _check_scale(key: str, spec: _Set | None, scale: Any, lr: str) -> int:
+    """The scale as a number (None becomes 1), checked against what the set offers."""
+    whole = scale is None or (isinstance(scale, int | np.integer) and not isinstance(scale, bool))
+    if spec is None or spec.kind == "embedded":
+        if not whole or (scale is not None and scale < 1):
+            raise ValueError(f"scale of {key} must be None or a whole number from 1 on, got {scale!r}")
+    elif not whole or scale not in (None, 1, 2, 3, 4, 8):
+        raise ValueError(f"{key} has no scale {scale!r}; accepted: 2, 3, 4, 8, or None or 1 for images without LR")
+    if scale in (None, 1):
+        return 1
+    if spec is not None and lr in ("files", "files_mirror"):
+        offered: tuple[int, ...] = (2, 4) if key == "urban100" else SELFEXSR_SCALES
+        if lr == "files_mirror":
+            offered = (2, 3, 4, 8) if key == "set5" else ()
+        elif spec.kind == "user":
+            offered = (scale,)  # known when the folder is found
+        elif spec.kind != "selfexsr":
+            offered = ()
+        if scale not in offered:
+            have = f"LR files only at {', '.join(f'x{s}' for s in offered)}" if offered else "no LR files"
+            computed = ", ".join(map(repr, _IMRESIZE))
+            raise ValueError(f"{key} has {have} for lr={lr!r}; computed at any scale: {computed}")
+    return int(scale)
+
+
+def _locate(
+    key: str, spec: _Set, scale: int, lr: str, download: bool, limit: int | None, include_contaminated: bool
+) -> tuple[list[_Files], str]:
+    """The files of a named set on this machine, and their origin."""
+    if spec.kind == "embedded":
+        if any(name in _FROM_SCIKIT_LEARN for name in spec.names[:limit]):
+            _require_scikit_learn(key)
+        return [_Files(name, name, None) for name in spec.names[:limit]], "embedded"
+    notes: dict[str, str] = {}
+    if spec.kind == "user":
+        if copy := _find_copy(spec, scale, lr, notes):
+            return copy[0][:limit], copy[1]
+        looked = _local_reasons([]) | notes | {"download": "not offered"}
+        what = f"{key}: no folder {spec.folder}/ with {spec.count} images"
+        raise _unavailable(what, [f"{spec.folder}/"], looked, spec.obtain)
+    table, files = sources(), _pinned_files(spec, scale, lr)
+    if not include_contaminated:
+        files = [file for file in files if file.hr not in _TEST_IMAGES_IN_BSDS400]
+    files = files[:limit]
+    wanted = [table[path] for file in files for path in (file.hr, file.lr) if path]
+    found = _find(wanted)
+    if len(found) < len(wanted):
+        if lr != "files_mirror" and (copy := _find_copy(spec, scale, lr, notes)):
+            return copy[0][:limit], copy[1]
+        found = _obtain(wanted, key, _advice(key), download, notes=notes)
+    located = [_Files(f.name, str(found[f.hr].path), str(found[f.lr].path) if f.lr else None) for f in files]
+    return located, _join_origins(file.origin for file in found.values())
+
+
+def _find_copy(spec: _Set, scale: int, lr: str, notes: dict[str, str]) -> tuple[list[_Files], str] | None:
+    """A copy in a common layout and its origin. Nobody knows its hashes: trusted if the number of images is right.
+
+    ``notes`` gets, place by place, why a copy was not taken.
+    """
+    for origin, root in _roots():
+        for name in (spec.folder, *spec.other_folders):
+            if folder := _subfolder(root, name):
+                # Files at pinned places with other hashes are damaged, or another set of the same name: not trusted
+                own = spec.kind == "user"
+                try:
+                    files = _folder_files(folder, scale, lr, selfexsr=own, flat=own or spec.kind == "selfexsr")
+                except ValueError as error:
+                    notes[origin] = f"incomplete: {error}"
+                    continue
+                if len(files) == spec.count:
+                    return files, origin
+                if files:
+                    notes[origin] = f"incomplete: {len(files)} of {spec.count} images in {folder}"
+    return None
+
+
+def _require_scikit_learn(key: str) -> None:
+    from importlib.util import find_spec
+
+    if find_spec("sklearn") is None:
+        raise DataUnavailable(
+            f"{key} needs a photograph that ships with scikit-learn, which is not installed; "
+            "run 'pip install scikit-learn'",
+            looked={"embedded": "no scikit-learn"},
+        )
+
+
+def _join_origins(origins: Iterable[str]) -> str:
+    return " and ".join(dict.fromkeys(origins))
+
+
+def _load_folder(folder: Path, scale: int | None, lr: str, gray: bool, limit: int | None, on_error: str) -> ImageSet:
+    ratio = _check_scale(str(folder), None, scale, lr)
+    if lr == "files_mirror":
+        raise ValueError("lr='files_mirror' is for Set5; a folder's own LR files are lr='files'")
+    files = _folder_files(folder, ratio, lr if ratio > 1 else "paper")
+    if not files:
+        raise ValueError(f"{folder} has no images ({', '.join(sorted(_IMAGE_SUFFIXES))})")
+    every = (_Item(f.name, Path(f.hr), Path(f.lr) if f.lr else None, ratio, lr, gray) for f in files)
+    skipped: list[str] = []
+    if on_error == "raise":
+        items = list(islice(every, limit))
+    else:
+        items, errors = [], []
+        for item in every:
+            if len(items) == limit:
+                break
+            try:
+                _ = item.pair
+                items.append(item)
+            except (ValueError, OSError) as error:
+                skipped.append(Path(item.hr_file).name)
+                errors.append(str(error))
+        if errors:
+            warnings.warn(f"{len(errors)} of {len(files)} images skipped, first: {errors[0]}", stacklevel=3)
+        if not items:
+            raise ValueError(f"{folder} has no image that can be read, first: {errors[0]}")
+    return ImageSet(folder.resolve().name, scale, "test", "folder", items, skipped)
+
+
+def training_set(
+    names: Name | Sequence[Name],
+    scale: int | None = None,
+    *,
+    lr: str = "paper",
+    gray: bool | None = None,
+    download: bool = True,
+) -> ImageSet:
+    """Concatenate training sets (or folders), without images that are in a test set and without T91's duplicate.
+
+    Left out: BSDS400 ``302003`` (Set5 woman) and ``12003`` (Set12/04), and T91 ``t65`` (= ``t36``). Published results
+    trained on 291 or 400 images include them. Arguments as :func:`load`.
+
+    Raises:
+        ValueError: a test or validation set, BSDS val and its parts B100 and BSD68 above all.
+        DataUnavailable: as :func:`load`.
+    """
+    names = [names] if isinstance(names, str | os.PathLike) else list(names)
+    if not names:
+        raise ValueError("give at least one training set")
+    for name in names:
+        key = _key(Path(name).name)  # a folder with the name of a test set is that test set
+        if key in _BSDS_VAL_FAMILY:
+            raise ValueError(
+                f"do not train on {name}: BSDS val, B100 and BSD68 are the same photographs; "
+                "'bsds400' has the train and test parts of BSDS500"
+            )
+        role = _CATALOGUE[key].role if key else "train"
+        if role != "train":
+            allowed = ", ".join(k for k, spec in _CATALOGUE.items() if spec.role == "train")
+            raise ValueError(f"do not train on {name}: it is a {role} set; accepted: {allowed}, or a folder")
+    sets = [load(name, scale, lr=lr, gray=gray, download=download) for name in names]
+    items = [item for s in sets for item in s._items if (s.name, item.name) != ("t91", _DUPLICATE_IN_T91)]
+    return ImageSet("+".join(s.name for s in sets), scale, "train", _join_origins(s.origin for s in sets), items)
+
+
+def benchmark_or_embedded(
+    names: Name | Sequence[Name],
+    scale: int | None = None,
+    *,
+    lr: str = "paper",
+    gray: bool | None = None,
+    download: bool = True,
+    limit: int | None = None,
+) -> tuple[list[ImageSet], str]:
+    """The named sets that can be had, or the embedded one if none can, and a sentence that tells the reader which.
+
+    Arguments as :func:`load`; the embedded images are gray if the first set named is. The sentence names no path.
+
+    Raises:
+        ValueError: as :func:`load`; only missing data is forgiven.
+    """
+    names = [names] if isinstance(names, str | os.PathLike) else list(names)
+    if not names:
+        raise ValueError("give at least one set")
+    sets: list[ImageSet] = []
+    by_answer: dict[str, list[str]] = {}  # "found in NSRLIB_DATA" -> ["Set5", "Set14"]
+    why = ""
+    for name in names:
+        key = _key(name) if isinstance(name, str) else None
+        title = _CATALOGUE[key].title if key else Path(name).name
+        try:
+            sets.append(load(name, scale, lr=lr, gray=gray, download=download, limit=limit))
+            answer = _ORIGIN_IN_WORDS.get(sets[-1].origin, f"from {sets[-1].origin}")
+        except DataUnavailable as error:
+            reasons = [(place, reason.split(":")[0]) for place, reason in error.looked.items()]
+            brief = ", ".join(r if place == "download" else f"{place} {r}" for place, r in reasons)
+            answer = f"not available ({brief})"
+            why = why or brief
+        by_answer.setdefault(answer, []).append(title)
+    if sets:
+        return sets, "; ".join(f"{_and(titles)}: {answer}" for answer, titles in by_answer.items()) + "."
+    if gray is None:
+        gray = _known(str(names[0]))[1].gray
+    lr = lr if lr in _IMRESIZE else "paper"
+    embedded = load("embedded", scale, lr=lr, gray=gray, limit=limit)
+    count = "1 embedded image" if len(embedded) == 1 else f"{len(embedded)} embedded images"
+    return [embedded], (f"No benchmark data ({why}): running on {count}; cells that need the benchmark are skipped.")
+
+
+_ORIGIN_IN_WORDS = {
+    "NSRLIB_DATA": "found in NSRLIB_DATA",
+    "cache": "found in the cache",
+    "download": "downloaded",
+    "embedded": "embedded in scikit-image and scikit-learn",
+    "folder": "from a folder",
+}
+
+
+def _and(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+# --- for the command line ---------------------------------------------------------------------------------------------
+
+
+def _sources_of(key: str, scale: int | None = None) -> list[Source]:
+    """Pinned files of a set (or of all ``weights``), of every scale or of one."""
+    table = sources()
+    if key == "weights":
+        return [s for path, s in table.items() if path.startswith("weights/") and path.endswith(".pth")]
+    spec = _CATALOGUE[key]
+    if spec.kind in ("embedded", "user"):
+        return []
+    if scale is not None and spec.kind == "selfexsr":
+        files = _pinned_files(spec, scale, "files" if scale in SELFEXSR_SCALES else "paper")
+        paths = {path for file in files for path in (file.hr, file.lr) if path in table}
+        return [table[path] for path in table if path in paths or path.startswith(f"{spec.folder}_LR_mirror/X{scale}/")]
+    return [s for path, s in table.items() if path.split("/")[0] in (spec.folder, f"{spec.folder}_LR_mirror")]
+
+
+def _set_or_weights(name: str) -> str:
+    key = "weights" if name.lower() == "weights" else _key(name)
+    if key is None:
+        raise _unknown("data set", name, [*_CATALOGUE, "weights"])
+    return key
+
+
+def fetch_set(name: str, scale: int | None = None, *, progress: bool = True) -> dict[str, Path]:
+    """Bring all files of a set, or those of one scale, to this machine. ``weights`` means all published weights.
+
+    Returns:
+        path as in ``data/sources.csv`` -> file. Empty for an embedded set, which is always at hand.
+
+    Raises:
+        ValueError: unknown name or scale.
+        DataUnavailable: files that could not be had, or a set whose licence forbids redistribution.
+    """
+    key = _set_or_weights(name)
+    if key != "weights":
+        spec = _CATALOGUE[key]
+        _check_scale(key, spec, scale, "paper")
+        if spec.kind == "user":
+            raise DataUnavailable(f"{key}: {spec.obtain}", looked={"download": "not offered"})
+        scale = None if scale == 1 else scale
+    _unreachable.clear()  # an explicit request deserves a new look at the network
+    wanted = _sources_of(key, scale)
+    advice = "run the same command again; what has arrived is kept"
+    found = _obtain(wanted, key, advice, download=True, progress=progress) if wanted else {}
+    return {source.path: found[source.path].path for source in wanted}
+
+
+def list_sets() -> pd.DataFrame:
+    """Every set: name, role, images, scales, megabytes, licence, and where it is.
+
+    ``where`` is ``NSRLIB_DATA``, ``cache`` (sizes are checked, contents are not), ``embedded``, ``download`` (some
+    files are not here yet) or, for sets that only the user can get, ``user``.
+    """
+    import pandas as pd
+
+    roots = _roots()
+
+    def where(key: str, spec: _Set | None, files: list[Source]) -> str:
+        if spec and spec.kind == "embedded":
+            return "embedded"
+        here = [{origin for origin, root in roots if _size(root / source.path) == source.bytes} for source in files]
+        for origin in ("NSRLIB_DATA", "cache"):
+            if here and all(origin in origins for origins in here):
+                return origin
+        if here and all(here):
+            return "NSRLIB_DATA and cache"
+        if spec:
+            copy = _find_copy(spec, 1, "paper", {})
+            return copy[1] if copy else "user" if spec.kind == "user" else "download"
+        return "download"
+
+    rows = []
+    for key, spec in [*_CATALOGUE.items(), ("weights", None)]:
+        files = _sources_of(key)
+        scales = {"selfexsr": "2, 3, 4, 8", "embedded": "any"}.get(spec.kind, "2, 3, 4, 8") if spec else ""
+        rows.append(
+            {
+                "name": key,
+                "role": spec.role if spec else "weights",
+                "images": spec.count if spec else 0,
+                "scales": scales,
+                "megabytes": round(sum(source.bytes for source in files) / 1e6, 1),
+                "licence": _licence(spec, files),
+                "where": where(key, spec, files),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _licence(spec: _Set | None, files: list[Source]) -> str:
+    if spec and spec.kind == "embedded":
+        if any(name in _FROM_SCIKIT_LEARN for name in spec.names):
+            return "public domain or CC0; china, flower: CC BY 2.0; motorcycle: Middlebury, none stated"
+        return "public domain or CC0"
+    return files[0].licence if files else "ask its makers; redistribution not allowed or not settled"
+
+
+def verify(name: str | None = None) -> pd.DataFrame:
+    """Hash every pinned file of a set (None: of all sets and weights) that is on this machine.
+
+    Returns:
+        columns ``set``, ``path``, ``where`` and ``status``: ``ok``, ``damaged`` or ``missing``. A file that lies in
+        several places has a row for each.
+    """
+    import pandas as pd
+
+    keys = [_set_or_weights(name)] if name else [*_CATALOGUE, "weights"]
+    roots, rows = _roots(), []
+    _digests.clear()  # whatever was hashed before is hashed again
+    for key in keys:
+        for source in _sources_of(key):
+            places = [(origin, root / source.path) for origin, root in roots if os.path.isfile(root / source.path)]
+            for origin, path in places:
+                try:
+                    status = "ok" if _digest(path) == source.sha256 else "damaged"
+                except OSError:
+                    status = "damaged"
+                rows.append((key, source.path, origin, status))
+            if not places:
+                rows.append((key, source.path, "", "missing"))
+    return pd.DataFrame(rows, columns=["set", "path", "where", "status"])

@@ -1,0 +1,427 @@
+"""Run a network on pictures: whole or in tiles, on a data set under a protocol, or on a user's own file."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nsrlib.data import ImageSet, load
+from nsrlib.images import Picture, imresize, luma, read_picture, to_tensor, to_uint8, write_picture
+from nsrlib.metrics import GRAY, MATLAB_Y, SELFEXSR_Y, Protocol, psnr, ssim
+from nsrlib.models import create_model, optimise
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+WHOLE_LIMIT = {"cpu": 400 * 400, "cuda": 1500 * 1500}
+"""Most low-resolution pixels that :func:`upscale` gives to a network at once when ``tile="auto"``."""
+
+Tile = int | Literal["auto"] | None
+
+
+def pick_device(device: str | torch.device = "auto") -> torch.device:
+    """``auto``: CUDA if there is one, else the CPU; anything else as PyTorch understands it.
+
+    Raises:
+        ValueError: the device does not exist here.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from None
+    return chosen
+
+
+# --- one picture ------------------------------------------------------------------------------------------------------
+
+
+def upscale(
+    model: nn.Module,
+    x: Tensor,
+    *,
+    tile: Tile = None,
+    blend: int = 8,
+    emit: Callable[[int, Tensor], None] | None = None,
+    progress: bool = False,
+) -> Tensor | None:
+    """Apply a super-resolution network to a picture of any size, in tiles if it is large.
+
+    A tile sees ``model.halo`` pixels of context on each side and is cross-faded with its neighbours over ``2 * blend``
+    more. For a network without global statistics the result equals the whole picture's to rounding. BSRN's CCA and ESA
+    look further than any tile, so it differs a little; the notebook shows how much.
+
+    Args:
+        model: has ``scale``, ``halo`` and ``min_size``; takes ``(1, C, H, W)`` in [0, 1].
+        x: ``(1, C, H, W)`` on the model's device. A picture smaller than ``min_size`` is mirrored up to it.
+        tile: side of the tiles' own part, in low-resolution pixels; None: whole; ``auto``: whole up to
+            :data:`WHOLE_LIMIT`, else 256.
+        blend: see above.
+        emit: called with (first row, finished rows ``(C, rows, rW)`` on the CPU) from top to bottom; nothing is
+            returned then and memory stays at one row of tiles.
+        progress: show a bar over the tiles.
+
+    Returns:
+        ``(1, C, rH, rW)``, not clipped; None with ``emit``.
+
+    Raises:
+        ValueError: a tile that is not positive, or a batch.
+    """
+    if x.ndim != 4 or x.shape[0] != 1:
+        raise ValueError(f"x must be one picture (1, C, H, W), got {tuple(x.shape)}")
+    if tile == "auto":
+        tile = 256 if x.shape[2] * x.shape[3] > WHOLE_LIMIT.get(x.device.type, 0) else None
+    if tile is not None and (not isinstance(tile, int) or tile < 1):
+        raise ValueError(f"tile must be a positive whole number, 'auto' or None, got {tile!r}")
+    with torch.inference_mode():
+        if tile is None or tile >= max(x.shape[2:]):
+            y = _padded(model, x)
+            if emit is None:
+                return y
+            emit(0, y[0].cpu())
+            return None
+        bands = _tiled(model, x, tile, blend, progress)
+        if emit is None:
+            return torch.cat([band for _, band in bands], 1)[None].to(x.device)
+        for row, band in bands:
+            emit(row, band)
+    return None
+
+
+def _padded(model: nn.Module, x: Tensor) -> Tensor:
+    """Run the network, mirroring pictures that are smaller than it can take."""
+    h, w = x.shape[-2:]
+    need = int(getattr(model, "min_size", 1))
+    r = int(model.scale)  # type: ignore[arg-type]
+    while min(x.shape[-2:]) < need:
+        grow = [min(need - s, s) if s < need else 0 for s in x.shape[-2:]]  # a mirror shows at most the picture
+        x = torch.cat([x, x.flip(2)[:, :, : grow[0]]], 2)
+        x = torch.cat([x, x.flip(3)[..., : grow[1]]], 3)
+    return model(x)[..., : h * r, : w * r]
+
+
+def _tiled(model: nn.Module, x: Tensor, tile: int, blend: int, progress: bool) -> Iterator[tuple[int, Tensor]]:
+    """Yield (first row, finished rows on the CPU), one band for each row of tiles."""
+    from tqdm.auto import tqdm
+
+    r = int(model.scale)  # type: ignore[arg-type]
+    halo = int(getattr(model, "halo", 32))
+    _, c, h, w = x.shape
+    rows, cols = _spans(h, tile, blend), _spans(w, tile, blend)
+    kept: Tensor | None = None  # rows that the next band still fades into
+    bar = tqdm(total=len(rows) * len(cols), desc="tiles", unit="tile", disable=not progress)
+    for top, bottom in rows:
+        band = torch.zeros(c, (bottom - top) * r, w * r)
+        for left, right in cols:
+            y0, y1 = max(top - halo, 0), min(bottom + halo, h)
+            x0, x1 = max(left - halo, 0), min(right + halo, w)
+            out = _padded(model, x[..., y0:y1, x0:x1])[0].float().cpu()
+            out = out[:, (top - y0) * r : (bottom - y0) * r, (left - x0) * r : (right - x0) * r]
+            band[..., left * r : right * r] += out * _ramp(left, right, w, blend, r)
+            bar.update()
+        band *= _ramp(top, bottom, h, blend, r)[:, None]
+        if kept is not None:
+            band[:, : kept.shape[1]] += kept
+        done = band.shape[1] - (0 if bottom == h else 2 * blend * r)
+        kept = band[:, done:].clone()
+        yield top * r, band[:, :done]
+    bar.close()
+
+
+def _spans(side: int, tile: int, blend: int) -> list[tuple[int, int]]:
+    """Equal parts of about ``tile`` pixels, each widened by ``blend`` towards its neighbours."""
+    tile = max(tile, 4 * blend)  # so that only neighbours fade into each other
+    n = max(1, round(side / tile))
+    edges = [side * k // n for k in range(n + 1)]
+    return [
+        (a - (blend if k else 0), b + (blend if k < n - 1 else 0)) for k, (a, b) in enumerate(itertools.pairwise(edges))
+    ]
+
+
+def _ramp(start: int, stop: int, side: int, blend: int, r: int) -> Tensor:
+    """Weights of one span's output pixels; those of neighbours add up to 1 where they overlap."""
+    weight = torch.ones((stop - start) * r)
+    fade = (torch.arange(2 * blend * r) + 0.5) / (2 * blend * r)
+    if start > 0:
+        weight[: len(fade)] = fade
+    if stop < side:
+        weight[-len(fade) :] = fade.flip(0)
+    return weight
+
+
+def upscale_file(
+    model: nn.Module,
+    source: str | os.PathLike,
+    target: str | os.PathLike,
+    *,
+    tile: Tile = "auto",
+    device: str | torch.device = "auto",
+    progress: bool = True,
+) -> Picture:
+    """Upscale an image file. Gray and 16 bits stay so, alpha is kept (bicubic), EXIF orientation is applied.
+
+    Args:
+        source: any format that Pillow reads. target: its suffix chooses the format.
+        tile: as in :func:`upscale`; memory stays bounded by it and the output's own size.
+
+    Returns:
+        What was read.
+
+    Raises:
+        FileNotFoundError, ValueError, OSError: as :func:`nsrlib.images.read_picture` and ``write_picture``.
+    """
+    from nsrlib.images import check_target
+
+    check_target(target)
+    picture = read_picture(source)
+    chosen = pick_device(device)
+    model = optimise(model).to(chosen)
+    r = int(model.scale)  # type: ignore[arg-type]
+    h, w = picture.rgb.shape[:2]
+    peak = 2**picture.bits - 1
+    result = np.empty((h * r, w * r, 1 if picture.gray else 3), np.uint16 if picture.bits == 16 else np.uint8)
+
+    def keep(row: int, band: Tensor) -> None:
+        if picture.gray:
+            band = band.mean(0, keepdim=True)
+        levels = band.clamp_(0, 1).mul_(peak).round_().permute(1, 2, 0).numpy()
+        result[row : row + levels.shape[0]] = levels
+
+    x = torch.from_numpy(picture.rgb).permute(2, 0, 1)[None].to(chosen)
+    upscale(model, x, tile=tile, emit=keep, progress=progress)
+    alpha = None if picture.alpha is None else np.clip(imresize(picture.alpha, r), 0, 1)
+    write_picture(target, result, alpha=alpha, icc=picture.icc)
+    return picture
+
+
+# --- data sets --------------------------------------------------------------------------------------------------------
+
+
+def evaluate(
+    model: nn.Module | str,
+    dataset: str | os.PathLike | ImageSet,
+    scale: int | None = None,
+    protocol: Protocol | None = None,
+    device: str | torch.device = "auto",
+    *,
+    lr: str = "paper",
+    limit: int | None = None,
+    tile: Tile = None,
+    fast: bool = True,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """PSNR and SSIM of a network on every image of a data set.
+
+    Args:
+        model: a network, or a name whose published weights are taken (``"bsrn"``; ``"bicubic"``).
+        dataset: name or folder (:func:`nsrlib.data.load`), or an :class:`~nsrlib.data.ImageSet` at its scale.
+        scale: default: the model's.
+        protocol: default :func:`~nsrlib.metrics.MATLAB_Y` with ``scale`` pixels cropped.
+        device: ``auto``, ``cpu``, ``cuda``, ...
+        lr: how LR is made, see :func:`nsrlib.data.load`. Ignored for an ``ImageSet``.
+        limit: only the first so many images.
+        tile: None, as the papers do: whole images.
+        fast: use :func:`nsrlib.models.optimise`; the same numbers to 1e-5 of a grey level.
+
+    Returns:
+        Columns image, psnr (dB), ssim, seconds. ``attrs`` holds dataset, origin, sha256, scale, protocol, model, device
+        and lr.
+
+    Raises:
+        ValueError: scales of model and data differ; or as :func:`nsrlib.data.load`.
+    """
+    import pandas as pd
+    from tqdm.auto import tqdm
+
+    if isinstance(model, str):
+        if isinstance(dataset, ImageSet):
+            scale = scale or dataset.scale
+        model = create_model(model, scale or 4, pretrained="published")
+    r = int(model.scale)  # type: ignore[arg-type]
+    if scale is not None and scale != r:
+        raise ValueError(f"scale={scale}, but the model upscales by {r}")
+    images = dataset if isinstance(dataset, ImageSet) else load(dataset, r, lr=lr, limit=limit)
+    if images.scale != r:
+        raise ValueError(f"the model upscales by {r}, but {images.name} was loaded at scale {images.scale}")
+    images = images[:limit] if limit else images
+    protocol = protocol or MATLAB_Y(crop=r)
+    chosen = pick_device(device)
+    name = type(model).__name__
+    model = (optimise(model) if fast else model.eval()).to(chosen)
+    rows: list[dict[str, Any]] = []
+    for pair in tqdm(images, desc=f"{name} x{r} {images.name}", unit="image", disable=not progress):
+        assert pair.lr is not None
+        x = to_tensor(pair.lr, chosen)
+        start = time.perf_counter()
+        y = upscale(model, x if x.shape[1] == 3 else x.expand(-1, 3, -1, -1), tile=tile)
+        assert y is not None
+        sr = to_uint8(y)  # waits for the device
+        seconds = time.perf_counter() - start
+        a, b = _for_protocol(sr, pair.hr, pair.gray, protocol)
+        rows.append(
+            {"image": pair.name, "psnr": psnr(a, b, protocol), "ssim": ssim(a, b, protocol), "seconds": seconds}
+        )
+    table = pd.DataFrame(rows, columns=["image", "psnr", "ssim", "seconds"])
+    table.attrs = {
+        "dataset": images.name,
+        "origin": images.origin,
+        "sha256": images.sha256,
+        "scale": r,
+        "protocol": str(protocol),
+        "model": name,
+        "device": str(chosen),
+        "lr": lr,
+    }
+    return table
+
+
+def _for_protocol(sr: np.ndarray, hr: np.ndarray, gray: bool, protocol: Protocol) -> tuple[np.ndarray, np.ndarray]:
+    """Reduce three equal channels to one where the protocol wants gray files left alone."""
+    if hr.ndim == 2:
+        return (sr if sr.ndim == 2 else sr[..., 0]), hr
+    if gray and protocol.space == "y" and protocol.gray_as_is:
+        return np.ascontiguousarray(sr[..., 0]), np.ascontiguousarray(hr[..., 0])
+    return sr, hr
+
+
+def protocol_sensitivity(images: ImageSet) -> pd.DataFrame:
+    """What innocent choices do to one row of a paper: bicubic PSNR and SSIM of one set under six conventions.
+
+    Border crop is the scale in all of them; gray files are left at 0..255; the border is mirrored. Columns: convention,
+    psnr, ssim.
+    """
+    import pandas as pd
+
+    r = images.scale
+    if not r or r < 2:
+        raise ValueError(f"{images.name} must be loaded with a scale of 2 or more, got {r}")
+    plane = Protocol(space="gray", crop=r, quantise=False)
+
+    def hr_of(pair: Any) -> np.ndarray:
+        return pair.hr[..., 0] if pair.gray and pair.hr.ndim == 3 else pair.hr
+
+    def y_of(img: np.ndarray, rounding: Any) -> np.ndarray:
+        return (luma(img, rounding) if img.ndim == 3 else img.astype(np.float64)) / 255
+
+    def down_up(y: np.ndarray) -> np.ndarray:
+        return imresize(imresize(y, 1 / r), r)
+
+    def a(hr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        y = y_of(hr, "nearest")
+        return np.clip(np.floor(down_up(y) * 255 + 0.5), 0, 255) / 255, y
+
+    def a2(hr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        y = y_of(hr, "nearest")
+        return down_up(y), y
+
+    def c(hr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return down_up(hr), hr
+
+    def d(hr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return imresize(y_of(imresize(hr, 1 / r), "none"), r), y_of(hr, "none")
+
+    def e(hr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        y = y_of(hr, "none")
+        return down_up(y), y
+
+    rgb = Protocol(crop=r, gray_as_is=True)
+    rgb_u8 = Protocol(crop=r, gray_as_is=True, luma_rounding="nearest")
+    conventions: list[tuple[str, Callable, Protocol]] = [
+        ("luma of HR rounded, resized in double, result rounded", a, plane),
+        ("the same, result not rounded", a2, plane),
+        ("RGB at 8 bit, luma not rounded", c, rgb),
+        ("RGB at 8 bit, luma rounded", c, rgb_u8),
+        ("RGB LR at 8 bit, its luma upscaled, not rounded", d, plane),
+        ("nothing rounded", e, plane),
+    ]
+    rows = []
+    for label, make, protocol in conventions:
+        pairs = [make(hr_of(p)) for p in images]
+        rows.append(
+            {
+                "convention": label,
+                "psnr": float(np.mean([psnr(x, y, protocol) for x, y in pairs])),
+                "ssim": float(np.mean([ssim(x, y, protocol) for x, y in pairs])),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def latency(
+    models: dict[str, nn.Module],
+    sizes: list[tuple[int, int]],
+    *,
+    device: str | torch.device = "auto",
+    repeats: int = 5,
+    threads: int | None = None,
+) -> pd.DataFrame:
+    """Seconds of one forward pass, best of ``repeats``, the models taken in turns so that a busy moment hits all.
+
+    The input is smooth (an upscaled random thumbnail): on noise some networks leave their trained range.
+
+    Args:
+        models: label -> network, used as they are.
+        sizes: low-resolution ``(H, W)``.
+
+    Returns:
+        Columns model, input ("WxH"), seconds; attrs: device, threads, repeats.
+    """
+    import pandas as pd
+
+    chosen = pick_device(device)
+    before = torch.get_num_threads()
+    if threads:
+        torch.set_num_threads(threads)
+    rows = []
+    try:
+        for h, w in sizes:
+            thumbnail = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+            x = F.interpolate(thumbnail, size=(h, w), mode="bilinear", align_corners=False).to(chosen)
+            ready = {label: model.to(chosen).eval() for label, model in models.items()}
+            best = dict.fromkeys(ready, float("inf"))
+            for turn in range(repeats + 1):
+                for label, model in ready.items():
+                    seconds = _timed(model, x, chosen)
+                    if turn:  # the first turn warms up
+                        best[label] = min(best[label], seconds)
+            rows += [{"model": label, "input": f"{w}x{h}", "seconds": s} for label, s in best.items()]
+    finally:
+        torch.set_num_threads(before)
+    table = pd.DataFrame(rows)
+    table.attrs = {"device": str(chosen), "threads": threads or before, "repeats": repeats}
+    return table
+
+
+@torch.inference_mode()
+def _timed(model: nn.Module, x: Tensor, device: torch.device) -> float:
+    if device.type == "cuda":
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        model(x)
+        end.record()
+        torch.cuda.synchronize()
+        return start.elapsed_time(end) / 1000
+    begin = time.perf_counter()
+    model(x)
+    return time.perf_counter() - begin
+
+
+PROTOCOLS: dict[str, Callable[[int], Protocol]] = {"y": MATLAB_Y, "selfexsr": SELFEXSR_Y, "gray": GRAY}
+"""Protocols by the names that the command line takes; each is called with the crop."""
+
+
+def default_output(source: str | os.PathLike, scale: int) -> Path:
+    """``photo.jpg`` -> ``photo_x4.png`` beside it."""
+    path = Path(source)
+    return path.with_name(f"{path.stem}_x{scale}.png")
