@@ -1,0 +1,63 @@
+# make reproduce   execute the notebooks, write a report            make test    lint, types, unit tests, notebooks
+# make lab         open the notebooks in JupyterLab                 make bench   time the networks on this machine
+# make notebooks   execute the notebooks in place, to commit them   make clean   remove .venv and runs
+#
+# Everything is installed into .venv, nowhere else. Options: PYTHON=python3.12, PAPERS="bsrn", PROFILE=quick, ARGS=...
+
+PYTHON  ?= python3
+PAPERS  ?=
+PROFILE ?= quick
+ARGS    ?=
+BIN     := .venv/bin
+EXTRAS  := notebooks,train,triton,test
+NOTEBOOKS = $(wildcard notebooks/*.ipynb)
+
+# Processes share the cores; OpenMP threads that spin for work would starve each other.
+export OMP_WAIT_POLICY ?= PASSIVE
+# uv reads its own variable; and it picks the PyTorch build that fits this machine's GPU driver, or the small CPU build.
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+TORCH_BACKEND ?= $(if $(UV_FIND_LINKS),,auto)
+
+.PHONY: reproduce test lint types unit nbval lab bench notebooks clean
+
+reproduce: .venv/installed
+	$(BIN)/nsr reproduce $(PAPERS) --profile $(PROFILE) $(ARGS)
+
+test: lint types unit nbval
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/installed
+	$(BIN)/mypy
+
+unit: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+# Cells marked NBVAL_CHECK_OUTPUT must print what the committed notebook shows; all others must run.
+nbval: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:cacheprovider --nbval-lax --nbval-current-env \
+	    --nbval-sanitize-with notebooks/nbval.cfg --nbval-cell-timeout 600 -n 2 --dist loadfile notebooks
+
+lab: .venv/installed
+	$(BIN)/jupyter lab notebooks
+
+bench: .venv/installed
+	$(BIN)/nsr bench models
+
+notebooks: .venv/installed
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False $(NOTEBOOKS)
+
+clean:
+	rm -rf .venv runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else \
+	    f"nsrlib needs Python 3.11 to 3.13, $(PYTHON) is {v[0]}.{v[1]}; try: make PYTHON=python3.12 $(MAKECMDGOALS)")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/uv || { echo "installing uv into .venv"; $(BIN)/python -m pip install -q --disable-pip-version-check uv; }
+	@echo "installing nsrlib and what it needs into .venv (once, a few minutes at most)"
+	@$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[$(EXTRAS)]' \
+	    $(if $(TORCH_BACKEND),--torch-backend=$(TORCH_BACKEND))
+	@touch $@

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nsrlib.data import ImageSet, load
+from nsrlib.data import DataUnavailable, ImageSet, load
 from nsrlib.images import Picture, imresize, luma, read_picture, to_tensor, to_uint8, write_picture
-from nsrlib.metrics import GRAY, MATLAB_Y, SELFEXSR_Y, Protocol, psnr, ssim
+from nsrlib.metrics import MATLAB_Y, Protocol, psnr, ssim
 from nsrlib.models import create_model, optimise
 
 if TYPE_CHECKING:
@@ -84,6 +84,8 @@ def upscale(
         tile = 256 if x.shape[2] * x.shape[3] > WHOLE_LIMIT.get(x.device.type, 0) else None
     if tile is not None and (not isinstance(tile, int) or tile < 1):
         raise ValueError(f"tile must be a positive whole number, 'auto' or None, got {tile!r}")
+    if not isinstance(blend, int) or blend < 0:
+        raise ValueError(f"blend must be a whole number of pixels, 0 or more, got {blend!r}")
     with torch.inference_mode():
         if tile is None or tile >= max(x.shape[2:]):
             y = _padded(model, x)
@@ -156,7 +158,7 @@ def _ramp(start: int, stop: int, side: int, blend: int, r: int) -> Tensor:
     if start > 0:
         weight[: len(fade)] = fade
     if stop < side:
-        weight[-len(fade) :] = fade.flip(0)
+        weight[len(weight) - len(fade) :] = fade.flip(0)
     return weight
 
 
@@ -281,9 +283,51 @@ def evaluate(
         "protocol": str(protocol),
         "model": name,
         "device": str(chosen),
-        "lr": lr,
+        "lr": "as loaded" if isinstance(dataset, ImageSet) else lr,
     }
     return table
+
+
+def benchmark(
+    entries: Sequence[tuple[str, str, int]],
+    sets: Sequence[str],
+    *,
+    lr: str = "paper",
+    limit: int = 0,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Published weights on several data sets, as far as both are at hand.
+
+    Args:
+        entries: (label, model name, scale) of each row, for example ``("BSRN", "bsrn", 4)``.
+        sets: data sets. lr, limit: as in :func:`evaluate`; limit 0: all images.
+
+    Returns:
+        Columns model, scale, set, psnr, ssim, images, seconds (a mean over images). ``attrs["missing"]`` lists, in
+        words, what could not be had; ``attrs["tables"]`` holds :func:`evaluate`'s table of each (model, scale, set).
+    """
+    import pandas as pd
+
+    rows, tables = [], {}
+    missing: dict[str, None] = {}
+    for label, name, scale in entries:
+        try:
+            model = create_model(name, scale, pretrained="published")
+        except DataUnavailable:
+            missing[f"weights of {label} x{scale}"] = None
+            continue
+        for dataset in sets:
+            try:
+                table = evaluate(model, dataset, scale, lr=lr, limit=limit or None, progress=progress)
+            except DataUnavailable:
+                missing[dataset] = None
+                continue
+            tables[label, scale, dataset] = table
+            means = table[["psnr", "ssim", "seconds"]].mean()
+            rows.append({"model": label, "scale": scale, "set": dataset, **means, "images": len(table)})
+    result = pd.DataFrame(rows, columns=["model", "scale", "set", "psnr", "ssim", "images", "seconds"])
+    result.attrs = {"missing": list(missing), "tables": tables}
+    return result
 
 
 def _for_protocol(sr: np.ndarray, hr: np.ndarray, gray: bool, protocol: Protocol) -> tuple[np.ndarray, np.ndarray]:
@@ -417,8 +461,18 @@ def _timed(model: nn.Module, x: Tensor, device: torch.device) -> float:
     return time.perf_counter() - begin
 
 
-PROTOCOLS: dict[str, Callable[[int], Protocol]] = {"y": MATLAB_Y, "selfexsr": SELFEXSR_Y, "gray": GRAY}
-"""Protocols by the names that the command line takes; each is called with the crop."""
+def contenders() -> dict[str, nn.Module]:
+    """BSRN and its rivals at x4 with random weights, plain and in their fastest form, for :func:`latency`."""
+    bsrn, rfdn = create_model("bsrn").eval(), create_model("rfdn").eval()
+    small = {"BSRN-S, Linear": True, "BSRN-S, 1x1 convolutions": False}
+    return {
+        "RFDN": rfdn,
+        "RFDN, channels last": optimise(rfdn),
+        "BSRN, as published": bsrn,
+        "BSRN, fused here": optimise(bsrn),
+        "IMDN": create_model("imdn").eval(),
+        **{label: create_model("bsrn_s", as_linear=linear).eval() for label, linear in small.items()},
+    }
 
 
 def default_output(source: str | os.PathLike, scale: int) -> Path:

@@ -131,6 +131,8 @@ def imresize(
     else:
         assert scale is not None
         factors = [float(s) for s in (scale if isinstance(scale, Sequence) else (scale, scale))]
+        if len(factors) != 2 or not np.isfinite(factors).all():
+            raise ValueError(f"scale must be a finite factor or two of them (vertical, horizontal), got {scale}")
         # 1/3 * 9 must give 3, not 4, in floating point too
         targets = [int(np.ceil(f * s - 1e-9)) for f, s in zip(factors, sides, strict=True)]
     if min(factors) <= 0 or min(targets) < 1:
@@ -243,6 +245,8 @@ def jpeg(img: np.ndarray, quality: int) -> np.ndarray:
 
     if img.dtype != np.uint8:
         raise TypeError(f"img must be uint8, got {img.dtype}")
+    if img.ndim != 2 and img.shape[2:] != (3,):
+        raise ValueError(f"img must have shape (H, W) or (H, W, 3), got {img.shape}")
     if not 1 <= quality <= 100:
         raise ValueError(f"quality must be in 1..100, got {quality}")
     buffer = io.BytesIO()
@@ -271,6 +275,25 @@ def _open(path: str | os.PathLike):
     return picture
 
 
+def _wide_levels(picture, path: str | os.PathLike) -> np.ndarray | None:
+    """float32 0..65535 of a gray picture of more than 8 bits, or None."""
+    if not picture.mode.startswith(("I", "F")):
+        return None
+    levels = np.asarray(picture, dtype=np.float32)
+    if not 0 <= levels.min() <= levels.max() <= 65535:
+        raise ValueError(f"cannot use {path}: values {levels.min():g}..{levels.max():g}, expected 0..65535")
+    return levels
+
+
+def _eight_bits(path: str | os.PathLike):
+    """A decoded picture of 8 bits per channel; Pillow alone would clip 16-bit gray to white."""
+    from PIL import Image
+
+    picture = _open(path)
+    levels = _wide_levels(picture, path)
+    return picture if levels is None else Image.fromarray(np.round(levels / 257).astype(np.uint8))
+
+
 def read_image(path: str | os.PathLike) -> np.ndarray:
     """Read a picture as ``uint8`` RGB ``(H, W, 3)``; gray becomes three equal channels, alpha is dropped.
 
@@ -278,13 +301,13 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
         FileNotFoundError, PermissionError: as named.
         ValueError: not an image, or truncated; the message names the file.
     """
-    return np.array(_open(path).convert("RGB"))
+    return np.array(_eight_bits(path).convert("RGB"))
 
 
 def read_gray(path: str | os.PathLike) -> np.ndarray:
     """Read a picture as ``uint8`` ``(H, W)``. Colour is converted by Pillow's full-range ITU-R 601 luma. Raises as
     :func:`read_image`."""
-    return np.array(_open(path).convert("L"))
+    return np.array(_eight_bits(path).convert("L"))
 
 
 @dataclass(frozen=True)
@@ -327,10 +350,8 @@ def read_picture(path: str | os.PathLike) -> Picture:
         icc = None
         notes.append(f"{picture.mode} was converted to RGB")
     picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith(("I", "F")):
-        gray = np.asarray(picture, dtype=np.float32)
-        if not 0 <= gray.min() <= gray.max() <= 65535:
-            raise ValueError(f"cannot use {path}: values {gray.min():g}..{gray.max():g}, expected 0..65535")
+    gray = _wide_levels(picture, path)
+    if gray is not None:
         return Picture(np.repeat(gray[..., None] / 65535, 3, 2), None, True, 16, icc, tuple(notes))
     has_alpha = picture.mode in ("LA", "RGBA", "PA", "La", "RGBa") or "transparency" in picture.info
     is_gray = picture.mode in ("1", "L", "LA", "La")
@@ -376,6 +397,8 @@ def write_picture(
         planes = np.concatenate([planes, np.round(alpha * 255).astype(np.uint8)[..., None]], 2)
     image = Image.fromarray(planes[..., 0] if planes.shape[2] == 1 else planes)
     form = Image.registered_extensions()[path.suffix.lower()]
+    if levels.dtype == np.uint16 and form not in ("PNG", "TIFF", "JPEG2000", "PPM"):  # others clip it to white
+        raise ValueError(f"{form} cannot hold 16 bits per channel; try .png or .tif")
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     options: dict[str, Any] = {"icc_profile": icc} if icc else {}
     if form == "JPEG":
@@ -386,7 +409,8 @@ def write_picture(
     except OSError as error:
         if "cannot write mode" in str(error):
             raise ValueError(f"{form} cannot hold this picture ({error}); try .png or .tif") from None
-        raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
+        message = f"cannot write {path}: {error.strerror or error}"
+        raise (OSError(error.errno, message) if error.errno else OSError(message)) from error
     finally:
         partial.unlink(missing_ok=True)
 

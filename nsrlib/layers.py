@@ -152,3 +152,27 @@ def check_input(x: Tensor, name: str, channels: int, min_size: int) -> None:
         raise TypeError(f"{name} takes float values in [0, 1], got {x.dtype}")
     if min(x.shape[-2:]) < min_size:
         raise ValueError(f"{name} needs at least {min_size}x{min_size} pixels, got {x.shape[-2]}x{x.shape[-1]}")
+
+
+def factorise(weight: Tensor, kind: str = "bsconv_u") -> tuple[Tensor, Tensor]:
+    """The separable kernel nearest to a dense one (least squares), and how much of it that keeps.
+
+    ``bsconv_u`` asks that the slices of one *filter* are multiples of one blueprint, ``K[o, i] = pw[o, i] * dw[o]``;
+    ``dsconv`` that the slices of one *input channel* are, ``K[o, i] = pw[o, i] * dw[i]``. Both are best rank-one
+    approximations of ``(slices, K*K)`` matrices (BSRN eq. 12; Haase & Amthor 2020, Sec. 3).
+
+    Args:
+        weight: ``(c_out, c_in, K, K)``.
+
+    Returns:
+        The approximation, same shape and dtype; and the share of the squared norm it keeps, float64 in [0, 1], one
+        number a filter (``bsconv_u``) or an input channel (``dsconv``).
+    """
+    if kind not in ("bsconv_u", "dsconv"):
+        raise ValueError(f"kind must be 'bsconv_u' or 'dsconv', got {kind!r}")
+    grouped = weight if kind == "bsconv_u" else weight.transpose(0, 1)
+    u, s, vh = torch.linalg.svd(grouped.detach().flatten(2).double(), full_matrices=False)
+    nearest = (u[..., :1] * s[:, None, :1]) @ vh[:, :1]
+    kept = s[:, 0].square() / s.square().sum(1)
+    nearest = nearest.view(grouped.shape).to(weight.dtype)
+    return (nearest if kind == "bsconv_u" else nearest.transpose(0, 1).contiguous()), kept

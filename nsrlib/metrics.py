@@ -7,6 +7,7 @@ Checked against numbers that MATLAB (SelfExSR's result files) and IPOL's imdiff 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -84,6 +85,10 @@ def RGB(crop: int = 0) -> Protocol:
 def GRAY(crop: int = 0) -> Protocol:
     """One plane at 0..255 (denoising, JPEG artefacts)."""
     return Protocol(space="gray", crop=crop)
+
+
+PRESETS: dict[str, Callable[[int], Protocol]] = {"y": MATLAB_Y, "selfexsr": SELFEXSR_Y, "rgb": RGB, "gray": GRAY}
+"""Protocols by the names that the command line takes; each is called with the crop."""
 
 
 def planes(img: np.ndarray | Tensor, protocol: Protocol) -> Tensor:

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nsrlib import data
-from nsrlib.data import DataUnavailable, DownloadPolicy, Source, fetch
+from nsrlib import download
+from nsrlib.download import DataUnavailable, DownloadPolicy, Source, fetch
 
 FAST = DownloadPolicy(connect=1, read=0.4, attempts=3, backoff=0.01, max_wait=3)
 BODY = np.random.default_rng(0).bytes(100_000)
@@ -126,8 +126,8 @@ def cache(tmp_path, monkeypatch) -> Path:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("NSRLIB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(data, "_unreachable", {})
-    monkeypatch.setattr(data, "_warned", set())
+    monkeypatch.setattr(download, "_unreachable", {})
+    monkeypatch.setattr(download, "_warned", set())
     return tmp_path / "cache"
 
 
@@ -301,7 +301,7 @@ def test_two_downloads_into_one_cache_do_not_transfer_a_file_twice(server):
 
 def test_a_killed_download_leaves_only_a_part_and_is_resumed(server, cache):
     file = server.source("a.png", plan=[("stall", 6 * CHUNK)])
-    code = f"from nsrlib.data import *; fetch('a.png', table={{'a.png': Source(*{tuple(vars(file).values())!r})}})"
+    code = f"from nsrlib.download import *; fetch('a.png', table={{'a.png': Source(*{tuple(vars(file).values())!r})}})"
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     try:
         part, deadline = cache / "a.png.part", time.monotonic() + 20
@@ -487,9 +487,9 @@ def test_the_bar_counts_every_byte_once(server, capsys):
 
 def test_weights_are_found_by_file_name(server, cache, monkeypatch):
     file = server.source("weights/toy_x4.pth")
-    monkeypatch.setattr(data, "sources", lambda: {file.path: file})
+    monkeypatch.setattr(download, "sources", lambda: {file.path: file})
     with pytest.raises(DataUnavailable, match=r"toy_x4.pth: 1 of 1 files missing.*run 'nsr data fetch weights'"):
-        data.weights_path("toy_x4.pth", download=False)
-    assert data.weights_path("toy_x4.pth") == cache / "weights/toy_x4.pth"
+        download.weights_path("toy_x4.pth", download=False)
+    assert download.weights_path("toy_x4.pth") == cache / "weights/toy_x4.pth"
     with pytest.raises(ValueError, match=r"unknown weights 'toy_x3.pth': did you mean 'toy_x4.pth'\?"):
-        data.weights_path("toy_x3.pth")
+        download.weights_path("toy_x3.pth")

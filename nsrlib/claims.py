@@ -1,0 +1,391 @@
+"""The ledger of claims: what a paper printed, what we measured, and a verdict that code computed.
+
+``data/published/<paper>.csv`` holds the papers' numbers, one a row, with the source of each. A notebook opens a
+:class:`Ledger`, compares and saves; ``data/results/<paper>/<profile>.json`` keeps the stored runs that
+:func:`scoreboard` reads.
+
+========  ================================================  ========================================================
+how       meaning                                           verdict "reproduced" when
+========  ================================================  ========================================================
+exact     follows without training (counts, arithmetic)     equal to every printed digit
+weights   published weights on the real benchmark           PSNR within 0.01 dB, SSIM within 0.0005
+trained   trained here, smaller or shorter than the paper   "trend holds": the paper's ordering, over 3 seeds or more
+open      not measured                                      never; the reason is given
+========  ================================================  ========================================================
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+import platform
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from decimal import ROUND_HALF_UP, Decimal
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PUBLISHED_DIR = REPOSITORY / "data" / "published"
+RESULTS_DIR = REPOSITORY / "data" / "results"
+PAPERS = ("nsr", "addersr", "bsrn", "drcn", "drn")
+PROFILES = ("quick", "cpu", "gpu", "paper")
+
+TOLERANCE = {"psnr": 0.01, "ssim": 0.0005}
+"""Largest difference of a ``weights`` cell that counts as reproduced, by metric."""
+
+How = Literal["exact", "weights", "trained"]
+
+
+class VerdictError(AssertionError):
+    """A claim that was expected to hold does not; the message names every cell."""
+
+
+@lru_cache
+def published(paper: str) -> pd.DataFrame:
+    """The paper's numbers: id, table, row, column, scale, metric, value (as printed), unit, source.
+
+    Raises:
+        ValueError: no such paper; lists those there are.
+    """
+    path = PUBLISHED_DIR / f"{paper}.csv"
+    if not path.is_file():
+        have = ", ".join(sorted(p.stem for p in PUBLISHED_DIR.glob("*.csv")))
+        raise ValueError(f"no published numbers for {paper!r}; there are: {have}")
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table["scale"] = pd.to_numeric(table["scale"], errors="coerce").astype("Int64")
+    return table
+
+
+def decimals(printed: str) -> int:
+    """Digits after the point of a number as it was printed."""
+    return len(printed.partition(".")[2])
+
+
+def as_printed(value: float, printed: str) -> str:
+    """``value`` with as many decimals as ``printed``, rounded half up as papers do."""
+    step = Decimal(1).scaleb(-decimals(printed))
+    return str(Decimal(repr(float(value))).quantize(step, ROUND_HALF_UP))
+
+
+def judge(value: float, printed: str, metric: str, how: How) -> str:
+    """``reproduced`` or ``differs``, by the rules of the module's table."""
+    if how == "exact":
+        same = Decimal(as_printed(value, printed)) == Decimal(printed)
+    else:
+        # a printed cell is itself rounded: 32.35 stands for anything up to 32.355
+        tolerance = TOLERANCE.get(metric, 0.5 * 10.0 ** -decimals(printed))
+        same = abs(value - float(printed)) <= tolerance + 1e-12
+    return "reproduced" if same else "differs"
+
+
+class Ledger:
+    """The claims of one paper in one run of its notebook.
+
+    Args:
+        paper: as in ``data/published``.
+        profile: quick, cpu, gpu or paper.
+        out_dir: where ``<paper>.json`` is written after every change; empty: nowhere.
+    """
+
+    def __init__(self, paper: str, profile: str = "quick", out_dir: str | os.PathLike = "") -> None:
+        if profile not in PROFILES:
+            raise ValueError(f"profile must be one of {', '.join(PROFILES)}, got {profile!r}")
+        self.paper, self.profile = paper, profile
+        self.out_dir = Path(out_dir) if str(out_dir) else None
+        self.published = published(paper).set_index("id", drop=False)
+        self.rows: dict[str, dict[str, Any]] = {}
+        self._started = time.time()
+        self._data: dict[str, dict[str, str]] = {}
+        self._weights: dict[str, str] = {}
+
+    def compare(
+        self, measured: Mapping[str, float], how: How, *, known: Mapping[str, str] | None = None
+    ) -> pd.DataFrame:
+        """Put measured values beside the published ones and keep the verdicts.
+
+        Args:
+            measured: id of the published number -> our value in the same unit.
+            how: how it was measured.
+            known: id -> reason, for cells that are known to differ; they do not raise in :meth:`verdict`.
+
+        Returns:
+            Columns row, scale, column, metric, unit, published, ours, difference, verdict, source; index id.
+
+        Raises:
+            KeyError: an id that was never published; the message gives the nearest one.
+        """
+        known = known or {}
+        for key in measured:
+            if key not in self.published.index:
+                import difflib
+
+                near = difflib.get_close_matches(key, list(self.published.index), 1)
+                raise KeyError(
+                    f"{key!r} is not in data/published/{self.paper}.csv" + (f"; near: {near[0]}" if near else "")
+                )
+        for key, value in measured.items():
+            cell: Any = self.published.loc[key]
+            self.rows[key] = {
+                "id": key,
+                "paper": self.paper,
+                **{k: cell[k] for k in ("table", "row", "column", "metric", "unit", "source")},
+                "scale": None if pd.isna(cell["scale"]) else int(cell["scale"]),
+                "published": cell["value"],
+                "ours": float(value),
+                "difference": float(value) - float(cell["value"]),
+                "how": how,
+                "verdict": judge(float(value), cell["value"], cell["metric"], how),
+                "reason": known.get(key, ""),
+            }
+        self.save()
+        return self.table(list(measured))
+
+    def table(self, ids: Sequence[str]) -> pd.DataFrame:
+        """Rows of the ledger for reading; values as text, ours with one digit more than the paper printed."""
+        rows = []
+        for key in ids:
+            r = self.rows[key]
+            d = decimals(r["published"])
+            rows.append(
+                {
+                    **{k: r[k] for k in ("id", "row", "scale", "column", "metric", "unit", "published")},
+                    "ours": f"{r['ours']:.{d + 1}f}",
+                    "difference": f"{r['difference']:+.{d + 1}f}",
+                    "verdict": r["verdict"],
+                    "source": r["source"],
+                }
+            )
+        columns = [
+            "id",
+            "row",
+            "scale",
+            "column",
+            "metric",
+            "unit",
+            "published",
+            "ours",
+            "difference",
+            "verdict",
+            "source",
+        ]
+        return pd.DataFrame(rows, columns=columns).set_index("id")
+
+    def verdict(self, table: pd.DataFrame) -> str:
+        """One line for each cell of ``table``; text that does not change between runs that agree.
+
+        Raises:
+            VerdictError: a cell differs and no reason was given for it.
+        """
+        lines, wrong = [], []
+        for key in table.index:
+            r = self.rows[str(key)]
+            scale = f" x{r['scale']}" if r["scale"] else ""
+            column = "" if r["column"] == "model" else f" {r['column']}"
+            unit = "" if r["unit"] in ("1", "") else f" {r['unit']}"
+            ours = as_printed(r["ours"], r["published"])
+            cell = f"{r['row']}{scale}{column} {r['metric']}"
+            line = f"{cell}: {r['published']}{unit} published, {ours} ours, {r['verdict']}"
+            if r["verdict"] == "differs":
+                if r["reason"]:
+                    line += f" ({r['reason']})"
+                else:
+                    wrong.append(line)
+            lines.append(line)
+        if wrong:
+            raise VerdictError(f"{len(wrong)} of {len(lines)} cells differ: " + "; ".join(wrong))
+        return "\n".join(lines)
+
+    def close(self, reasons: Mapping[str, str], default: str = "not attempted") -> pd.DataFrame:
+        """Mark every published number that was not compared as open.
+
+        Args:
+            reasons: pattern of ids (``comparison/*/Manga109/*``; the first match counts) -> why.
+            default: why, for the rest.
+
+        Returns:
+            Columns reason, cells, example.
+        """
+        for key, cell in self.published.iterrows():
+            if key in self.rows:
+                continue
+            why = next((text for pattern, text in reasons.items() if fnmatch.fnmatchcase(str(key), pattern)), default)
+            self.rows[str(key)] = {
+                "id": str(key),
+                "paper": self.paper,
+                **{k: cell[k] for k in ("table", "row", "column", "metric", "unit", "source")},
+                "scale": None if pd.isna(cell["scale"]) else int(cell["scale"]),
+                "published": cell["value"],
+                "ours": None,
+                "difference": None,
+                "how": "open",
+                "verdict": "open",
+                "reason": why,
+            }
+        self.save()
+        still_open = pd.DataFrame([r for r in self.rows.values() if r["how"] == "open"], columns=["reason", "id"])
+        groups = still_open.groupby("reason", sort=False)["id"].agg(["size", "first"]).reset_index()
+        return groups.set_axis(["reason", "cells", "example"], axis=1)
+
+    def used_data(self, table: pd.DataFrame) -> None:
+        """Remember which data an :func:`nsrlib.evaluation.evaluate` table came from."""
+        a = table.attrs
+        self._data[f"{a['dataset']} x{a['scale']}"] = {"origin": a["origin"], "sha256": a["sha256"]}
+
+    def used_weights(self, filename: str, sha256: str) -> None:
+        """Remember a weights file by its hash."""
+        self._weights[filename] = sha256
+
+    def provenance(self) -> dict[str, Any]:
+        """Versions, device, commit, seconds, data and weights of this run; no paths, no names of machines."""
+        import torch
+
+        packages = ("torch", "triton", "numpy", "pandas", "pillow", "scikit-image", "matplotlib", "papermill")
+        versions = {"python": platform.python_version()}
+        for package in packages:
+            try:
+                versions[package] = metadata.version(package)
+            except metadata.PackageNotFoundError:
+                continue
+        cuda = torch.cuda.is_available()
+        return {
+            "versions": versions,
+            "device": torch.cuda.get_device_name() if cuda else _cpu_name(),
+            "threads": torch.get_num_threads(),
+            "commit": _commit(),
+            "seconds": round(time.time() - self._started, 1),
+            "data": self._data,
+            "weights": self._weights,
+            "command": f"nsr reproduce {self.paper} --profile {self.profile}",
+        }
+
+    def save(self) -> None:
+        """Write ``<out_dir>/<paper>.json`` in one step; does nothing without ``out_dir``."""
+        if self.out_dir is None:
+            return
+        content = {
+            "paper": self.paper,
+            "profile": self.profile,
+            "rows": list(self.rows.values()),
+            "provenance": self.provenance(),
+        }
+        write_json(self.out_dir / f"{self.paper}.json", content)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON so that readers see the old file or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w") as file:
+            json.dump(content, file, indent=1, allow_nan=False, default=_plain)
+            file.write("\n")
+        os.replace(partial, path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "item"):  # numpy scalars
+        return value.item()
+    raise TypeError(f"cannot write {type(value).__name__} as JSON")
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.partition(':')[2].strip()} ({os.cpu_count()} cores)"
+    except OSError:
+        pass
+    return f"{platform.processor() or platform.machine()} ({os.cpu_count()} cores)"
+
+
+def _commit() -> str:
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return done.stdout.strip() if done.returncode == 0 else "unknown"
+
+
+# --- the scoreboard ---------------------------------------------------------------------------------------------------
+
+
+def stored_results(paper: str) -> dict[str, Any] | None:
+    """The stored run of the longest profile, or None. Damaged files raise ValueError naming the file."""
+    for profile in reversed(PROFILES):
+        path = RESULTS_DIR / paper / f"{profile}.json"
+        if path.is_file():
+            try:
+                return json.loads(path.read_text())
+            except ValueError as error:
+                raise ValueError(f"{path.relative_to(REPOSITORY)} is damaged: {error}") from error
+    return None
+
+
+def scoreboard(papers: Sequence[str] = PAPERS) -> pd.DataFrame:
+    """Every published number with its verdict: paper, table, row, column, scale, metric, published, ours, difference,
+    how, verdict, reason, command. Papers without stored results are all ``open``; papers without numbers are absent.
+    """
+    frames = []
+    for paper in papers:
+        if not (PUBLISHED_DIR / f"{paper}.csv").is_file():
+            continue
+        frame = published(paper).rename(columns={"value": "published"})
+        result = stored_results(paper)
+        measured = pd.DataFrame(
+            result["rows"] if result else [], columns=["id", "ours", "difference", "how", "verdict", "reason"]
+        )
+        frame = frame.merge(measured, on="id", how="left")
+        frame[["how", "verdict"]] = frame[["how", "verdict"]].fillna("open")
+        frame["reason"] = frame["reason"].fillna("")
+        frame.insert(0, "paper", paper)
+        frame["command"] = result["provenance"]["command"] if result else f"nsr reproduce {paper}"
+        frames.append(frame)
+    columns = ["paper", "table", "row", "column", "scale", "metric", "published", "ours", "difference"]
+    columns += ["how", "verdict", "reason", "source", "command", "id"]
+    return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
+
+
+def scoreboard_markdown(board: pd.DataFrame | None = None) -> str:
+    """The scoreboard by paper and table as a Markdown table, for the README."""
+    board = scoreboard() if board is None else board
+    lines = [
+        "| paper | table | cells | exact | with weights | trend | differs | open | command |",
+        "|---|---|--:|--:|--:|--:|--:|--:|---|",
+    ]
+    for (paper, table), cells in board.groupby(["paper", "table"], sort=False):
+        good = cells[cells["verdict"].isin(["reproduced", "trend holds"])]
+        counts = [int((good["how"] == how).sum()) for how in ("exact", "weights", "trained")]
+        differs, still_open = int((cells["verdict"] == "differs").sum()), int((cells["verdict"] == "open").sum())
+        numbers = " | ".join(str(n) if n else "" for n in [*counts, differs, still_open])
+        lines.append(f"| {paper} | {table} | {len(cells)} | {numbers} | `{cells['command'].iloc[0]}` |")
+    return "\n".join(lines)
+
+
+def store(results: str | os.PathLike) -> list[Path]:
+    """Copy the ledgers of a run folder to ``data/results/<paper>/<profile>.json`` and return their places."""
+    folder = Path(results)
+    folder = folder / "results" if (folder / "results").is_dir() else folder
+    stored = []
+    for path in sorted(folder.glob("*.json")):
+        content = json.loads(path.read_text())
+        if not {"paper", "profile", "rows", "provenance"} <= content.keys():
+            raise ValueError(f"{path.name} is not a ledger")
+        target = RESULTS_DIR / content["paper"] / f"{content['profile']}.json"
+        write_json(target, content)
+        stored.append(target)
+    if not stored:
+        raise ValueError(f"no results in {folder.name}")
+    return stored

@@ -1,0 +1,288 @@
+"""One visual language for all figures: colours, zoomed comparisons, bubbles, kernels, block diagrams.
+
+Colours are Okabe and Ito's, told apart by colour-blind readers. Functions draw and return a matplotlib ``Figure``;
+end the notebook cell with a semicolon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch, Rectangle
+
+from nsrlib.metrics import Protocol, psnr
+
+BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, GRAY = (
+    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#777777",
+)  # fmt: skip
+Crop = tuple[int, int, int, int]
+
+
+def use_style() -> None:
+    """Set the look of all figures: small, sharp on a web page, no frame where it says nothing."""
+    mpl.rcParams.update(
+        {
+            "figure.dpi": 110,
+            "savefig.dpi": 110,
+            "font.size": 9,
+            "axes.titlesize": 10,
+            "axes.titlelocation": "left",
+            "axes.titleweight": "bold",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "axes.axisbelow": True,
+            "grid.color": "#e3e3e3",
+            "grid.linewidth": 0.6,
+            "legend.frameon": False,
+            "figure.constrained_layout.use": True,
+            "image.interpolation": "nearest",
+            "axes.prop_cycle": plt.cycler(color=[BLUE, ORANGE, GREEN, PINK, SKY, RED, GRAY]),
+        }
+    )
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def largest_gains(
+    better: np.ndarray, worse: np.ndarray, truth: np.ndarray, size: tuple[int, int] = (48, 64), number: int = 1
+) -> list[Crop]:
+    """Where one picture is closer to the truth than another: crops chosen by code, not by eye.
+
+    Args:
+        better, worse, truth: ``uint8`` ``(H, W, 3)``.
+        size: crop (height, width).
+
+    Returns:
+        Up to ``number`` crops ``(top, left, height, width)`` that do not overlap, largest gain in squared error first.
+    """
+    h, w = size
+    if truth.shape[0] < h or truth.shape[1] < w:
+        raise ValueError(f"crop of {h}x{w} does not fit in a picture of {truth.shape[0]}x{truth.shape[1]}")
+    t = truth.astype(np.float64)
+    gain = (np.square(worse - t) - np.square(better - t)).sum(2)
+    table = np.pad(gain.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    score = table[h:, w:] - table[:-h, w:] - table[h:, :-w] + table[:-h, :-w]
+    crops: list[Crop] = []
+    while len(crops) < number and np.isfinite(score).any():
+        top, left = (int(v) for v in np.unravel_index(np.nanargmax(score), score.shape))
+        crops.append((top, left, h, w))
+        score[max(top - h + 1, 0) : top + h, max(left - w + 1, 0) : left + w] = np.nan
+    return crops
+
+
+def compare(
+    pictures: Mapping[str, np.ndarray], truth: np.ndarray, crop: Crop, protocol: Protocol, title: str = ""
+) -> Figure:
+    """The whole picture with the crop marked, then the same crop of every method, with the PSNR of the whole.
+
+    Args:
+        pictures: label -> ``uint8`` ``(H, W, 3)``, same size as ``truth``.
+        crop: (top, left, height, width).
+    """
+    top, left, h, w = crop
+    fig, axes = plt.subplots(
+        1,
+        len(pictures) + 2,
+        figsize=(11, 2.35),
+        gridspec_kw={"width_ratios": [truth.shape[1] / truth.shape[0] * h / w] + [1] * (len(pictures) + 1)},
+    )
+    axes[0].imshow(truth)
+    axes[0].add_patch(Rectangle((left - 0.5, top - 0.5), w, h, fill=False, edgecolor=RED, linewidth=1.4))
+    axes[0].set_title(title)
+    for ax, (label, picture) in zip(axes[1:], pictures.items(), strict=False):
+        ax.imshow(picture[top : top + h, left : left + w])
+        ax.set_title(f"{label}\n{psnr(picture, truth, protocol):.2f} dB", fontweight="normal")
+    axes[-1].imshow(truth[top : top + h, left : left + w])
+    axes[-1].set_title("ground truth\n", fontweight="normal")
+    for ax in axes:
+        ax.set_axis_off()
+    return fig
+
+
+def kernel_rows(rows: Mapping[str, np.ndarray], title: str = "") -> Figure:
+    """Rows of small kernels on one symmetric colour scale.
+
+    Args:
+        rows: label -> ``(number, K, K)``.
+    """
+    columns = max(len(kernels) for kernels in rows.values())
+    limit = max(float(np.abs(kernels).max()) for kernels in rows.values())
+    fig, axes = plt.subplots(len(rows), columns, figsize=(0.62 * columns + 1.7, 0.72 * len(rows) + 0.4), squeeze=False)
+    for line, (label, kernels) in zip(axes, rows.items(), strict=True):
+        for ax in line:
+            ax.set_axis_off()
+        for ax, kernel in zip(line, kernels, strict=False):
+            ax.imshow(kernel, cmap="RdBu_r", vmin=-limit, vmax=limit)
+        line[0].text(-0.35, 0.5, label, transform=line[0].transAxes, ha="right", va="center")
+    fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=10)
+    return fig
+
+
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+
+def bubbles(
+    points: pd.DataFrame,
+    *,
+    highlight: Sequence[str] = (),
+    xlim: tuple[float, float] | None = None,
+    xlabel: str = "parameters (K)",
+    ylabel: str = "PSNR (dB)",
+    title: str = "",
+) -> Figure:
+    """Quality against size; the circle's area is the multiply-adds, on a logarithmic scale as they span decades.
+
+    Args:
+        points: columns label, x, y, multi_adds (G), ours (bool: measured here). Points beyond ``xlim`` are drawn at the
+            edge with an arrow.
+        highlight: labels in colour.
+    """
+    fig, ax = plt.subplots(figsize=(7.2, 4.4))
+
+    def area(g: float) -> float:
+        return 40 + 130 * np.log10(max(g, 1.0)) ** 1.5
+
+    p: Any
+    for p in points.itertuples():
+        beyond = xlim is not None and p.x > xlim[1]
+        x = xlim[1] * 0.985 if beyond and xlim else p.x
+        colour = BLUE if p.label in highlight else "#b9b9b9"
+        face = colour if not p.ours else "none"
+        ax.scatter(
+            x, p.y, s=area(p.multi_adds), color=face, edgecolor=RED if p.ours else "white", zorder=3, linewidth=1.3
+        )
+        text = f"{p.label} ({p.x:.0f} K →)" if beyond else str(p.label)
+        offset = (-6, -13) if beyond else (7, -10 if p.ours else 6)
+        ax.annotate(
+            text,
+            (x, p.y),
+            xytext=offset,
+            textcoords="offset points",
+            ha="right" if beyond else "left",
+            fontsize=8,
+            color=RED if p.ours else ("black" if p.label in highlight else "#555555"),
+        )
+    for g in (10, 100, 1000):
+        ax.scatter([], [], s=area(g), color="#b9b9b9", label=f"{g} G multiply-adds")
+    ax.legend(loc="lower right", labelspacing=1.1)
+    if xlim:
+        ax.set_xlim(*xlim)
+    ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    return fig
+
+
+def bars(
+    values: Mapping[str, float], *, unit: str = "", title: str = "", colours: Mapping[str, str] | None = None
+) -> Figure:
+    """Horizontal bars from zero, the value written at the end of each."""
+    colours = colours or {}
+    fig, ax = plt.subplots(figsize=(6.6, 0.34 * len(values) + 0.7))
+    labels, numbers = list(values), list(values.values())
+    ax.barh(labels, numbers, color=[colours.get(label, BLUE) for label in labels], height=0.66)
+    span = max(abs(v) for v in numbers) or 1
+    for k, v in enumerate(numbers):
+        ax.text(
+            v + 0.01 * span * (1 if v >= 0 else -1), k, f"{v:.3g}{unit}", va="center", ha="left" if v >= 0 else "right"
+        )
+    ax.invert_yaxis()
+    ax.margins(x=0.14)
+    ax.grid(axis="y", visible=False)
+    ax.axvline(0, color="#555555", linewidth=0.8)
+    ax.set_title(title)
+    return fig
+
+
+# --- block diagrams ---------------------------------------------------------------------------------------------------
+
+_FILL = {"conv1": "#dbe9f4", "conv3": "#fde8c4", "attention": "#d9efe6", "other": "#eeeeee"}
+
+
+def block_diagram(kind: str) -> Figure:
+    """One distillation block, drawn: ``esdb`` (BSRN, Figure 3) or ``rfdb`` (RFDN)."""
+    if kind not in ("esdb", "rfdb"):
+        raise ValueError(f"kind must be 'esdb' or 'rfdb', got {kind!r}")
+    esdb = kind == "esdb"
+    refine, last = (
+        ("BSConv 3x3\n+ input, GELU", "BSConv 3x3\nGELU") if esdb else ("conv 3x3\n+ input, LReLU", "conv 3x3\nLReLU")
+    )
+    fig, ax = plt.subplots(figsize=(11, 2.4))
+    ax.set(xlim=(-0.4, 11.6 if esdb else 9.6), ylim=(-0.75, 1.75))
+    ax.set_axis_off()
+    steps = [(x, 1.0, refine, "conv3") for x in (1.2, 3.0, 4.8)] + [(6.6, 1.0, last, "conv3")]
+    for x, y, text, fill in steps:
+        _box(ax, x, y, text, fill)
+    for x in (1.2, 3.0, 4.8):
+        _box(ax, x, -0.1, "conv 1x1\n" + ("GELU" if esdb else "LReLU"), "conv1")
+        _arrow(ax, (x - 0.95, 1.0), (x - 0.62, -0.1))
+    for x in (0.0, 1.82, 3.62, 5.42):
+        _arrow(ax, (x, 1.0), (x + 0.55, 1.0))
+    _box(ax, 8.0, 0.45, "concat,\nconv 1x1", "conv1")
+    _arrow(ax, (7.22, 1.0), (7.45, 0.62))
+    for x in (1.2, 3.0, 4.8):
+        ax.plot([x + 0.62, x + 0.68, x + 0.68], [-0.1, -0.1, -0.5], color="#555555", linewidth=0.9)
+    ax.plot([1.88, 7.0], [-0.5, -0.5], color="#555555", linewidth=0.9)
+    _arrow(ax, (7.0, -0.5), (7.5, 0.25))
+    tail = [("ESA", 9.3), ("CCA", 10.4)] if esdb else [("ESA", 9.1)]
+    for text, x in tail:
+        _box(ax, x, 0.45, text, "attention", width=0.7)
+        _arrow(ax, (x - 0.68, 0.45), (x - 0.36, 0.45))
+    end = tail[-1][1]
+    if esdb:
+        ax.plot([0.0, 0.0, 11.1, 11.1], [1.0, 1.62, 1.62, 0.62], color="#555555", linewidth=0.9)
+        _arrow(ax, (end + 0.36, 0.45), (11.0, 0.45))
+        ax.text(11.1, 0.45, "+", ha="center", va="center", fontsize=13)
+    else:
+        _arrow(ax, (end + 0.36, 0.45), (9.62, 0.45))
+    ax.plot([-0.3, 0.0], [1.0, 1.0], color="#555555", linewidth=0.9)
+    title = "ESDB, the block of BSRN" if esdb else "RFDB, the block of RFDN"
+    ax.set_title(title)
+    return fig
+
+
+def _box(ax: Axes, x: float, y: float, text: str, fill: str, width: float = 1.24) -> None:
+    patch = FancyBboxPatch(
+        (x - width / 2, y - 0.28),
+        width,
+        0.56,
+        boxstyle="round,pad=0,rounding_size=0.08",
+        facecolor=_FILL[fill],
+        edgecolor="#555555",
+    )
+    ax.add_patch(patch)
+    ax.text(x, y, text, ha="center", va="center", fontsize=8)
+
+
+def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+    ax.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": "#555555", "linewidth": 0.9})
+
+
+def save(fig: Figure, name: str, out_dir: str | Path = "") -> None:
+    """Keep a figure as ``<out_dir>/figures/<name>.png`` when there is an ``out_dir``."""
+    if not str(out_dir):
+        return
+    folder = Path(out_dir) / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    fig.savefig(folder / f"{name}.png")
+
+
+def style_numbers(table: pd.DataFrame, digits: Mapping[str, int] | int = 3) -> pd.DataFrame:
+    """The table with its float columns as text, for display: ``digits`` decimals each."""
+    shown = table.copy()
+    for column in shown.select_dtypes("float"):
+        d = digits if isinstance(digits, int) else digits.get(str(column), 3)
+        shown[column] = [_text(v, d) for v in shown[column]]
+    return shown
+
+
+def _text(value: Any, digits: int) -> str:
+    return "" if pd.isna(value) else f"{value:,.{digits}f}"

@@ -1,0 +1,70 @@
+"""Fixtures that more than one test file uses."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+from nsrlib import create_model
+from nsrlib.data import DataUnavailable, ImageSet, load, weights_path
+from nsrlib.images import to_tensor
+from nsrlib.models import PUBLISHED
+
+# derandomize: the same examples on every run, as everywhere else in these tests
+settings.register_profile("nsrlib", deadline=None, derandomize=True, max_examples=30)
+settings.load_profile("nsrlib")
+
+
+@lru_cache
+def _load(name: str, scale: int | None, lr: str) -> ImageSet:
+    return load(name, scale, lr=lr, download=False)
+
+
+@pytest.fixture
+def benchmark():
+    """``benchmark(name, scale, lr)``: a data set of this machine; the test is skipped where there is none."""
+
+    def load_or_skip(name: str, scale: int | None = None, lr: str = "paper") -> ImageSet:
+        try:
+            return _load(name, scale, lr)
+        except DataUnavailable:
+            pytest.skip(f"{name} not at hand: set NSRLIB_DATA")
+
+    return load_or_skip
+
+
+@pytest.fixture
+def published():
+    """``published(name, scale)``: a network with its authors' weights; the test is skipped where there are none."""
+
+    def load_or_skip(name: str, scale: int) -> torch.nn.Module:
+        try:
+            path = weights_path(PUBLISHED[name, scale], download=False)
+        except DataUnavailable:
+            pytest.skip(f"{PUBLISHED[name, scale]} not at hand: set NSRLIB_DATA")
+        return create_model(name, scale, pretrained=path)
+
+    return load_or_skip
+
+
+@pytest.fixture(scope="session")
+def astronaut() -> np.ndarray:
+    """A photograph that comes with scikit-image, ``uint8`` ``(512, 512, 3)``."""
+    from skimage import data
+
+    return data.astronaut()
+
+
+@pytest.fixture
+def natural(astronaut):
+    """``natural(h, w, n, dtype)``: ``n`` pieces of a photograph, ``(n, 3, h, w)`` in [0, 1]."""
+
+    def cut(h: int, w: int, n: int = 1, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+        pieces = [astronaut[60 * k : 60 * k + h, 150 + 40 * k : 150 + 40 * k + w] for k in range(n)]
+        return torch.cat([to_tensor(piece) for piece in pieces]).to(dtype)
+
+    return cut
