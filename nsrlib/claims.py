@@ -17,6 +17,7 @@ open      not measured                                      never; the reason is
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import json
 import os
 import platform
@@ -234,14 +235,22 @@ class Ledger:
         groups = still_open.groupby("reason", sort=False)["id"].agg(["size", "first"]).reset_index()
         return groups.set_axis(["reason", "cells", "example"], axis=1)
 
-    def used_data(self, table: pd.DataFrame) -> None:
-        """Remember which data an :func:`nsrlib.evaluation.evaluate` table came from."""
-        a = table.attrs
-        self._data[f"{a['dataset']} x{a['scale']}"] = {"origin": a["origin"], "sha256": a["sha256"]}
+    def used_results(self, results: pd.DataFrame) -> None:
+        """Remember which data an :func:`nsrlib.evaluation.benchmark` table came from."""
+        for table in results.attrs["tables"].values():
+            a = table.attrs
+            self._data[f"{a['dataset']} x{a['scale']}"] = {"origin": a["origin"], "sha256": a["sha256"]}
 
-    def used_weights(self, filename: str, sha256: str) -> None:
-        """Remember a weights file by its hash."""
-        self._weights[filename] = sha256
+    def used_weights(self, *filenames: str) -> None:
+        """Remember published weights by their hash, as far as they are at hand."""
+        from nsrlib import data
+
+        for filename in filenames:
+            try:
+                path = data.weights_path(filename, download=False)
+            except data.DataUnavailable:
+                continue
+            self._weights[filename] = hashlib.sha256(path.read_bytes()).hexdigest()
 
     def provenance(self) -> dict[str, Any]:
         """Versions, device, commit, seconds, data and weights of this run; no paths, no names of machines."""

@@ -15,7 +15,6 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
@@ -66,7 +65,8 @@ __all__ = [
 Role = Literal["test", "validation", "train"]
 Name = str | os.PathLike[str]
 
-SELFEXSR_SCALES = (2, 3, 4)
+_SCALES = (2, 3, 4, 8)
+_SELFEXSR_SCALES = (2, 3, 4)
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,12 @@ class _Set:
     folder: str  # in a data root
     role: Role
     count: int
-    kind: Literal["selfexsr", "flat", "user", "embedded"] = "flat"
+    kind: Literal["selfexsr", "flat", "user", "embedded"] = "flat"  # layout, or "user": not pinned, in any layout
     gray: bool = False  # the default of load(gray=...)
     as_luma: bool = False  # gray means studio-range Y (MATLAB's rgb2ycbcr), not rgb2gray
     names: tuple[str, ...] = ()  # of the images; for embedded sets, how to load them too
     other_folders: tuple[str, ...] = ()  # what users call the folder
-    obtain: str = ""  # how to get a set that must not be redistributed
+    how_to_get: str = ""  # what to do for a set that must not be redistributed
 
 
 _SET5 = ("baby", "bird", "butterfly", "head", "woman")
@@ -105,14 +105,14 @@ _CATALOGUE = {
     "bsds_val": _Set("BSDS val", "BSDS_val", "test", 100),
     "manga109": _Set(
         "Manga109", "Manga109", "test", 109, "user",
-        obtain="its licence forbids redistribution; ask for it at http://www.manga109.org and put the 109 images into "
-        "Manga109/HR in a folder of NSRLIB_DATA",
+        how_to_get="its licence forbids redistribution; ask for it at http://www.manga109.org and put the 109 images "
+        "into Manga109/HR in a folder of NSRLIB_DATA",
     ),
     "div2k_val": _Set(
         "DIV2K val", "DIV2K_valid", "validation", 100, "user",
         other_folders=("DIV2K_valid_HR", "DIV2K/DIV2K_valid_HR", "DIV2K_val"),
-        obtain="no public copy with known hashes; get it from https://data.vision.ee.ethz.ch/cvl/DIV2K and put the 100 "
-        "images into DIV2K_valid_HR in a folder of NSRLIB_DATA",
+        how_to_get="no public copy with known hashes; get it from https://data.vision.ee.ethz.ch/cvl/DIV2K and put the "
+        "100 images into DIV2K_valid_HR in a folder of NSRLIB_DATA",
     ),
     "t91": _Set("T91", "T91", "train", 91),
     "bsds400": _Set("BSDS400", "BSDS400", "train", 400),
@@ -125,7 +125,7 @@ _CATALOGUE = {
         "embedded gray training", "", "train", 4, "embedded", gray=True, names=("camera", "brick", "grass", "gravel")
     ),
 }  # fmt: skip
-_ALIASES = {"bsd100": "b100", "bsds100": "b100", "kodak": "kodak24", "bsdsval": "bsds_val", "div2kval": "div2k_val"}
+_ALIASES = {"bsd100": "b100", "bsds100": "b100", "kodak": "kodak24"}
 
 _TEST_IMAGES_IN_BSDS400 = {  # found by feature matching against all test sets
     "BSDS400/train/302003.jpg",  # Set5 woman
@@ -139,20 +139,7 @@ _FROM_SCIKIT_LEARN = ("china", "flower")
 def _key(name: str) -> str | None:
     """The catalogue's spelling of a set's name, or None."""
     plain = re.sub(r"[-_ ]", "", name).lower()
-    spellings = {re.sub("_", "", key): key for key in _CATALOGUE} | {re.sub("_", "", a): k for a, k in _ALIASES.items()}
-    return spellings.get(plain)
-
-
-def _known(name: str) -> tuple[str, _Set]:
-    key = _key(name)
-    if key is None:
-        raise unknown("data set", name, [*_CATALOGUE, "or the path of a folder with images"])
-    return key, _CATALOGUE[key]
-
-
-def _advice(key: str) -> str:
-    folder = _CATALOGUE[key].folder
-    return f"run 'nsr data fetch {key}' where there is a network, or set NSRLIB_DATA to a folder that holds {folder}/"
+    return ({key.replace("_", ""): key for key in _CATALOGUE} | _ALIASES).get(plain)
 
 
 LR_CONVENTIONS = ("paper", "repeat", "mirror", "files", "files_mirror")
@@ -181,44 +168,51 @@ class Pair:
     gray: bool = False
 
 
-@dataclass
-class _Item:
-    """An image that is not decoded yet; ``hr_file`` is a file, or the name of an embedded photograph."""
+class _Files(NamedTuple):
+    """Where an image lies: paths in the manifest or on this machine, or the name of an embedded photograph."""
 
     name: str
-    hr_file: Path | str
-    lr_file: Path | None
+    hr: str
+    lr: str | None = None
+
+
+@dataclass
+class _Item:
+    """An image that is not decoded yet."""
+
+    files: _Files
     scale: int
     convention: str
     gray: bool
     as_luma: bool = False
+    embedded: bool = False
 
     @cached_property
     def pair(self) -> Pair:
-        hr, one_channel = self._read(self.hr_file)
-        label = self.hr_file if isinstance(self.hr_file, Path) else self.name
+        name, hr_file, lr_file = self.files
+        hr, one_channel = self._read(hr_file)
         try:
             hr = modcrop(hr, self.scale)
         except ValueError as error:
-            raise ValueError(f"{label}: {error}") from None
+            raise ValueError(f"{hr_file}: {error}") from None
         lr = None
-        if self.lr_file is not None:
-            lr, _ = self._read(self.lr_file)
+        if lr_file is not None:
+            lr, _ = self._read(lr_file)
             h, w = lr.shape[0] * self.scale, lr.shape[1] * self.scale
             # common copies crop HR to multiples of 12 before shrinking it
             if not (0 <= hr.shape[0] - h < 12 and 0 <= hr.shape[1] - w < 12):
                 raise ValueError(
-                    f"{self.lr_file} of {lr.shape[0]}x{lr.shape[1]} does not belong to {label} of "
+                    f"{lr_file} of {lr.shape[0]}x{lr.shape[1]} does not belong to {hr_file} of "
                     f"{hr.shape[0]}x{hr.shape[1]} at scale {self.scale}"
                 )
             hr = hr[:h, :w]
         elif self.scale > 1:
             lr = imresize(hr, 1 / self.scale, **_IMRESIZE[self.convention])
-        return Pair(self.name, lr, np.ascontiguousarray(hr), one_channel or self.gray)
+        return Pair(name, lr, np.ascontiguousarray(hr), one_channel or self.gray)
 
-    def _read(self, file: Path | str) -> tuple[np.ndarray, bool]:
+    def _read(self, file: str) -> tuple[np.ndarray, bool]:
         """The picture, and whether it is stored with a single channel."""
-        if isinstance(file, str):
+        if self.embedded:
             img = _embedded_photograph(file)
             one_channel = img.ndim == 2
         else:
@@ -245,13 +239,8 @@ def _rgb2gray(rgb: np.ndarray) -> np.ndarray:
 def _embedded_photograph(name: str) -> np.ndarray:
     """A photograph from scikit-image or scikit-learn, ``uint8`` ``(H, W, 3)`` or ``(H, W)``. Needs no network."""
     if name in _FROM_SCIKIT_LEARN:
-        try:
-            from sklearn.datasets import load_sample_image
-        except ImportError:
-            raise DataUnavailable(
-                f"the embedded photograph {name!r} ships with scikit-learn, which is not installed; "
-                "run 'pip install scikit-learn'"
-            ) from None
+        from sklearn.datasets import load_sample_image
+
         return np.array(load_sample_image(f"{name}.jpg"))
     from skimage import data
 
@@ -295,7 +284,7 @@ class ImageSet(Sequence[Pair]):
     @property
     def names(self) -> list[str]:
         """Names of the images, without decoding them."""
-        return [item.name for item in self._items]
+        return [item.files.name for item in self._items]
 
     @cached_property
     def sha256(self) -> str:
@@ -311,26 +300,18 @@ class ImageSet(Sequence[Pair]):
         return f"ImageSet({self.name}{scale}, {len(self)} {self.role} images, origin {self.origin})"
 
 
-class _Files(NamedTuple):
-    """Where an image lies, relative to a root (pinned files) or absolute (a user's folders)."""
-
-    name: str
-    hr: str
-    lr: str | None
-
-
 def _selfexsr_scale(folder: str, scale: int) -> int:
     """Which ``image_SRF_*`` has the HR images for ``scale``."""
     if folder.lower() == "urban100":
         return 4  # image_SRF_2 holds half-size images
-    return scale if scale in SELFEXSR_SCALES else 4 if scale > 4 else 2
+    return scale if scale in _SELFEXSR_SCALES else 4 if scale > 4 else 2
 
 
 def _pinned_files(spec: _Set, scale: int, lr: str) -> list[_Files]:
     """The files of a set in the table of sources, with the LR files that ``lr`` asks for."""
     table = sources()
     if spec.kind == "flat":
-        return [_Files(Path(path).stem, path, None) for path in table if path.startswith(f"{spec.folder}/")]
+        return [_Files(Path(path).stem, path) for path in table if path.startswith(f"{spec.folder}/")]
     srf = _selfexsr_scale(spec.folder, scale)
     files = []
     for path in table:
@@ -446,32 +427,14 @@ def load(
     _check_arguments(lr, limit, on_error)
     key = _key(name) if isinstance(name, str) else None
     if key is None:
-        path = Path(name).expanduser()
-        if not path.is_dir():
-            if path.is_file():
-                raise ValueError(f"{name} is a file; give the folder that holds it")
-            if isinstance(name, str) and not re.search(r"[/\\]", name):
-                _known(name)
-            raise ValueError(f"there is no folder {name}")
-        return _load_folder(path, scale, lr, bool(gray), limit, on_error)
+        return _load_folder(_existing_folder(name), scale, lr, bool(gray), limit, on_error)
     spec = _CATALOGUE[key]
     ratio = _check_scale(key, spec, scale, lr)
     if ratio == 1:
         lr = "paper"  # nothing to shrink, nothing to look for
     files, origin = _locate(key, spec, ratio, lr, download, limit, include_contaminated)
     gray = spec.gray if gray is None else gray
-    items = [
-        _Item(
-            file.name,
-            file.hr if spec.kind == "embedded" else Path(file.hr),
-            Path(file.lr) if file.lr else None,
-            ratio,
-            lr,
-            gray,
-            spec.as_luma,
-        )
-        for file in files
-    ]
+    items = [_Item(f, ratio, lr, gray, spec.as_luma, spec.kind == "embedded") for f in files]
     return ImageSet(key, scale, spec.role, origin, items)
 
 
@@ -484,29 +447,43 @@ def _check_arguments(lr: str, limit: int | None, on_error: str) -> None:
         raise unknown("on_error", str(on_error), ("raise", "skip"))
 
 
-def _check_scale(key: str, spec: _Set | None, scale: Any, lr: str) -> int:
-    """The scale as a number (None becomes 1), checked against what the set offers."""
+def _existing_folder(name: Name) -> Path:
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.is_file():
+        raise ValueError(f"{name} is a file; give the folder that holds it")
+    if isinstance(name, str) and not re.search(r"[/\\]", name):
+        raise unknown("data set", name, [*_CATALOGUE, "or the path of a folder with images"])
+    raise ValueError(f"there is no folder {name}")
+
+
+def _check_scale(name: str, spec: _Set | None, scale: Any, lr: str) -> int:
+    """The scale as a number (None becomes 1), checked against what the set offers (``spec`` None: a folder)."""
     whole = scale is None or (isinstance(scale, int | np.integer) and not isinstance(scale, bool))
     if spec is None or spec.kind == "embedded":
         if not whole or (scale is not None and scale < 1):
-            raise ValueError(f"scale of {key} must be None or a whole number from 1 on, got {scale!r}")
-    elif not whole or scale not in (None, 1, 2, 3, 4, 8):
-        raise ValueError(f"{key} has no scale {scale!r}; accepted: 2, 3, 4, 8, or None or 1 for images without LR")
+            raise ValueError(f"scale of {name} must be None or a whole number from 1 on, got {scale!r}")
+    elif not whole or scale not in (None, 1, *_SCALES):
+        raise ValueError(f"{name} has no scale {scale!r}; accepted: 2, 3, 4, 8, or None or 1 for images without LR")
     if scale in (None, 1):
         return 1
-    if spec is not None and lr in ("files", "files_mirror"):
-        offered: tuple[int, ...] = (2, 4) if key == "urban100" else SELFEXSR_SCALES
-        if lr == "files_mirror":
-            offered = (2, 3, 4, 8) if key == "set5" else ()
-        elif spec.kind == "user":
-            offered = (scale,)  # known when the folder is found
-        elif spec.kind != "selfexsr":
-            offered = ()
+    if spec is not None and lr not in _IMRESIZE:
+        offered = _scales_of_lr_files(name, spec, lr)
         if scale not in offered:
             have = f"LR files only at {', '.join(f'x{s}' for s in offered)}" if offered else "no LR files"
             computed = ", ".join(map(repr, _IMRESIZE))
-            raise ValueError(f"{key} has {have} for lr={lr!r}; computed at any scale: {computed}")
+            raise ValueError(f"{name} has {have} for lr={lr!r}; computed at any scale: {computed}")
     return int(scale)
+
+
+def _scales_of_lr_files(key: str, spec: _Set, lr: str) -> tuple[int, ...]:
+    if lr == "files_mirror":
+        return _SCALES if key == "set5" else ()
+    if key == "urban100":
+        return (2, 4)
+    # which ones a user has is seen when the folder is found
+    return {"selfexsr": _SELFEXSR_SCALES, "user": _SCALES}.get(spec.kind, ())
 
 
 def _locate(
@@ -514,26 +491,28 @@ def _locate(
 ) -> tuple[list[_Files], str]:
     """The files of a named set on this machine, and their origin."""
     if spec.kind == "embedded":
-        if any(name in _FROM_SCIKIT_LEARN for name in spec.names[:limit]):
+        names = spec.names[:limit]
+        if any(name in _FROM_SCIKIT_LEARN for name in names):
             _require_scikit_learn(key)
-        return [_Files(name, name, None) for name in spec.names[:limit]], "embedded"
-    notes: dict[str, str] = {}
-    if spec.kind == "user":
-        if copy := _find_copy(spec, scale, lr, notes):
-            return copy[0][:limit], copy[1]
-        looked = why_not_here([]) | notes | {"download": "not offered"}
-        what = f"{key}: no folder {spec.folder}/ with {spec.count} images"
-        raise unavailable(what, [f"{spec.folder}/"], looked, spec.obtain)
-    table, files = sources(), _pinned_files(spec, scale, lr)
+        return [_Files(name, name) for name in names], "embedded"
+    files = _pinned_files(spec, scale, lr)
     if not include_contaminated:
         files = [file for file in files if file.hr not in _TEST_IMAGES_IN_BSDS400]
-    files = files[:limit]
+    files, table = files[:limit], sources()
     wanted = [table[path] for file in files for path in (file.hr, file.lr) if path]
     found = find(wanted)
-    if len(found) < len(wanted):
+    if spec.kind == "user" or len(found) < len(wanted):
+        notes: dict[str, str] = {}
         if lr != "files_mirror" and (copy := _find_copy(spec, scale, lr, notes)):
-            return copy[0][:limit], copy[1]
-        found = obtain(wanted, key, _advice(key), download, notes=notes)
+            copied, origin = copy
+            return copied[:limit], origin
+        if spec.kind == "user":
+            what = f"{key}: no folder {spec.folder}/ with {spec.count} images"
+            looked = why_not_here([]) | notes | {"download": "not offered"}
+            raise unavailable(what, [f"{spec.folder}/"], looked, spec.how_to_get)
+        where = f"where there is a network, or set NSRLIB_DATA to a folder that holds {spec.folder}/"
+        advice = f"run 'nsr data fetch {key}' {where}"
+        found = obtain(wanted, key, advice, download=download, notes=notes)
     located = [_Files(f.name, str(found[f.hr].path), str(found[f.lr].path) if f.lr else None) for f in files]
     return located, _join_origins(file.origin for file in found.values())
 
@@ -582,26 +561,25 @@ def _load_folder(folder: Path, scale: int | None, lr: str, gray: bool, limit: in
     files = _folder_files(folder, ratio, lr if ratio > 1 else "paper")
     if not files:
         raise ValueError(f"{folder} has no images ({', '.join(sorted(_IMAGE_SUFFIXES))})")
-    every = (_Item(f.name, Path(f.hr), Path(f.lr) if f.lr else None, ratio, lr, gray) for f in files)
-    skipped: list[str] = []
+    items = [_Item(file, ratio, lr, gray) for file in files]
     if on_error == "raise":
-        items = list(islice(every, limit))
-    else:
-        items, errors = [], []
-        for item in every:
-            if len(items) == limit:
-                break
-            try:
-                _ = item.pair
-                items.append(item)
-            except (ValueError, OSError) as error:
-                skipped.append(Path(item.hr_file).name)
-                errors.append(str(error))
-        if errors:
-            warnings.warn(f"{len(errors)} of {len(files)} images skipped, first: {errors[0]}", stacklevel=3)
-        if not items:
-            raise ValueError(f"{folder} has no image that can be read, first: {errors[0]}")
-    return ImageSet(folder.resolve().name, scale, "test", "folder", items, skipped)
+        return ImageSet(folder.resolve().name, scale, "test", "folder", items[:limit])
+    good: list[_Item] = []
+    broken: dict[str, str] = {}  # file -> why
+    for item in items:
+        if len(good) == limit:
+            break
+        try:
+            _ = item.pair
+            good.append(item)
+        except (ValueError, OSError) as error:
+            broken[Path(item.files.hr).name] = str(error)
+    if broken:
+        first = next(iter(broken.values()))
+        warnings.warn(f"{len(broken)} of {len(files)} images skipped, first: {first}", stacklevel=3)
+        if not good:
+            raise ValueError(f"{folder} has no image that can be read, first: {first}")
+    return ImageSet(folder.resolve().name, scale, "test", "folder", good, tuple(broken))
 
 
 def training_set(
@@ -636,8 +614,17 @@ def training_set(
             allowed = ", ".join(k for k, spec in _CATALOGUE.items() if spec.role == "train")
             raise ValueError(f"do not train on {name}: it is a {role} set; accepted: {allowed}, or a folder")
     sets = [load(name, scale, lr=lr, gray=gray, download=download) for name in names]
-    items = [item for s in sets for item in s._items if (s.name, item.name) != ("t91", _DUPLICATE_IN_T91)]
+    items = [item for s in sets for item in s._items if (s.name, item.files.name) != ("t91", _DUPLICATE_IN_T91)]
     return ImageSet("+".join(s.name for s in sets), scale, "train", _join_origins(s.origin for s in sets), items)
+
+
+_ORIGIN_IN_WORDS = {
+    "NSRLIB_DATA": "found in NSRLIB_DATA",
+    "cache": "found in the cache",
+    "download": "downloaded",
+    "embedded": "embedded in scikit-image and scikit-learn",
+    "folder": "from a folder",
+}
 
 
 def benchmark_or_embedded(
@@ -677,20 +664,12 @@ def benchmark_or_embedded(
     if sets:
         return sets, "; ".join(f"{_and(titles)}: {answer}" for answer, titles in by_answer.items()) + "."
     if gray is None:
-        gray = _known(str(names[0]))[1].gray
+        first = _key(str(names[0]))
+        gray = first is not None and _CATALOGUE[first].gray
     lr = lr if lr in _IMRESIZE else "paper"
     embedded = load("embedded", scale, lr=lr, gray=gray, limit=limit)
     count = "1 embedded image" if len(embedded) == 1 else f"{len(embedded)} embedded images"
-    return [embedded], (f"No benchmark data ({why}): running on {count}; cells that need the benchmark are skipped.")
-
-
-_ORIGIN_IN_WORDS = {
-    "NSRLIB_DATA": "found in NSRLIB_DATA",
-    "cache": "found in the cache",
-    "download": "downloaded",
-    "embedded": "embedded in scikit-image and scikit-learn",
-    "folder": "from a folder",
-}
+    return [embedded], f"No benchmark data ({why}): running on {count}; cells that need the benchmark are skipped."
 
 
 def _and(words: Sequence[str]) -> str:
@@ -706,7 +685,7 @@ def _sources_of(key: str, scale: int | None = None) -> list[Source]:
     if spec.kind in ("embedded", "user"):
         return []
     if scale is not None and spec.kind == "selfexsr":
-        files = _pinned_files(spec, scale, "files" if scale in SELFEXSR_SCALES else "paper")
+        files = _pinned_files(spec, scale, "files" if scale in _SELFEXSR_SCALES else "paper")
         paths = {path for file in files for path in (file.hr, file.lr) if path in table}
         return [table[path] for path in table if path in paths or path.startswith(f"{spec.folder}_LR_mirror/X{scale}/")]
     return [s for path, s in table.items() if path.split("/")[0] in (spec.folder, f"{spec.folder}_LR_mirror")]
@@ -734,55 +713,51 @@ def fetch_set(name: str, scale: int | None = None, *, progress: bool = True) -> 
         spec = _CATALOGUE[key]
         _check_scale(key, spec, scale, "paper")
         if spec.kind == "user":
-            raise DataUnavailable(f"{key}: {spec.obtain}", looked={"download": "not offered"})
+            raise DataUnavailable(f"{key}: {spec.how_to_get}", looked={"download": "not offered"})
         scale = None if scale == 1 else scale
-    _unreachable.clear()  # an explicit request deserves a new look at the network
+    forget_unreachable_hosts()
     wanted = _sources_of(key, scale)
     advice = "run the same command again; what has arrived is kept"
-    found = obtain(wanted, key, advice, download=True, progress=progress) if wanted else {}
+    found = obtain(wanted, key, advice, progress=progress)
     return {source.path: found[source.path].path for source in wanted}
 
 
 def list_sets() -> pd.DataFrame:
     """Every set: name, role, images, scales, megabytes, licence, and where it is.
 
-    ``where`` is ``NSRLIB_DATA``, ``cache`` (sizes are checked, contents are not), ``embedded``, ``download`` (some
-    files are not here yet) or, for sets that only the user can get, ``user``.
+    ``where`` is ``NSRLIB_DATA``, ``cache`` or both (sizes are checked, contents are not), ``embedded``, ``download``
+    (some files are not here yet) or, for sets that only the user can get, ``user``.
     """
     import pandas as pd
-
-    roots = local_roots()
-
-    def where(key: str, spec: _Set | None, files: list[Source]) -> str:
-        if spec and spec.kind == "embedded":
-            return "embedded"
-        here = [{origin for origin, root in roots if size_of(root / source.path) == source.bytes} for source in files]
-        for origin in ("NSRLIB_DATA", "cache"):
-            if here and all(origin in origins for origins in here):
-                return origin
-        if here and all(here):
-            return "NSRLIB_DATA and cache"
-        if spec:
-            copy = _find_copy(spec, 1, "paper", {})
-            return copy[1] if copy else "user" if spec.kind == "user" else "download"
-        return "download"
 
     rows = []
     for key, spec in [*_CATALOGUE.items(), ("weights", None)]:
         files = _sources_of(key)
-        scales = {"selfexsr": "2, 3, 4, 8", "embedded": "any"}.get(spec.kind, "2, 3, 4, 8") if spec else ""
         rows.append(
             {
                 "name": key,
                 "role": spec.role if spec else "weights",
                 "images": spec.count if spec else 0,
-                "scales": scales,
+                "scales": "" if spec is None else "any" if spec.kind == "embedded" else "2, 3, 4, 8",
                 "megabytes": round(sum(source.bytes for source in files) / 1e6, 1),
                 "licence": _licence(spec, files),
-                "where": where(key, spec, files),
+                "where": _whereabouts(spec, files),
             }
         )
     return pd.DataFrame(rows)
+
+
+def _whereabouts(spec: _Set | None, files: list[Source]) -> str:
+    if spec and spec.kind == "embedded":
+        return "embedded"
+    roots = local_roots()
+    origins = [{origin for origin, root in roots if size_of(root / s.path) == s.bytes} for s in files]
+    if origins and all(origins):
+        everywhere = set.intersection(*origins)
+        return next((place for place in ("NSRLIB_DATA", "cache") if place in everywhere), "NSRLIB_DATA and cache")
+    if spec and (copy := _find_copy(spec, 1, "paper", {})):
+        return copy[1]
+    return "user" if spec and spec.kind == "user" else "download"
 
 
 def _licence(spec: _Set | None, files: list[Source]) -> str:
@@ -804,13 +779,12 @@ def verify(name: str | None = None) -> pd.DataFrame:
 
     keys = [_set_or_weights(name)] if name else [*_CATALOGUE, "weights"]
     roots, rows = local_roots(), []
-    _digests.clear()  # whatever was hashed before is hashed again
     for key in keys:
         for source in _sources_of(key):
             places = [(origin, root / source.path) for origin, root in roots if os.path.isfile(root / source.path)]
             for origin, path in places:
                 try:
-                    status = "ok" if sha256_of(path) == source.sha256 else "damaged"
+                    status = "ok" if sha256_of(path, again=True) == source.sha256 else "damaged"
                 except OSError:
                     status = "damaged"
                 rows.append((key, source.path, origin, status))

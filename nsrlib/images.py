@@ -158,7 +158,7 @@ def _as_tensor(img: np.ndarray | Tensor) -> tuple[Tensor, tuple[int, int]]:
     if not isinstance(img, np.ndarray) or img.ndim not in (2, 3):
         shape = getattr(img, "shape", None)
         raise ValueError(f"img must be a tensor or a numpy array (H, W) or (H, W, C), got {type(img).__name__} {shape}")
-    return torch.from_numpy(np.ascontiguousarray(img)), (0, 1)
+    return torch.from_numpy(np.array(img, order="C")), (0, 1)  # a copy: torch takes no negative strides
 
 
 def modcrop(img: Array, scale: int) -> Array:
@@ -251,7 +251,7 @@ def jpeg(img: np.ndarray, quality: int) -> np.ndarray:
         raise ValueError(f"quality must be in 1..100, got {quality}")
     buffer = io.BytesIO()
     Image.fromarray(img).save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
-    return np.asarray(Image.open(buffer))
+    return np.array(Image.open(buffer))
 
 
 # --- files and tensors ------------------------------------------------------------------------------------------------
@@ -331,6 +331,15 @@ class Picture:
     notes: tuple[str, ...] = ()
 
 
+def _has_deep_colour(path: str | os.PathLike) -> bool:
+    """Whether Pillow cuts the file's colours to 8 bits; only the raw mode of an undecoded file tells."""
+    from PIL import Image
+
+    with Image.open(path) as header:
+        raw_modes = [str(tile[3]) for tile in getattr(header, "tile", [])]
+        return header.mode in ("RGB", "RGBA", "LA") and any(";16" in mode for mode in raw_modes)
+
+
 def read_picture(path: str | os.PathLike) -> Picture:
     """Read any picture that Pillow knows: gray, palette, RGBA, CMYK, 16-bit gray, EXIF orientation.
 
@@ -342,7 +351,7 @@ def read_picture(path: str | os.PathLike) -> Picture:
     picture = _open(path)
     icc = picture.info.get("icc_profile")
     notes: list[str] = []
-    if any("16" in str(part) for tile in getattr(picture, "tile", []) for part in tile) and picture.mode == "RGB":
+    if _has_deep_colour(path):
         notes.append("16-bit colour was read as 8 bits per channel")
     if getattr(picture, "n_frames", 1) > 1:
         notes.append(f"only the first of {picture.n_frames} frames was read")
@@ -420,7 +429,7 @@ def to_tensor(img: np.ndarray, device: str | torch.device = "cpu") -> Tensor:
     if img.dtype != np.uint8 or img.ndim not in (2, 3):
         raise ValueError(f"img must be uint8 (H, W) or (H, W, C), got {img.dtype} {img.shape}")
     planes = img[..., None] if img.ndim == 2 else img
-    return torch.from_numpy(np.ascontiguousarray(planes)).to(device).permute(2, 0, 1)[None].float().contiguous() / 255
+    return torch.from_numpy(np.array(planes, order="C")).to(device).permute(2, 0, 1)[None].float().contiguous() / 255
 
 
 def to_uint8(x: Tensor) -> np.ndarray:

@@ -101,7 +101,7 @@ def planes(img: np.ndarray | Tensor, protocol: Protocol) -> Tensor:
     if isinstance(img, np.ndarray):
         if img.ndim not in (2, 3):
             raise ValueError(f"a picture must have shape (H, W) or (H, W, C), got {img.shape}")
-        x = torch.from_numpy(np.ascontiguousarray(img[..., None] if img.ndim == 2 else img)).permute(2, 0, 1)[None]
+        x = torch.from_numpy(np.array(img[..., None] if img.ndim == 2 else img, order="C")).permute(2, 0, 1)[None]
     else:
         if img.ndim not in (3, 4):
             raise ValueError(f"a tensor must have shape (C, H, W) or (N, C, H, W), got {tuple(img.shape)}")

@@ -27,7 +27,7 @@ def root(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("NSRLIB_DATA", str(tmp_path / "root"))
     monkeypatch.setenv("NSRLIB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NSRLIB_OFFLINE", "1")
-    monkeypatch.setattr(data, "_warned", set())
+    monkeypatch.setattr("nsrlib.download._warned", set())
     return tmp_path / "root"
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from nsrlib import runs
+from nsrlib import _worker, reports, runs
 from nsrlib.runs import Failure, Run, list_papers, report, reproduce, summary
 
 pytest.importorskip("papermill")
@@ -330,9 +330,9 @@ def test_causes_are_one_clear_line():
     timeout = CellTimeoutError.error_from_timeout_and_cell(
         "Cell execution timed out", 9, nbformat.v4.new_code_cell("x")
     )
-    assert runs._cause(timeout) == ("CellTimeoutError", "the cell took longer than 9 s")
+    assert _worker.cause_of(timeout) == ("CellTimeoutError", "the cell took longer than 9 s")
     full = OSError(errno.ENOSPC, "No space left on device", "notebooks/x.ipynb")
-    assert runs._cause(full) == ("OSError", "the disk is full (writing x.ipynb)")
+    assert _worker.cause_of(full) == ("OSError", "the disk is full (writing x.ipynb)")
     assert str(Failure("bsrn", "ValueError", "why")) == "bsrn: ValueError: why"
 
 
@@ -418,15 +418,15 @@ def test_an_empty_folder_gets_a_page_and_a_missing_one_an_error(tmp_path):
     ],
 )
 def test_only_whole_paths_are_cut(monkeypatch, text, published):
-    monkeypatch.setenv("HOME", "/home/alice")
-    monkeypatch.setattr(runs, "_ROOT", Path("/home/alice/repo"))
-    names = {"home": "/home/alice", "root": "/home/alice/repo", "run": "/mnt/run"}
-    scrub = runs._Scrubber(Path("/mnt/run"))
+    monkeypatch.setenv("HOME", "/mnt/alice")
+    monkeypatch.setattr(_worker, "ROOT", Path("/mnt/alice/repo"))
+    names = {"home": "/mnt/alice", "root": "/mnt/alice/repo", "run": "/mnt/run"}
+    scrub = _worker.Scrubber(Path("/mnt/run"))
     assert scrub.folders(text.format(**names)) == published.format(**names)
 
 
 def test_any_other_absolute_path_is_reduced_to_its_name(tmp_path):
-    scrub = runs._Scrubber(tmp_path)
+    scrub = _worker.Scrubber(tmp_path)
     assert scrub.paths("no file '/srv/bob/data/set5' or https://x.org/a/b, 3 km/h") == (
         "no file '…/set5' or https://x.org/a/b, 3 km/h"
     )
@@ -441,7 +441,7 @@ def test_heavy_figures_are_shown_smaller():
     noise = np.random.default_rng(0).integers(0, 255, (1800, 600, 3), dtype=np.uint8)
     png = io.BytesIO()
     Image.fromarray(noise).save(png, "PNG")
-    uri = runs._data_uri(base64.b64encode(png.getvalue()).decode(), "image/png")
+    uri = reports._data_uri(base64.b64encode(png.getvalue()).decode(), "image/png")
     small = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
     assert uri.startswith("data:image/webp;")
     assert max(small.size) == 1400

@@ -7,7 +7,6 @@ import difflib
 import inspect
 import os
 import pickle
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -127,7 +126,9 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, Tensor]:
                 f"{path.name} refused: it holds pickled objects other than tensors, which can run code"
             ) from error
         raise ValueError(f"{path.name} is damaged or not a PyTorch checkpoint") from error
-    except (RuntimeError, EOFError, zipfile.BadZipFile, KeyError, ValueError, AttributeError, IndexError) as error:
+    except PermissionError:
+        raise
+    except Exception as error:  # arbitrary bytes make the unpickler raise nearly anything
         raise ValueError(f"{path.name} is damaged or not a PyTorch checkpoint") from error
     for key in ("params_ema", "params", "state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):

@@ -1,0 +1,266 @@
+"""The page that shows a run: verdicts, every claim, figures, failures, provenance.
+
+:func:`write_page` renders ``index.html`` from what lies in a run folder; see :func:`nsrlib.runs.report`. The page is
+one static file that loads nothing from anywhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from nsrlib._worker import Scrubber, map_strings, one_line, places, write_whole
+
+if TYPE_CHECKING:
+    from nsrlib.runs import Run
+
+# Verdict -> (symbol, what it means). The order is that of the columns of the report.
+VERDICTS = {
+    "reproduced": ("✓", "within the tolerance that its kind of evidence allows"),
+    "trend holds": ("↗\ufe0e", "trained smaller; the paper's ordering holds beyond the spread of the seeds"),
+    "within noise": ("≈", "the spread of the seeds is larger than the difference"),
+    "differs": ("✗", "the measurement contradicts the paper"),
+    "open": ("○", "not attempted, with the reason given in the notebook"),
+}
+HOW = {
+    "exact": "follows without training: counts, arithmetic, theorems",
+    "weights": "published weights on the real benchmark",
+    "trained": "trained here, smaller or shorter than in the paper",
+    "open": "not reproduced",
+}
+
+
+class Results(NamedTuple):
+    """What one notebook measured: the rows of its ledger, each with ``paper`` and ``verdict``, and their provenance."""
+
+    paper: str
+    rows: list[dict[str, Any]]
+    provenance: dict[str, Any]
+
+
+def write_page(run: Run, problems: Iterable[str] = ()) -> Path:
+    """Write ``index.html`` into the folder of ``run``, and return its path.
+
+    A damaged or missing part is named on the page, after ``problems``, and leaves the rest as it is.
+    """
+    import jinja2
+
+    folder, problems = run.folder, list(problems)
+    results = read_results(folder, problems)
+    rows = [row for found in results for row in found.rows]
+    page = {
+        "run": run,
+        "counts": count_verdicts(rows),
+        "board": _board(rows),
+        # stable: within a verdict the order of the papers stays
+        "rows": sorted(rows, key=lambda r: r["verdict"] != "differs"),
+        "measured": _measured(results, run.about.get("versions", {})),
+        "inputs": _inputs(results),
+        "links": {n.name: _links(folder, n.name) for n in run.notebooks},
+        "longest": max((n.seconds for n in run.notebooks), default=0) or 1,
+        "verdicts": VERDICTS,
+        "how": HOW,
+        "folder": folder.name,
+    }
+    figures = _figures(folder, [n.name for n in run.notebooks], problems)
+    scrub = Scrubber(folder)
+    page = map_strings(page | {"problems": problems}, scrub.paths) | {"figures": figures}
+
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    templates.filters |= {"clock": clock, "number": _number, "signed": _signed, "table": _table_name, "place": _place}
+    target = folder / "index.html"
+    write_whole(target, templates.get_template("report.html.j2").render(page))
+    return target
+
+
+def read_results(folder: Path, problems: list[str]) -> list[Results]:
+    """Every readable file in ``results/``; ``problems`` gets a line for whatever cannot be used."""
+    found = []
+    for path in sorted((folder / "results").glob("*.json")):
+        name = f"results/{path.name}"
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            problems.append(f"{name} cannot be read: {one_line(str(error))}")
+            continue
+        entries = content.get("rows", []) if isinstance(content, dict) else None
+        if not isinstance(entries, list):
+            problems.append(f"{name} holds no list of rows")
+            continue
+        paper = str(content.get("paper") or path.stem)
+        rows = [
+            {**entry, "paper": str(entry.get("paper") or paper), "verdict": str(entry.get("verdict") or "open")}
+            for entry in entries
+            if isinstance(entry, dict)
+        ]
+        if len(rows) < len(entries):
+            problems.append(f"{name}: {len(entries) - len(rows)} entries that are no claims were left out")
+        provenance = content.get("provenance")
+        found.append(Results(paper, rows, provenance if isinstance(provenance, dict) else {}))
+    return found
+
+
+def count_verdicts(rows: list[dict[str, Any]]) -> list[tuple[str, int]]:
+    """``(verdict, count)`` in the order of :data:`VERDICTS`; words that are not in it come last."""
+    counts = Counter(row["verdict"] for row in rows)
+    return [(v, counts[v]) for v in [*VERDICTS, *sorted(set(counts) - set(VERDICTS))] if counts[v]]
+
+
+def _board(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Counts by paper, table and kind of evidence. The three main verdicts always have a column."""
+    lines: dict[tuple[str, str, str], Counter[str]] = {}
+    for row in rows:
+        key = (row["paper"], _table_name(row.get("table")), str(row.get("how") or "open"))
+        lines.setdefault(key, Counter())[row["verdict"]] += 1
+    used = {row["verdict"] for row in rows} | {"reproduced", "differs", "open"}
+    columns = [*(v for v in VERDICTS if v in used), *sorted(used - set(VERDICTS))]
+    # tables in the order of the notebook, evidence from the strongest to none
+    tables = list(dict.fromkeys(key[:2] for key in lines))
+    kinds = [*HOW, *sorted({how for _, _, how in lines} - set(HOW))]
+    ordered = sorted(lines, key=lambda key: (key[0], tables.index(key[:2]), kinds.index(key[2])))
+    return {"columns": columns, "lines": [(*key, {v: lines[key][v] for v in columns}) for key in ordered]}
+
+
+def _inputs(results: list[Results]) -> list[dict[str, Any]]:
+    """Data and weights that any paper used, each once."""
+    seen: dict[tuple[str, str, str, str], list[str]] = {}
+    for paper, _, provenance in results:
+        for kind in ("data", "weights"):
+            entries = provenance.get(kind)
+            for name, entry in entries.items() if isinstance(entries, dict) else ():
+                entry = entry if isinstance(entry, dict) else {"origin": entry}
+                key = (kind, str(name), str(entry.get("origin") or ""), str(entry.get("sha256") or ""))
+                seen.setdefault(key, []).append(paper)
+    return [
+        {"kind": k, "name": n, "origin": o, "sha256": h, "papers": ", ".join(p)} for (k, n, o, h), p in seen.items()
+    ]
+
+
+def _measured(results: list[Results], versions: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """``(what, text, papers)``: where the numbers were measured, and versions that are not those of the run."""
+    seen: dict[tuple[str, str], list[str]] = {}
+    for paper, _, provenance in results:
+        threads, theirs = provenance.get("threads"), provenance.get("versions")
+        device = [provenance.get("device"), f"{threads} thread{'' if threads == 1 else 's'}" if threads else None]
+        other = theirs.items() if isinstance(theirs, dict) else ()
+        for what, text in (
+            ("Measured on", ", ".join(str(d) for d in device if d)),
+            ("Also used", ", ".join(f"{k} {v}" for k, v in other if versions.get(k) != v)),
+        ):
+            if text:
+                seen.setdefault((what, text), []).append(paper)
+    return [(what, text, ", ".join(papers)) for (what, text), papers in sorted(seen.items(), reverse=True)]
+
+
+def _links(folder: Path, name: str) -> dict[str, str]:
+    """Kind of file -> address relative to the page, for those that exist."""
+    possible = {
+        "page": (f"notebooks/{name}.html", f"notebooks/{name}.failed.html"),
+        "notebook": (f"notebooks/{name}.ipynb", f"notebooks/{name}.failed.ipynb"),
+        "numbers": (f"results/{name}.json",),
+        "log": (f"logs/{name}.log",),
+    }
+    return {k: p for k, paths in possible.items() for p in reversed(paths) if (folder / p).exists()}
+
+
+def _figures(folder: Path, names: list[str], problems: list[str]) -> list[dict[str, str]]:
+    """Every PNG and JPEG that the executed notebooks show, with the heading above it."""
+    figures = []
+    for name in names:
+        links = _links(folder, name)
+        if "notebook" not in links:
+            continue
+        try:
+            cells = json.loads((folder / links["notebook"]).read_text(encoding="utf-8"))["cells"]
+            for cell, (_, place) in zip(cells, places(cells), strict=True):
+                for output in cell.get("outputs", []):
+                    for mime in ("image/png", "image/jpeg"):
+                        if image := output.get("data", {}).get(mime):
+                            figures.append(
+                                {
+                                    "src": _data_uri("".join(image), mime),
+                                    "caption": place["section"] or name,
+                                    "paper": name,
+                                    "href": f"{links.get('page', links['notebook'])}#cell-id={cell.get('id', '')}",
+                                }
+                            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            problems.append(f"{links['notebook']} cannot be read: {type(error).__name__}: {one_line(str(error))}")
+    return figures
+
+
+def _data_uri(encoded: str, mime: str, limit: int = 400_000) -> str:
+    """The image as it is, or a smaller copy when it is heavy; the notebook's own page has the original."""
+    from PIL import Image
+
+    encoded = "".join(encoded.split())
+    if len(encoded) > limit:
+        picture = Image.open(io.BytesIO(base64.b64decode(encoded)))
+        picture.thumbnail((1400, 1400), Image.Resampling.LANCZOS)
+        small = io.BytesIO()
+        picture.convert("RGBA" if picture.has_transparency_data else "RGB").save(small, "WEBP", quality=88)
+        encoded, mime = base64.b64encode(small.getvalue()).decode(), "image/webp"
+    return f"data:{mime};base64,{encoded}"
+
+
+def clock(seconds: float) -> str:
+    """``1:02:03`` or ``2:03``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _table_name(table: Any) -> str:
+    text = str(table if table is not None else "").strip() or "–"
+    return f"Table {text}" if re.fullmatch(r"[\dIVX]+[a-z]?", text) else text
+
+
+def _place(row: Mapping[str, Any]) -> str:
+    """Which number of its table: row, column, scale, metric, without saying anything twice."""
+    scale = str(row.get("scale") or "").lstrip("x×")
+    parts = [row.get("row"), row.get("column"), f"×{scale}" if scale else "", row.get("metric")]
+    said: list[str] = []
+    for part in (str(p) for p in parts if p):
+        if part.lower() not in (s.lower() for s in said):
+            said.append(part)
+    return " · ".join(said) or str(row.get("id") or "–")
+
+
+def _decimals(row: Mapping[str, Any]) -> int:
+    """Digits that the paper printed; JSON drops trailing zeros, so PSNR and SSIM have a least number."""
+    printed = str(row.get("published") if row.get("published") is not None else "")
+    digits = len(printed.partition(".")[2]) if re.fullmatch(r"-?[\d,]+\.?\d*", printed) else 0
+    return max(digits, {"psnr": 2, "ssim": 4}.get(str(row.get("metric") or "").lower(), 0))
+
+
+def _number(value: Any, row: Mapping[str, Any]) -> str:
+    """A measured or published value to the digits of the published one."""
+    if value is None or value == "":
+        return "–"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    if row.get("published") is None:
+        return f"{value:,.6g}"
+    return f"{value:,.{_decimals(row)}f}"
+
+
+def _signed(value: Any, row: Mapping[str, Any]) -> str:
+    """A difference with its sign and one digit more than the values, so that a small one does not read as none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return "–" if value in (None, "") else str(value)
+    if value == 0:
+        return "0"
+    digits = _decimals(row)
+    return f"{value:+,.{digits + 1 if digits or value != int(value) else 0}f}".replace("-", "−")
