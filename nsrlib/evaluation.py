@@ -59,14 +59,15 @@ def upscale(
     """Apply a super-resolution network to a picture of any size, in tiles if it is large.
 
     A tile sees ``model.halo`` pixels of context on each side and is cross-faded with its neighbours over ``2 * blend``
-    more. For a network without global statistics the result equals the whole picture's to rounding. BSRN's CCA and ESA
-    look further than any tile, so it differs a little; the notebook shows how much.
+    more. For a network without global statistics the result equals the whole picture's to rounding. A network that
+    looks at the whole picture may offer ``tile_runner`` (:class:`~nsrlib.models.bsrn.FusedBSRN` does); without it, such
+    a network differs a little, which the BSRN notebook shows.
 
     Args:
         model: has ``scale``, ``halo`` and ``min_size``; takes ``(1, C, H, W)`` in [0, 1].
         x: ``(1, C, H, W)`` on the model's device. A picture smaller than ``min_size`` is mirrored up to it.
         tile: side of the tiles' own part, in low-resolution pixels; None: whole; ``auto``: whole up to
-            :data:`WHOLE_LIMIT`, else 256.
+            :data:`WHOLE_LIMIT`, else 192.
         blend: see above.
         emit: called with (first row, finished rows ``(C, rows, rW)`` on the CPU) from top to bottom; nothing is
             returned then and memory stays at one row of tiles.
@@ -81,7 +82,7 @@ def upscale(
     if x.ndim != 4 or x.shape[0] != 1:
         raise ValueError(f"x must be one picture (1, C, H, W), got {tuple(x.shape)}")
     if tile == "auto":
-        tile = 256 if x.shape[2] * x.shape[3] > WHOLE_LIMIT.get(x.device.type, 0) else None
+        tile = 192 if x.shape[2] * x.shape[3] > WHOLE_LIMIT.get(x.device.type, 0) else None
     if tile is not None and (not isinstance(tile, int) or tile < 1):
         raise ValueError(f"tile must be a positive whole number, 'auto' or None, got {tile!r}")
     if not isinstance(blend, int) or blend < 0:
@@ -118,18 +119,32 @@ def _tiled(model: nn.Module, x: Tensor, tile: int, blend: int, progress: bool) -
     from tqdm.auto import tqdm
 
     r = int(model.scale)  # type: ignore[arg-type]
-    halo = int(getattr(model, "halo", 32))
+    halo, step = int(getattr(model, "halo", 32)), int(getattr(model, "tile_step", 1))
     _, c, h, w = x.shape
     rows, cols = _spans(h, tile, blend), _spans(w, tile, blend)
-    kept: Tensor | None = None  # rows that the next band still fades into
+
+    def box(top: int, bottom: int, left: int, right: int) -> tuple[int, int, int, int]:
+        top, left = (max(side - halo, 0) // step * step for side in (top, left))
+        return top, min(bottom + halo, h), left, min(right + halo, w)
+
     bar = tqdm(total=len(rows) * len(cols), desc="tiles", unit="tile", disable=not progress)
+    if hasattr(model, "tile_runner") and min(h, w) >= int(model.min_size):  # type: ignore[arg-type]
+        boxes = [box(*row, *col) for row in rows for col in cols]
+        bar.set_description("looking at the whole picture")
+        run = model.tile_runner(x, boxes, tick=bar.refresh)  # type: ignore[operator]
+        bar.set_description("tiles")
+    else:
+
+        def run(b: tuple[int, int, int, int]) -> Tensor:
+            return _padded(model, x[..., b[0] : b[1], b[2] : b[3]])
+
+    kept: Tensor | None = None  # rows that the next band still fades into
     for top, bottom in rows:
         band = torch.zeros(c, (bottom - top) * r, w * r)
         for left, right in cols:
-            y0, y1 = max(top - halo, 0), min(bottom + halo, h)
-            x0, x1 = max(left - halo, 0), min(right + halo, w)
-            out = _padded(model, x[..., y0:y1, x0:x1])[0].float().cpu()
-            out = out[:, (top - y0) * r : (bottom - y0) * r, (left - x0) * r : (right - x0) * r]
+            b = box(top, bottom, left, right)
+            out = run(b)[0].float().cpu()
+            out = out[:, (top - b[0]) * r : (bottom - b[0]) * r, (left - b[2]) * r : (right - b[2]) * r]
             band[..., left * r : right * r] += out * _ramp(left, right, w, blend, r)
             bar.update()
         band *= _ramp(top, bottom, h, blend, r)[:, None]

@@ -10,6 +10,9 @@ on 48-pixel patches; here they are padded.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -233,6 +236,8 @@ class BSRNS(nn.Module):
 
 # --- the same function, faster ----------------------------------------------------------------------------------------
 
+Box = tuple[int, int, int, int]
+
 
 class FusedBSRN(nn.Module):
     """Inference-only BSRN: the same function as :class:`BSRN` to float rounding, in fewer passes over memory.
@@ -241,11 +246,16 @@ class FusedBSRN(nn.Module):
     (fusion layer) or are written where they are needed; everything runs channels last, where depthwise convolutions are
     several times faster on a CPU. Buffers hold the weights, so ``.to(device)`` works; there are no gradients.
 
+    ESA and CCA look at the whole picture: CCA by its statistics, ESA because its coarse map is stretched over it.
+    :meth:`tile_runner` gives both to a tile, so that tiles agree with the whole.
+
     Args:
         model: a :class:`BSRN` with BSConv-U, ESA, CCA and GELU (the published configuration, any width and depth).
     """
 
     min_size = 15
+    tile_step = 6
+    """Tiles must start at multiples of this, the step of ESA's coarse map."""
 
     def __init__(self, model: BSRN) -> None:
         super().__init__()
@@ -268,6 +278,39 @@ class FusedBSRN(nn.Module):
         kinds = ((block.c1_r, BSConvU), (block.esa, ESA), (block.cca, CCA), (block.act, nn.GELU))
         return all(isinstance(module, kind) for module, kind in kinds)
 
+    def tile_runner(
+        self, x: Tensor, boxes: Sequence[Box], sample: int = 8, tick: Callable[[], object] = lambda: None
+    ) -> Callable[[Box], Tensor]:
+        """A function that upscales one box ``(top, bottom, left, right)`` of ``x`` as part of the whole picture.
+
+        CCA's statistics of the whole are estimated first, from up to ``sample`` boxes spread over the picture.
+
+        Args:
+            x: the picture ``(1, 3, H, W)``. boxes: all boxes that will be asked for.
+            tick: called after each box of the sample.
+        """
+        _, _, height, width = x.shape
+        statistics: dict[int, tuple[Tensor, Tensor]] = {}
+
+        def run(box: Box) -> Tensor:
+            top, bottom, left, right = box
+            window = Window(top, left, height, width, statistics)
+            y = self(x[..., top:bottom, left:right], window)
+            seen.append((window.seen, (bottom - top) * (right - left)))
+            return y
+
+        seen: list[tuple[dict[int, tuple[Tensor, Tensor]], int]] = []
+        number = min(sample, len(boxes))
+        for i in range(number):
+            run(boxes[(2 * i + 1) * len(boxes) // (2 * number)])
+            tick()
+        pixels = sum(n for _, n in seen)
+        for k in seen[0][0]:
+            mean = sum(s[k][0] * n for s, n in seen) / pixels
+            variance = sum((s[k][1] + (s[k][0] - mean).square()) * n for s, n in seen) / pixels
+            statistics[k] = mean, variance  # type: ignore[assignment]
+        return run
+
     def _conv1x1(self, x: Tensor, name: str, bias: bool = True) -> Tensor:
         return _conv1x1(x, self.get_buffer(f"{name}_weight"), self.get_buffer(f"{name}_bias") if bias else None)
 
@@ -279,7 +322,7 @@ class FusedBSRN(nn.Module):
         weight = self.get_buffer(f"{name}_dw_weight")
         return F.conv2d(z, weight, self.get_buffer(f"{name}_dw_bias"), stride, padding, groups=weight.shape[0])
 
-    def _block(self, x: Tensor, k: int, distilled: Tensor) -> Tensor:
+    def _block(self, x: Tensor, k: int, distilled: Tensor, window: Window | None) -> Tensor:
         half, h, w = x.shape[1] // 2, x.shape[2], x.shape[3]
         r = x
         for i in (1, 2, 3):
@@ -294,17 +337,21 @@ class FusedBSRN(nn.Module):
         b = _gelu_(self._bsconv(b, f"B{k}_esa_conv_max"))
         b = _gelu_(self._bsconv(b, f"B{k}_esa_conv3"))
         b = self._bsconv(b, f"B{k}_esa_conv3_")
-        b = F.interpolate(b, size=(h, w), mode="bilinear", align_corners=False)
+        b = _stretch(b, h, w, window)
         y *= self._conv1x1(self._conv1x1(a, f"B{k}_esa_conv_f").add_(b), f"B{k}_esa_conv4").sigmoid_()
 
-        mean = y.mean((2, 3), keepdim=True)
-        variance = (y - mean).square_().mean((2, 3), keepdim=True)
+        mean, variance = window.statistics.get(k, (None, None)) if window else (None, None)
+        if mean is None or variance is None:
+            mean = y.mean((2, 3), keepdim=True)
+            variance = (y - mean).square_().mean((2, 3), keepdim=True)
+            if window:
+                window.seen[k] = mean, variance
         gate = F.relu(self._conv1x1((variance + 1e-12).sqrt() + mean, f"B{k}_cca_conv_du_0"))
         gate = self._conv1x1(gate, f"B{k}_cca_conv_du_2").sigmoid()
         return y.mul_(gate).add_(x)
 
     @torch.no_grad()
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, window: Window | None = None) -> Tensor:
         check_input(x, "BSRN", 3, self.min_size)
         # A copy, because a picture's own strides (batch of one, made by permute) pass for channels last but are not.
         x = x.clone(memory_format=torch.contiguous_format).contiguous(memory_format=torch.channels_last)
@@ -315,12 +362,49 @@ class FusedBSRN(nn.Module):
         distilled = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
         f, fused = shallow, self.get_buffer("c1_bias").view(1, c, 1, 1)
         for k, weight in enumerate(self.get_buffer("c1_weight").split(c, 1), 1):
-            f = self._block(f, k, distilled)
+            f = self._block(f, k, distilled, window)
             fused = _conv1x1(f, weight).add_(fused)
         fused = self._bsconv(_gelu_(fused), "c2").add_(shallow)
         last = "upsampler_upsampleOneStep_0"
         y = F.conv2d(fused, self.get_buffer(f"{last}_weight"), self.get_buffer(f"{last}_bias"), padding=1)
         return F.pixel_shuffle(y, self.scale)
+
+
+@dataclass
+class Window:
+    """Where a tile lies, and what its picture looks like as a whole.
+
+    Attributes:
+        top, left: first row and column, multiples of :attr:`FusedBSRN.tile_step`.
+        height, width: of the whole picture.
+        statistics: block -> mean and variance ``(1, C, 1, 1)`` that CCA shall use; without them the tile's own are
+            used and left in ``seen``.
+    """
+
+    top: int
+    left: int
+    height: int
+    width: int
+    statistics: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    seen: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+
+def _stretch(coarse: Tensor, h: int, w: int, window: Window | None) -> Tensor:
+    """Bilinear resizing to ``(h, w)``; in a window, that part of what resizing the whole picture's map would give."""
+    if window is None:
+        return F.interpolate(coarse, size=(h, w), mode="bilinear", align_corners=False)
+    axes = []
+    for start, length, whole, cells in (
+        (window.top, h, window.height, coarse.shape[2]),
+        (window.left, w, window.width, coarse.shape[3]),
+    ):
+        all_cells = ((whole - 3) // 2 - 6) // 3 + 1  # of the strided convolution and the pool
+        pixel = torch.arange(start, start + length, device=coarse.device, dtype=torch.float64)
+        cell = ((pixel + 0.5) * all_cells / whole - 0.5).clamp(0, all_cells - 1) - start / FusedBSRN.tile_step
+        axes.append((cell + 0.5) * 2 / cells - 1)  # grid_sample counts from -1 to 1
+    y, x = torch.meshgrid(*axes, indexing="ij")
+    grid = torch.stack([x, y], -1)[None].to(coarse.dtype)
+    return F.grid_sample(coarse, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def _conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
