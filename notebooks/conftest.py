@@ -1,7 +1,7 @@
 """For nbval: verdict cells that need data which is not here are skipped, and say so.
 
-Such a cell has a tag ``needs:set5`` or ``needs:net_g_BSRN_x4.pth`` for each data set and weights file. It only prints a
-verdict, so nothing after it misses it.
+Such a cell has a tag ``needs:set5`` or ``needs:net_g_BSRN_x4.pth`` for each data set and each
+weights file. It only prints a verdict, so nothing after it misses it.
 """
 
 from functools import lru_cache
@@ -30,4 +30,8 @@ def pytest_collection_modifyitems(items):
         for tag in cell.metadata.get("tags", []) if cell is not None else []:
             name = tag.removeprefix("needs:")
             if name != tag and not is_here(name):
-                item.add_marker(pytest.mark.skip(reason=f"{name} is not at hand: set NSRLIB_DATA or use a network"))
+                item.add_marker(
+                    pytest.mark.skip(
+                        reason=f"{name} is not at hand: set NSRLIB_DATA or use a network"
+                    )
+                )

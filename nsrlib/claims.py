@@ -118,7 +118,7 @@ class Ledger:
             known: id -> reason, for cells that are known to differ; they do not raise in :meth:`verdict`.
 
         Returns:
-            Columns row, scale, column, metric, unit, published, ours, difference, verdict, source; index id.
+            :meth:`table` of these cells.
 
         Raises:
             KeyError: an id that was never published; the message gives the nearest one.
@@ -150,34 +150,21 @@ class Ledger:
         return self.table(list(measured))
 
     def table(self, ids: Sequence[str]) -> pd.DataFrame:
-        """Rows of the ledger for reading; values as text, ours with one digit more than the paper printed."""
+        """Rows of the ledger for reading: published, ours (one digit more than printed), difference, verdict, source.
+
+        The index is the cell's id; its pieces are shown as columns row, scale, column, metric.
+        """
+        columns = ["row", "scale", "column", "metric", "published", "ours", "difference", "verdict", "source"]
         rows = []
         for key in ids:
             r = self.rows[key]
-            d = decimals(r["published"])
+            d = decimals(r["published"]) + 1
+            unit = "" if r["unit"] == "1" else f" {r['unit']}"
+            values = {"ours": f"{r['ours']:.{d}f}", "difference": f"{r['difference']:+.{d}f}"}
             rows.append(
-                {
-                    **{k: r[k] for k in ("id", "row", "scale", "column", "metric", "unit", "published")},
-                    "ours": f"{r['ours']:.{d + 1}f}",
-                    "difference": f"{r['difference']:+.{d + 1}f}",
-                    "verdict": r["verdict"],
-                    "source": r["source"],
-                }
+                r | values | {"published": r["published"] + unit, "scale": f"x{r['scale']}" if r["scale"] else ""}
             )
-        columns = [
-            "id",
-            "row",
-            "scale",
-            "column",
-            "metric",
-            "unit",
-            "published",
-            "ours",
-            "difference",
-            "verdict",
-            "source",
-        ]
-        return pd.DataFrame(rows, columns=columns).set_index("id")
+        return pd.DataFrame(rows, columns=columns, index=pd.Index(ids, name="id"))
 
     def verdict(self, table: pd.DataFrame) -> str:
         """One line for each cell of ``table``; text that does not change between runs that agree.
@@ -398,3 +385,9 @@ def store(results: str | os.PathLike) -> list[Path]:
     if not stored:
         raise ValueError(f"no results in {folder.name}")
     return stored
+
+
+def show(table: pd.DataFrame, source_width: int = 40) -> pd.DataFrame:
+    """A ledger table for a page: without ids, sources shortened ("recalled" comes first and stays)."""
+    short = [text if len(text) <= source_width else text[: source_width - 3] + "..." for text in table["source"]]
+    return table.assign(source=short).set_index(["row", "scale", "column", "metric"])

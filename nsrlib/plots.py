@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -17,7 +17,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
+from torch import Tensor, nn
 
+from nsrlib.data import ImageSet
+from nsrlib.evaluation import upscale
+from nsrlib.images import to_tensor, to_uint8
 from nsrlib.metrics import Protocol, psnr
 
 BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, GRAY = (
@@ -109,6 +113,36 @@ def compare(
     return fig
 
 
+def gallery(
+    images: ImageSet,
+    models: Mapping[str, nn.Module],
+    protocol: Protocol,
+    number: int = 3,
+    size: tuple[int, int] = (48, 64),
+) -> list[Figure]:
+    """:func:`compare` for the crops where the last model gains most on the one before it.
+
+    Args:
+        images: loaded at the models' scale.
+        models: label -> network, at least two.
+        number: how many pictures, the largest mean gain first.
+    """
+    before, after = list(models)[-2:]
+    found = []
+    for pair in images:
+        if pair.lr is None:
+            raise ValueError(f"{images.name} must be loaded with a scale")
+        x = to_tensor(pair.lr)
+        shown = {label: to_uint8(cast(Tensor, upscale(model, x))) for label, model in models.items()}
+        top, left, h, w = largest_gains(shown[after], shown[before], pair.hr, size)[0]
+        region = np.s_[top : top + h, left : left + w]
+        truth = pair.hr[region].astype(np.float64)
+        gain = np.square(shown[before][region] - truth).mean() - np.square(shown[after][region] - truth).mean()
+        found.append((gain, pair, (top, left, h, w), shown))
+    found.sort(key=lambda item: -item[0])
+    return [compare(shown, pair.hr, crop, protocol, pair.name) for _, pair, crop, shown in found[:number]]
+
+
 def kernel_rows(rows: Mapping[str, np.ndarray], title: str = "") -> Figure:
     """Rows of small kernels on one symmetric colour scale.
 
@@ -140,41 +174,49 @@ def bubbles(
     ylabel: str = "PSNR (dB)",
     title: str = "",
 ) -> Figure:
-    """Quality against size; the circle's area is the multiply-adds, on a logarithmic scale as they span decades.
+    """Quality against size; circles grow with the logarithm of the multiply-adds, which span decades.
 
     Args:
-        points: columns label, x, y, multi_adds (G), ours (bool: measured here). Points beyond ``xlim`` are drawn at the
-            edge with an arrow.
+        points: columns label, x, y, multi_adds (G), ours (bool: measured here, drawn as a red ring), and place: where
+            the label goes, "right" (default), "left" or "below". Points beyond ``xlim`` are drawn at the edge.
         highlight: labels in colour.
     """
-    fig, ax = plt.subplots(figsize=(7.2, 4.4))
+    fig, ax = plt.subplots(figsize=(7.4, 4.6))
 
     def area(g: float) -> float:
-        return 40 + 130 * np.log10(max(g, 1.0)) ** 1.5
+        return 30 + 90 * np.log10(max(g, 1.0)) ** 1.5
 
+    places: dict[str, dict[str, Any]] = {
+        "right": {"xytext": (8, 5), "ha": "left"},
+        "left": {"xytext": (-8, 5), "ha": "right"},
+        "below": {"xytext": (0, -16), "ha": "center"},
+    }
     p: Any
     for p in points.itertuples():
         beyond = xlim is not None and p.x > xlim[1]
-        x = xlim[1] * 0.985 if beyond and xlim else p.x
+        x = xlim[1] * 0.975 if beyond and xlim else p.x
         colour = BLUE if p.label in highlight else "#b9b9b9"
-        face = colour if not p.ours else "none"
         ax.scatter(
-            x, p.y, s=area(p.multi_adds), color=face, edgecolor=RED if p.ours else "white", zorder=3, linewidth=1.3
+            x,
+            p.y,
+            s=area(p.multi_adds),
+            facecolor="none" if p.ours else colour,
+            edgecolor=RED if p.ours else "white",
+            linewidth=1.4,
+            zorder=4 if p.ours else 3,
         )
-        text = f"{p.label} ({p.x:.0f} K →)" if beyond else str(p.label)
-        offset = (-6, -13) if beyond else (7, -10 if p.ours else 6)
+        place = getattr(p, "place", "right")
         ax.annotate(
-            text,
+            f"{p.label} ({p.x:.0f} K →)" if beyond else str(p.label),
             (x, p.y),
-            xytext=offset,
             textcoords="offset points",
-            ha="right" if beyond else "left",
             fontsize=8,
             color=RED if p.ours else ("black" if p.label in highlight else "#555555"),
+            **places["left" if beyond else (place if place in places else "right")],
         )
     for g in (10, 100, 1000):
         ax.scatter([], [], s=area(g), color="#b9b9b9", label=f"{g} G multiply-adds")
-    ax.legend(loc="lower right", labelspacing=1.1)
+    ax.legend(loc="lower right", labelspacing=1.5, handletextpad=1.0, borderpad=1.0)
     if xlim:
         ax.set_xlim(*xlim)
     ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
@@ -195,7 +237,7 @@ def bars(
             v + 0.01 * span * (1 if v >= 0 else -1), k, f"{v:.3g}{unit}", va="center", ha="left" if v >= 0 else "right"
         )
     ax.invert_yaxis()
-    ax.margins(x=0.14)
+    ax.margins(x=0.22)
     ax.grid(axis="y", visible=False)
     ax.axvline(0, color="#555555", linewidth=0.8)
     ax.set_title(title)
@@ -216,7 +258,7 @@ def block_diagram(kind: str) -> Figure:
         ("BSConv 3x3\n+ input, GELU", "BSConv 3x3\nGELU") if esdb else ("conv 3x3\n+ input, LReLU", "conv 3x3\nLReLU")
     )
     fig, ax = plt.subplots(figsize=(11, 2.4))
-    ax.set(xlim=(-0.4, 11.6 if esdb else 9.6), ylim=(-0.75, 1.75))
+    ax.set(xlim=(-0.4, 11.6), ylim=(-0.75, 1.75))
     ax.set_axis_off()
     steps = [(x, 1.0, refine, "conv3") for x in (1.2, 3.0, 4.8)] + [(6.6, 1.0, last, "conv3")]
     for x, y, text, fill in steps:
@@ -232,7 +274,7 @@ def block_diagram(kind: str) -> Figure:
         ax.plot([x + 0.62, x + 0.68, x + 0.68], [-0.1, -0.1, -0.5], color="#555555", linewidth=0.9)
     ax.plot([1.88, 7.0], [-0.5, -0.5], color="#555555", linewidth=0.9)
     _arrow(ax, (7.0, -0.5), (7.5, 0.25))
-    tail = [("ESA", 9.3), ("CCA", 10.4)] if esdb else [("ESA", 9.1)]
+    tail = [("ESA", 9.3), ("CCA", 10.4)] if esdb else [("ESA", 9.3)]
     for text, x in tail:
         _box(ax, x, 0.45, text, "attention", width=0.7)
         _arrow(ax, (x - 0.68, 0.45), (x - 0.36, 0.45))
@@ -242,7 +284,7 @@ def block_diagram(kind: str) -> Figure:
         _arrow(ax, (end + 0.36, 0.45), (11.0, 0.45))
         ax.text(11.1, 0.45, "+", ha="center", va="center", fontsize=13)
     else:
-        _arrow(ax, (end + 0.36, 0.45), (9.62, 0.45))
+        _arrow(ax, (end + 0.36, 0.45), (end + 0.8, 0.45))
     ax.plot([-0.3, 0.0], [1.0, 1.0], color="#555555", linewidth=0.9)
     title = "ESDB, the block of BSRN" if esdb else "RFDB, the block of RFDN"
     ax.set_title(title)

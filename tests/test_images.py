@@ -1,0 +1,708 @@
+"""Reading, MATLAB's imresize, luma, noise and JPEG."""
+
+from __future__ import annotations
+
+import errno
+import math
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from nsrlib.images import (
+    add_noise,
+    imresize,
+    jpeg,
+    luma,
+    modcrop,
+    read_gray,
+    read_image,
+    read_picture,
+    to_tensor,
+    to_uint8,
+    write_picture,
+)
+
+EPS32 = np.finfo(np.float32).eps
+
+
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random(shape)
+
+
+def levels(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+# --- imresize ---------------------------------------------------------------------------------------------------------
+
+
+def keys_cubic(t: float) -> float:
+    """Keys 1981 with a = -0.5, as the documentation of MATLAB's imresize names it."""
+    t = abs(t)
+    if t <= 1:
+        return 1.5 * t**3 - 2.5 * t**2 + 1
+    return -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2 if t <= 2 else 0.0
+
+
+def dense_matrix(n_in: int, n_out: int, scale: float, border: str, antialias: bool = True) -> np.ndarray:
+    """Resizing of one axis as a matrix ``(n_out, n_in)``, pixel by pixel: pixel i covers [i, i + 1)."""
+    matrix = np.zeros((n_out, n_in))
+    stretch = min(scale, 1.0) if antialias else 1.0
+    reach = math.ceil(2 / stretch) + 1
+    for i in range(n_out):
+        centre = (i + 0.5) / scale - 0.5
+        near = range(math.floor(centre) - reach, math.ceil(centre) + reach + 1)
+        weights = [keys_cubic(stretch * (centre - j)) for j in near]
+        for j, weight in zip(near, weights, strict=True):
+            if border == "repeat":
+                inside = min(max(j, 0), n_in - 1)
+            else:
+                inside = j % (2 * n_in)
+                inside = inside if inside < n_in else 2 * n_in - 1 - inside
+            matrix[i, inside] += weight / sum(weights)
+    return matrix
+
+
+@pytest.mark.parametrize("border", ["mirror", "repeat"])
+@pytest.mark.parametrize(
+    ("shape", "factors"),
+    [
+        ((24, 36), (0.5, 0.5)),
+        ((25, 37), (1 / 3, 1 / 3)),
+        ((23, 41), (0.25, 0.25)),
+        ((9, 12), (1 / 8, 1 / 8)),  # the kernel is wider than the picture
+        ((13, 11), (2, 2)),
+        ((13, 11), (3, 3)),
+        ((7, 5), (4, 4)),
+        ((17, 19), (0.7, 1.6)),
+        ((17, 19), (1.6, 0.7)),
+        ((1, 6), (2.5, 0.4)),
+        ((12, 12), (1, 1)),
+    ],
+    ids=str,
+)
+def test_imresize_equals_a_dense_matrix_written_from_the_definition(shape, factors, border):
+    x = noise(*shape)
+    target = [math.ceil(f * s - 1e-9) for f, s in zip(factors, shape, strict=True)]
+    rows, cols = (dense_matrix(*args, border) for args in zip(shape, target, factors, strict=True))
+    y = imresize(x, factors, border=border)
+    assert y.shape == tuple(target)
+    # fewer than 100 terms of size one, centres rounded to eps * 41
+    np.testing.assert_allclose(y, rows @ x @ cols.T, rtol=0, atol=1e-13 * 10)
+
+
+def test_imresize_without_antialiasing_equals_the_unstretched_kernel():
+    x = noise(20, 31)
+    expected = dense_matrix(20, 8, 0.4, "mirror", False) @ x @ dense_matrix(31, 13, 0.4, "mirror", False).T
+    np.testing.assert_allclose(imresize(x, 0.4, antialias=False), expected, rtol=0, atol=1e-12)
+
+
+def half_up(x: np.ndarray) -> np.ndarray:
+    return np.floor(x + 0.5).clip(0, 255)
+
+
+@pytest.mark.parametrize("factors", [(0.5, 0.25), (0.25, 0.5), (0.5, 2), (2, 0.5), (0.5, 0.5), (2, 2)], ids=str)
+def test_the_axis_with_the_smaller_factor_is_resized_and_rounded_first(factors):
+    x = levels(32, 24)  # factors of 1/4, 1/2, 2 have weights that are exact in binary: no tie depends on the order
+    target = [int(f * s) for f, s in zip(factors, x.shape, strict=True)]
+    rows, cols = (dense_matrix(*args, "repeat") for args in zip(x.shape, target, factors, strict=True))
+    rows_first = half_up(half_up(rows @ x) @ cols.T)
+    cols_first = half_up(rows @ half_up(x @ cols.T))
+    assert (rows_first != cols_first).any()
+    y = imresize(x, factors, border="repeat", round_between=True)
+    assert y.dtype == np.uint8
+    np.testing.assert_array_equal(y, rows_first if factors[0] <= factors[1] else cols_first)
+
+
+def test_uint8_without_rounding_between_is_the_double_result_rounded_half_up():
+    x = levels(30, 26, 3)
+    exact = imresize(x.astype(np.float64), 0.5)
+    np.testing.assert_array_equal(imresize(x, 0.5), half_up(exact).astype(np.uint8))
+    step = np.array([[0, 0, 255, 255]], np.uint8)
+    assert imresize(step.astype(np.float64), 2).max() > 255  # the cubic overshoots, so uint8 must clip
+    assert imresize(step, 2).max() == 255
+
+
+@pytest.mark.benchmark
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize(("name", "count"), [("Set5", 5), ("Set14", 14)])
+def test_imresize_makes_the_lr_files_of_old_matlab_bit_by_bit(benchmark, name, count, scale):
+    pairs = benchmark(name, scale, "files")
+    assert len(pairs) == count
+    for pair in pairs:
+        made = imresize(pair.hr, 1 / scale, border="repeat", round_between=True)
+        np.testing.assert_array_equal(made, pair.lr, err_msg=pair.name)
+
+
+@pytest.mark.benchmark
+@pytest.mark.parametrize("scale", [2, 3, 4, 8])
+def test_imresize_makes_the_lr_files_of_newer_matlab_bit_by_bit(benchmark, scale):
+    pairs = benchmark("Set5", scale, "files_mirror")
+    assert len(pairs) == 5
+    for pair in pairs:
+        made = imresize(pair.hr, 1 / scale, border="mirror", round_between=scale != 8)
+        np.testing.assert_array_equal(made, pair.lr, err_msg=pair.name)
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"border": "repeat", "round_between": True}], ids=str)
+@pytest.mark.parametrize("scale", [1 / 3, 0.5, 2, 3, (0.4, 2.5)], ids=str)
+def test_numpy_tensor_and_batch_give_the_same_levels(scale, kwargs):
+    batch = levels(3, 3, 21, 17)
+    together = imresize(torch.from_numpy(batch), scale, **kwargs)
+    assert together.dtype == torch.uint8
+    for k in range(3):
+        alone = imresize(batch[k].transpose(1, 2, 0), scale, **kwargs)
+        np.testing.assert_array_equal(together[k].permute(1, 2, 0), alone)
+        np.testing.assert_array_equal(together[k, 0], imresize(batch[k, 0], scale, **kwargs))
+
+
+def test_float_numpy_tensor_and_batch_are_equal_to_the_last_bit():
+    batch = noise(2, 3, 21, 17)
+    together = imresize(torch.from_numpy(batch), 1 / 3)
+    for k in range(2):
+        np.testing.assert_array_equal(together[k].permute(1, 2, 0), imresize(batch[k].transpose(1, 2, 0), 1 / 3))
+
+
+@pytest.mark.parametrize("scale", [0.25, 1 / 3, 0.5, 2, 3, 4])
+def test_float32_is_as_close_to_float64_as_its_sums_allow(scale):
+    x = noise(40, 37)
+    taps = math.ceil(4 / min(scale, 1)) + 2
+    error = imresize(torch.from_numpy(x).float(), scale).double() - imresize(torch.from_numpy(x), scale)
+    # each pass: input, weights and one rounding a tap, on values below 2
+    assert error.abs().max() < 2 * (taps + 2) * EPS32
+
+
+@pytest.mark.parametrize("border", ["mirror", "repeat"])
+@pytest.mark.parametrize("scale", [0.5, 1 / 3, 2, (0.7, 1.5)], ids=str)
+def test_gradient_of_imresize_is_right(scale, border):
+    x = torch.from_numpy(noise(1, 2, 6, 5)).requires_grad_()
+    assert torch.autograd.gradcheck(lambda t: imresize(t, scale, border=border), x)
+
+
+def test_gradient_of_imresize_is_the_transposed_matrix():
+    x = torch.from_numpy(noise(12, 9)).requires_grad_()
+    (imresize(x, 1 / 3) * torch.from_numpy(noise(4, 3, seed=1))).sum().backward()
+    rows, cols = dense_matrix(12, 4, 1 / 3, "mirror"), dense_matrix(9, 3, 1 / 3, "mirror")
+    np.testing.assert_allclose(x.grad, rows.T @ noise(4, 3, seed=1) @ cols, rtol=0, atol=1e-13)
+
+
+@given(
+    st.floats(0.2, 5),
+    st.integers(1, 20),
+    st.integers(1, 20),
+    st.integers(0, 255),
+    st.sampled_from(["mirror", "repeat"]),
+)
+def test_a_constant_image_stays_constant_at_any_scale(scale, h, w, level, border):
+    for round_between in (False, True):
+        y = imresize(np.full((h, w), level, np.uint8), scale, border=border, round_between=round_between)
+        assert y.shape == (math.ceil(scale * h - 1e-9), math.ceil(scale * w - 1e-9))
+        assert (y == level).all()
+    np.testing.assert_allclose(imresize(np.full((h, w), 0.3), scale, border=border), 0.3, rtol=1e-13)
+
+
+@given(
+    st.tuples(st.integers(1, 24), st.integers(1, 24)),
+    st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    st.sampled_from(["mirror", "repeat"]),
+    st.integers(0, 2**31),
+)
+def test_flipping_before_resizing_equals_flipping_after(shape, size, border, seed):
+    x = noise(*shape, seed=seed)
+    flipped = imresize(np.ascontiguousarray(x[::-1, ::-1]), size=size, border=border)
+    # a factor of 24 stretches the kernel to 96 taps; centres carry errors of eps * 40
+    np.testing.assert_allclose(flipped, imresize(x, size=size, border=border)[::-1, ::-1], rtol=0, atol=1e-12)
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.sampled_from([2, 3, 4, 8]))
+def test_sides_are_the_ceiling_of_scale_times_side_without_floating_point_slips(h, w, r):
+    x = np.zeros((h, w))
+    assert imresize(x, 1 / r).shape == (-(-h // r), -(-w // r))
+    assert imresize(x, r).shape == (h * r, w * r)
+    assert imresize(np.zeros((h * r, w * r)), 1 / r).shape == (h, w)
+
+
+def test_a_third_of_nine_pixels_is_three():
+    assert imresize(np.zeros((9, 9, 3)), 1 / 3).shape == (3, 3, 3)
+    assert imresize(np.zeros((10, 8)), 1 / 3).shape == (4, 3)
+
+
+@given(st.integers(1, 30), st.integers(1, 30))
+def test_a_single_pixel_fills_any_size(h, w):
+    for border in ("mirror", "repeat"):
+        assert (imresize(np.full((1, 1), 77, np.uint8), size=(h, w), border=border) == 77).all()
+
+
+def test_size_means_the_factor_of_each_side():
+    x = noise(12, 20)
+    np.testing.assert_array_equal(imresize(x, size=(6, 30)), imresize(x, (0.5, 1.5)))
+    np.testing.assert_array_equal(imresize(x, size=(12, 20)), x)
+
+
+def test_arrays_of_any_stride_are_read_right():
+    x = noise(14, 10, 3)
+    np.testing.assert_array_equal(imresize(x[::-1, ::2], 2), imresize(np.ascontiguousarray(x[::-1, ::2]), 2))
+
+
+def test_the_input_of_imresize_is_not_changed():
+    x, y = levels(9, 9), noise(9, 9)
+    before = x.copy(), y.copy()
+    imresize(x, 1)[:], imresize(y, 1)[:] = 0, 0
+    np.testing.assert_array_equal(x, before[0])
+    np.testing.assert_array_equal(y, before[1])
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "error", "message"),
+    [
+        ((noise(4, 4),), {}, ValueError, "exactly one of scale and size, got scale=None and size=None"),
+        ((noise(4, 4), 2), {"size": (8, 8)}, ValueError, "exactly one of scale and size"),
+        ((noise(4, 4), 2), {"border": "reflect"}, ValueError, "border must be 'mirror' or 'repeat', got 'reflect'"),
+        ((noise(4, 4), 2), {"round_between": True}, ValueError, "got a float image"),
+        ((noise(4, 4), 0), {}, ValueError, "cannot resize 4x4 to 0x0: sizes must be positive"),
+        ((noise(4, 4), -2), {}, ValueError, "sizes must be positive"),
+        ((noise(4, 4), (2, 0)), {}, ValueError, "cannot resize 4x4 to 8x0"),
+        ((noise(4, 4),), {"size": (0, 3)}, ValueError, "cannot resize 4x4 to 0x3"),
+        ((noise(4, 4), (1, 2, 3)), {}, ValueError, r"two of them \(vertical, horizontal\), got \(1, 2, 3\)"),
+        ((noise(4, 4), float("nan")), {}, ValueError, "finite factor .* got nan"),
+        ((noise(4, 4), float("inf")), {}, ValueError, "finite factor .* got inf"),
+        ((noise(0, 4), 2), {}, ValueError, r"img is empty: shape \(0, 4\)"),
+        ((np.zeros((4, 4), np.int64), 2), {}, TypeError, "uint8 or floating point, got torch.int64"),
+        ((noise(4), 2), {}, ValueError, r"\(H, W\) or \(H, W, C\), got ndarray \(4,\)"),
+        ((noise(1, 3, 4, 4), 2), {}, ValueError, r"got ndarray \(1, 3, 4, 4\)"),
+        (([[1.0]], 2), {}, ValueError, "got list None"),
+        ((torch.zeros(4), 2), {}, ValueError, r"shape \(..., H, W\), got \(4,\)"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_imresize_says_what_is_wrong(args, kwargs, error, message):
+    with pytest.raises(error, match=message):
+        imresize(*args, **kwargs)
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 9))
+def test_modcrop_keeps_the_top_left_multiple(h, w, r):
+    x = levels(h, w, 3)
+    t = torch.from_numpy(x).permute(2, 0, 1)
+    if min(h, w) < r:
+        with pytest.raises(ValueError, match=f"image of {h}x{w} is smaller than the scale {r}"):
+            modcrop(x, r)
+        return
+    y = modcrop(x, r)
+    assert y.shape == (h // r * r, w // r * r, 3)
+    np.testing.assert_array_equal(y, x[: y.shape[0], : y.shape[1]])
+    np.testing.assert_array_equal(modcrop(t, r).permute(1, 2, 0), y)
+
+
+@pytest.mark.parametrize("scale", [0, -1, 1.5])
+def test_modcrop_refuses_a_scale_that_is_no_positive_whole_number(scale):
+    with pytest.raises(ValueError, match=f"positive whole number, got {scale}"):
+        modcrop(noise(4, 4), scale)
+
+
+# --- luma -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rgb", "exact", "rounded"),
+    [
+        ((255, 255, 255), 235.0, 235),
+        ((0, 0, 0), 16.0, 16),
+        ((255, 0, 0), 81.481, 81),
+        ((0, 255, 0), 144.553, 145),
+        ((0, 0, 255), 40.966, 41),
+        ((128, 128, 128), 16 + 219 * 128 / 255, 126),
+    ],
+    ids=str,
+)
+def test_luma_of_known_colours(rgb, exact, rounded):
+    pixel = np.array([[rgb]], np.uint8)
+    assert luma(pixel)[0, 0] == pytest.approx(exact, abs=1e-12)
+    assert luma(pixel, "nearest")[0, 0] == rounded
+    assert luma(pixel, "matlab")[0, 0] == rounded
+
+
+def test_both_roundings_agree_with_exact_integers_except_on_ties_which_matlabs_order_decides():
+    r, g, b = np.meshgrid(np.arange(0, 256, 5), np.arange(256), np.arange(256), indexing="ij")
+    rgb = np.stack([r, g, b], -1).astype(np.uint8).reshape(-1, 256, 3)
+    r, g, b = (rgb[..., k].astype(np.int64) for k in range(3))
+    thousandths = 65481 * r + 128553 * g + 24966 * b  # 1000 * 255 * (Y - 16), exact
+    tie = thousandths % 255000 == 127500
+    exact = 16 + (thousandths + 127500) // 255000
+    near, matlab = luma(rgb, "nearest"), luma(rgb, "matlab")
+    np.testing.assert_array_equal(near[~tie], exact[~tie])
+    np.testing.assert_array_equal(matlab[~tie], exact[~tie])
+    assert (near != matlab).any()
+    for red, green, blue, ours in zip(r[tie], g[tie], b[tie], matlab[tie], strict=True):
+        k = 1 / 255
+        y = 65.481 * k * float(red) + 128.553 * k * float(green) + 24.966 * k * float(blue) + 16 + 0.5
+        assert ours == math.floor(y)
+
+
+@pytest.mark.parametrize("rounding", ["none", "nearest", "matlab"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+def test_luma_of_tensors_equals_luma_of_arrays(rounding, dtype):
+    x = levels(2, 16, 18, 3) if dtype == np.uint8 else noise(2, 16, 18, 3).astype(dtype)
+    y = luma(torch.from_numpy(x).permute(0, 3, 1, 2), rounding)
+    assert y.dtype == torch.float64
+    assert y.shape == (2, 16, 18)
+    for k in range(2):
+        np.testing.assert_array_equal(y[k], luma(x[k], rounding))
+        np.testing.assert_array_equal(luma(torch.from_numpy(x[k]).permute(2, 0, 1), rounding), y[k])
+
+
+def test_luma_of_float_pictures_is_that_of_their_levels():
+    x = levels(30, 30, 3)
+    np.testing.assert_allclose(luma(x / 255), luma(x), rtol=0, atol=1e-12)
+
+
+def test_luma_says_what_is_wrong():
+    with pytest.raises(ValueError, match="rounding must be 'none', 'nearest' or 'matlab', got 'round'"):
+        luma(levels(4, 4, 3), "round")
+    with pytest.raises(ValueError, match=r"3 channels on axis -1, got shape \(4, 4\)"):
+        luma(levels(4, 4))
+    with pytest.raises(ValueError, match=r"3 channels on axis -3, got shape \(4, 4, 3\)"):
+        luma(torch.zeros(4, 4, 3))
+
+
+# --- degradations -----------------------------------------------------------------------------------------------------
+
+
+def test_noise_is_numpys_stream_for_arrays_and_tensors_alike():
+    x = noise(3, 8, 9)
+    expected = x + np.random.default_rng(7).standard_normal((3, 8, 9)) * (25 / 255)
+    np.testing.assert_allclose(add_noise(x, 25, 7), expected, rtol=0, atol=1e-15)
+    np.testing.assert_array_equal(add_noise(torch.from_numpy(x), 25, 7), add_noise(x, 25, 7))
+    y = add_noise(torch.from_numpy(x).float(), 25, 7)
+    assert y.dtype == torch.float32
+    np.testing.assert_allclose(y, expected, rtol=0, atol=4 * EPS32)
+
+
+def test_noise_on_levels_is_scaled_to_one_first():
+    x = levels(10, 11)
+    np.testing.assert_allclose(add_noise(x, 15, 1), add_noise(x / 255, 15, 1), rtol=0, atol=1e-15)
+    t = add_noise(torch.from_numpy(x), 15, 1)
+    assert t.dtype == torch.float32
+    np.testing.assert_allclose(t, add_noise(x, 15, 1), rtol=0, atol=4 * EPS32)
+
+
+def test_another_seed_gives_other_noise_and_none_is_none():
+    x = noise(16, 16)
+    assert (add_noise(x, 25, 0) != add_noise(x, 25, 1)).all()
+    np.testing.assert_array_equal(add_noise(x, 0, 3), x)
+    with pytest.raises(ValueError, match="sigma must not be negative, got -1"):
+        add_noise(x, -1, 0)
+
+
+def test_noise_has_the_asked_spread_and_is_not_clipped():
+    n = 250_000
+    y = add_noise(np.full(n, 0.5), 50, 3) * 255 - 127.5
+    assert abs(y.mean()) < 4 * 50 / math.sqrt(n)  # four standard errors
+    assert abs(y.std() - 50) < 4 * 50 / math.sqrt(2 * n)
+    assert y.min() < -127.5
+    assert y.max() > 127.5
+
+
+@pytest.mark.parametrize("gray", [False, True])
+def test_jpeg_error_falls_with_quality(astronaut, gray):
+    x = np.ascontiguousarray(astronaut[:160, :121, 0] if gray else astronaut[:160, :121])
+    errors = []
+    for quality in (1, 10, 20, 40, 75, 100):
+        y = jpeg(x, quality)
+        assert (y.shape, y.dtype) == (x.shape, np.uint8)
+        errors.append(np.square(y.astype(float) - x).mean())
+    assert errors == sorted(errors, reverse=True)
+    assert len(set(errors)) == 6
+
+
+def test_jpeg_halves_the_resolution_of_colour():
+    checkers = np.zeros((32, 32, 3), np.uint8)
+    checkers[::2, ::2, 0] = checkers[1::2, 1::2, 2] = 200  # single pixels of red and blue
+    y = jpeg(checkers, 95).astype(int)
+    assert np.ptp(y[8:24, 8:24, 0] - y[8:24, 8:24, 2]) < 20
+
+
+def test_jpeg_says_what_is_wrong():
+    with pytest.raises(TypeError, match="img must be uint8, got float64"):
+        jpeg(noise(8, 8), 50)
+    for quality in (0, 101):
+        with pytest.raises(ValueError, match=f"quality must be in 1..100, got {quality}"):
+            jpeg(levels(8, 8), quality)
+    for shape in [(8, 8, 4), (8, 8, 1), (8,)]:
+        with pytest.raises(ValueError, match=r"img must have shape \(H, W\) or \(H, W, 3\), got"):
+            jpeg(levels(*shape), 50)
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_gray_files_become_three_equal_channels(tmp_path):
+    x = levels(9, 7)
+    Image.fromarray(x).save(tmp_path / "g.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "g.png"), np.stack([x] * 3, -1))
+    np.testing.assert_array_equal(read_gray(tmp_path / "g.png"), x)
+    picture = read_picture(tmp_path / "g.png")
+    assert (picture.gray, picture.bits, picture.alpha, picture.notes) == (True, 8, None, ())
+    np.testing.assert_array_equal(np.round(picture.rgb * 255), np.stack([x] * 3, -1))
+
+
+def test_read_gray_of_colour_is_full_range(tmp_path):
+    Image.fromarray(np.array([[[255, 255, 255], [0, 0, 0], [255, 0, 0]]], np.uint8)).save(tmp_path / "c.png")
+    assert read_gray(tmp_path / "c.png").tolist() == [[255, 0, 76]]
+
+
+def test_alpha_is_dropped_by_read_image_and_kept_by_read_picture(tmp_path):
+    x = levels(6, 8, 4)
+    Image.fromarray(x).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), x[..., :3])
+    picture = read_picture(tmp_path / "a.png")
+    np.testing.assert_array_equal(np.round(picture.alpha * 255), x[..., 3])
+    np.testing.assert_array_equal(np.round(picture.rgb * 255), x[..., :3])
+    assert not picture.gray
+
+
+def test_gray_with_alpha_stays_gray(tmp_path):
+    x = levels(6, 8, 2)
+    Image.fromarray(x).save(tmp_path / "la.png")
+    picture = read_picture(tmp_path / "la.png")
+    assert picture.gray
+    np.testing.assert_array_equal(np.round(picture.alpha * 255), x[..., 1])
+    np.testing.assert_array_equal(np.round(picture.rgb[..., 2] * 255), x[..., 0])
+
+
+def test_a_transparent_palette_is_read_as_colour_and_alpha(tmp_path):
+    palette = Image.new("P", (2, 2))
+    palette.putpalette([10, 20, 30, 200, 100, 50, 0, 255, 0])
+    palette.putdata([0, 1, 2, 0])
+    palette.save(tmp_path / "p.png", transparency=1)
+    expected = [[[10, 20, 30], [200, 100, 50]], [[0, 255, 0], [10, 20, 30]]]
+    assert read_image(tmp_path / "p.png").tolist() == expected
+    picture = read_picture(tmp_path / "p.png")
+    assert np.round(picture.rgb * 255).tolist() == expected
+    assert picture.alpha.tolist() == [[1, 0], [1, 1]]
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bit_gray_keeps_its_bits_or_is_scaled_but_never_clipped(tmp_path, suffix):
+    x = np.array([[0, 128, 129, 257], [1000, 32768, 65280, 65535]], np.uint16)
+    path = tmp_path / f"g16.{suffix}"
+    Image.fromarray(x).save(path)
+    picture = read_picture(path)
+    assert (picture.bits, picture.gray) == (16, True)
+    np.testing.assert_array_equal(np.round(picture.rgb * 65535), np.stack([x] * 3, -1))
+    expected = np.round(x / 257)  # 65535 = 255 * 257
+    np.testing.assert_array_equal(read_gray(path), expected)
+    np.testing.assert_array_equal(read_image(path), np.stack([expected] * 3, -1))
+
+
+def test_gray_values_outside_sixteen_bits_are_refused(tmp_path):
+    Image.fromarray(np.array([[0, 70000]], np.int32)).save(tmp_path / "i.tif")
+    for read in (read_image, read_gray, read_picture):
+        with pytest.raises(ValueError, match=r"cannot use .*i\.tif: values 0..70000, expected 0..65535"):
+            read(tmp_path / "i.tif")
+
+
+def test_sixteen_bit_colour_is_read_with_a_note(tmp_path):
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0))
+    pixel = chunk(b"IDAT", zlib.compress(b"\0" + struct.pack(">HHH", 65535, 32768, 0)))
+    (tmp_path / "c16.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + pixel + chunk(b"IEND", b""))
+    picture = read_picture(tmp_path / "c16.png")
+    assert picture.notes == ("16-bit colour was read as 8 bits per channel",)
+    assert (picture.rgb * 255).tolist() == [[[255, 128, 0]]]
+
+
+def test_cmyk_jpeg_is_converted_and_loses_its_profile(tmp_path):
+    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "k.jpg", icc_profile=b"cmyk profile")
+    picture = read_picture(tmp_path / "k.jpg")
+    assert picture.icc is None
+    assert picture.notes == ("CMYK was converted to RGB",)
+    np.testing.assert_allclose(picture.rgb[8, 8], [1, 0, 0], atol=4 / 255)
+    np.testing.assert_allclose(read_image(tmp_path / "k.jpg")[8, 8], [255, 0, 0], atol=4)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "upright"),
+    [(1, lambda x: x), (3, lambda x: x[::-1, ::-1]), (6, lambda x: np.rot90(x, -1)), (8, np.rot90), (2, np.fliplr)],
+)
+def test_exif_orientation_is_applied(tmp_path, orientation, upright):
+    x = levels(4, 6, 3)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(x).save(tmp_path / "e.png", exif=exif)
+    np.testing.assert_array_equal(np.round(read_picture(tmp_path / "e.png").rgb * 255), upright(x))
+
+
+def test_only_the_first_frame_is_read_and_said_so(tmp_path):
+    frames = [Image.fromarray(np.full((4, 4), v, np.uint8)) for v in (10, 200, 30)]
+    frames[0].save(tmp_path / "f.tif", save_all=True, append_images=frames[1:])
+    picture = read_picture(tmp_path / "f.tif")
+    assert picture.notes == ("only the first of 3 frames was read",)
+    assert np.round(picture.rgb * 255).max() == 10
+
+
+@pytest.mark.parametrize("read", [read_image, read_gray, read_picture])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp"])
+def test_a_truncated_file_is_an_error_that_names_it(tmp_path, read, suffix):
+    path = tmp_path / f"cut.{suffix}"
+    Image.fromarray(levels(64, 64, 3)).save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ValueError, match=rf"cannot decode .*cut\.{suffix}: "):
+        read(path)
+
+
+@pytest.mark.parametrize("read", [read_image, read_gray, read_picture])
+def test_files_that_are_no_pictures_are_named(tmp_path, read):
+    (tmp_path / "page.png").write_text("<html>404</html>")
+    (tmp_path / "empty.png").touch()
+    for name in ("page.png", "empty.png"):
+        with pytest.raises(ValueError, match=rf"cannot decode .*{name}: cannot identify image file"):
+            read(tmp_path / name)
+    with pytest.raises(ValueError, match="is a folder, not an image"):
+        read(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no such image: .*missing\.png"):
+        read(tmp_path / "missing.png")
+
+
+def same_levels(path: Path, x: np.ndarray) -> bool:
+    return np.array_equal(np.asarray(Image.open(path)), x)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "PNG"])
+def test_pictures_are_written_without_loss(tmp_path, suffix):
+    colour, gray, wide = levels(5, 7, 3), levels(5, 7), levels(5, 7).astype(np.uint16) * 251
+    path = tmp_path / f"x.{suffix}"
+    write_picture(path, colour)
+    assert same_levels(path, colour)
+    for form in (gray, gray[..., None]):
+        write_picture(path, form)
+        assert same_levels(path, gray)
+    write_picture(path, wide)
+    assert same_levels(path, wide)
+    alpha = levels(5, 7, seed=1)
+    write_picture(path, colour, alpha=alpha / 255)
+    assert same_levels(path, np.dstack([colour, alpha]))
+    write_picture(path, gray, alpha=alpha / 255)
+    assert same_levels(path, np.dstack([gray, alpha]))
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_the_colour_profile_survives(tmp_path):
+    profile = b"not a real profile, but bytes are bytes"
+    write_picture(tmp_path / "x.png", levels(4, 4, 3), icc=profile)
+    assert read_picture(tmp_path / "x.png").icc == profile
+
+
+def test_a_jpeg_is_written_with_full_colour_resolution(tmp_path):
+    red_blue = np.zeros((16, 16, 3), np.uint8)
+    red_blue[:, ::2, 0] = red_blue[:, 1::2, 2] = 255
+    write_picture(tmp_path / "x.jpg", red_blue)
+    assert np.abs(read_image(tmp_path / "x.jpg").astype(int) - red_blue).max() < 30
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "alpha", "message"),
+    [
+        (
+            "x.jpg",
+            np.uint8,
+            True,
+            r"JPEG cannot hold this picture \(cannot write mode RGBA as JPEG\); try .png or .tif",
+        ),
+        ("x.jpg", np.uint16, False, "JPEG cannot hold 16 bits per channel; try .png or .tif"),
+        ("x.webp", np.uint16, False, "WEBP cannot hold 16 bits"),
+        ("x.gif", np.uint16, False, "GIF cannot hold 16 bits"),
+        ("x.foo", np.uint8, False, "cannot tell the image format of 'x.foo'; use a suffix such as .png"),
+        ("x", np.uint8, False, "cannot tell the image format of 'x'"),
+    ],
+    ids=str,
+)
+def test_a_format_that_cannot_hold_the_picture_is_refused(tmp_path, name, dtype, alpha, message):
+    planes = np.zeros((4, 4, 1 if dtype == np.uint16 else 3), dtype)
+    with pytest.raises(ValueError, match=message):
+        write_picture(tmp_path / name, planes, alpha=np.ones((4, 4)) if alpha else None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_does_not_exist_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no such folder: .*nowhere"):
+        write_picture(tmp_path / "nowhere" / "x.png", levels(4, 4))
+
+
+@pytest.mark.parametrize("before", [None, b"an older file"])
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch, before):
+    path = tmp_path / "x.png"
+    if before:
+        path.write_bytes(before)
+
+    def save(self, target, *args, **kwargs):
+        Path(target).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    with pytest.raises(OSError, match=r"cannot write .*x\.png: No space left on device") as caught:
+        write_picture(path, levels(4, 4))
+    assert caught.value.errno == errno.ENOSPC
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == ({"x.png": before} if before else {})
+
+
+def test_an_interruption_leaves_nothing_half_written(tmp_path, monkeypatch):
+    def save(self, target, *args, **kwargs):
+        Path(target).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    with pytest.raises(KeyboardInterrupt):
+        write_picture(tmp_path / "x.png", levels(4, 4))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_size_that_a_format_cannot_hold_is_said_without_an_error_number(tmp_path):
+    with pytest.raises(OSError, match=r"^cannot write .*x\.jpg: ") as caught:
+        write_picture(tmp_path / "x.jpg", np.zeros((1, 70000), np.uint8))
+    assert caught.value.errno is None
+
+
+# --- tensors ----------------------------------------------------------------------------------------------------------
+
+
+def test_all_levels_survive_the_way_to_a_tensor_and_back():
+    x = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    colour = np.dstack([x, x.T, x[::-1]])
+    assert to_tensor(colour).shape == (1, 3, 16, 16)
+    assert to_tensor(colour).is_contiguous()
+    np.testing.assert_array_equal(to_uint8(to_tensor(colour)), colour)
+    np.testing.assert_array_equal(to_uint8(to_tensor(x)), x)
+    np.testing.assert_array_equal(to_uint8(to_tensor(colour)[0]), colour)
+
+
+def test_to_uint8_clips_and_rounds_half_to_even():
+    x = torch.tensor([-0.3, 1.7, 0.5 / 255, 1.5 / 255, 2.5 / 255], dtype=torch.float64).view(1, 1, 1, 5)
+    assert to_uint8(x).tolist() == [[0, 255, 0, 2, 2]]
+
+
+def test_to_tensor_refuses_what_is_no_picture():
+    for wrong in (noise(4, 4), levels(4), levels(1, 3, 4, 4)):
+        with pytest.raises(ValueError, match=r"img must be uint8 \(H, W\) or \(H, W, C\), got"):
+            to_tensor(wrong)
+
+
+def test_arrays_of_any_stride_and_read_only_arrays_become_tensors(recwarn):
+    for x in (
+        levels(1, 1)[::-1],
+        levels(1, 5, 3)[::-1],
+        levels(6, 5, 3)[::-1, ::-2],
+        np.frombuffer(b"abcd", np.uint8)[None],
+    ):
+        np.testing.assert_array_equal(to_uint8(to_tensor(x)), x)
+        np.testing.assert_array_equal(imresize(x, 1), x)
+    assert not recwarn.list

@@ -1,0 +1,285 @@
+"""PSNR, SSIM and the protocol, against numbers that MATLAB, IPOL and scikit-image computed."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from skimage.metrics import structural_similarity
+
+from nsrlib.evaluation import protocol_sensitivity
+from nsrlib.images import imresize
+from nsrlib.metrics import GRAY, MATLAB_Y, RGB, SELFEXSR_Y, Protocol, planes, psnr, ssim, with_crop
+
+with (Path(__file__).parent / "golden" / "selfexsr_bicubic.csv").open(newline="") as file:
+    MATLAB_ROWS = list(csv.DictReader(file))
+
+
+def levels(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def disturbed(x: np.ndarray, spread: int = 20, seed: int = 1) -> np.ndarray:
+    step = np.random.default_rng(seed).integers(-spread, spread + 1, x.shape)
+    return np.clip(x + step, 0, 255).astype(np.uint8)
+
+
+# --- somebody else's digits -------------------------------------------------------------------------------------------
+
+
+def test_there_are_57_rows_of_matlab():
+    assert len(MATLAB_ROWS) == 57
+
+
+@pytest.mark.benchmark
+@pytest.mark.parametrize("row", MATLAB_ROWS, ids=lambda row: "-".join([row["set"], "x" + row["scale"], row["image"]]))
+def test_bicubic_has_the_psnr_and_ssim_that_matlab_stored(benchmark, row):
+    scale = int(row["scale"])
+    pair = benchmark(row["set"], scale, "files")[int(row["image"].removeprefix("img_")) - 1]
+    sr, hr = imresize(pair.lr, scale, border="repeat", round_between=True), pair.hr
+    if pair.gray:
+        sr, hr = sr[..., 0], hr[..., 0]
+    assert psnr(sr, hr, SELFEXSR_Y(scale)) == pytest.approx(float(row["psnr"]), abs=1e-9)
+    assert ssim(sr, hr, SELFEXSR_Y(scale)) == pytest.approx(float(row["ssim"]), abs=1e-9)
+
+
+def test_noisy_camera_has_the_numbers_of_ipols_imdiff():
+    from skimage import data
+
+    camera = data.camera()
+    noisy = np.clip(camera + 20.0 * np.random.RandomState(5).randn(512, 512), 0, 255).astype(np.uint8)
+    assert psnr(camera, noisy, GRAY()) == pytest.approx(22.409353, abs=1e-6)
+    assert ssim(camera, noisy, GRAY()) == pytest.approx(0.357964, abs=1e-6)  # the valid window
+    assert ssim(camera, noisy, GRAY()) == pytest.approx(0.357959, abs=1e-5)  # imdiff's own
+
+
+PRINTED = {("Set5", 2): "33.66/0.9299", ("Set5", 3): "30.39/0.8682", ("Set5", 4): "28.42/0.8104"}
+SENSITIVITY = {  # six conventions: luma rounded; not; RGB; RGB, luma rounded; RGB LR, luma up; nothing rounded
+    ("Set5", 2): "33.6614/0.9299 33.6767/0.9304 33.6818/0.9305 33.6486/0.9295 33.6868/0.9307 33.6904/0.9308",
+    ("Set5", 3): "30.3922/0.8682 30.3988/0.8687 30.4047/0.8690 30.3863/0.8679 30.4056/0.8691 30.4077/0.8692",
+    ("Set5", 4): "28.4207/0.8104 28.4257/0.8109 28.4314/0.8113 28.4189/0.8102 28.4315/0.8113 28.4324/0.8114",
+    ("Set14", 2): "30.2318/0.8687 30.2391/0.8691 30.2357/0.8692 30.2239/0.8685 30.2316/0.8693 30.2424/0.8693",
+    ("Set14", 3): "27.5405/0.7736 27.5443/0.7741 27.5397/0.7746 27.5334/0.7738 27.5369/0.7743 27.5461/0.7743",
+    ("Set14", 4): "26.0001/0.7019 26.0025/0.7023 25.9973/0.7031 25.9933/0.7024 25.9950/0.7026 26.0036/0.7025",
+}
+
+
+@pytest.mark.benchmark
+@pytest.mark.parametrize(
+    ("name", "scale"),
+    [pytest.param(*key, marks=[pytest.mark.slow] if key[0] == "Set14" else []) for key in SENSITIVITY],
+)
+def test_six_conventions_give_six_known_bicubic_rows(benchmark, name, scale):
+    table = protocol_sensitivity(benchmark(name, scale))
+    assert table.columns.tolist() == ["convention", "psnr", "ssim"]
+    assert table["convention"].is_unique
+    rows = [f"{row.psnr:.4f}/{row.ssim:.4f}" for row in table.itertuples()]
+    assert rows == SENSITIVITY[name, scale].split()
+    if (name, scale) in PRINTED:
+        first = table.iloc[0]
+        assert f"{first.psnr:.2f}/{first.ssim:.4f}" == PRINTED[name, scale]
+
+
+@pytest.mark.benchmark
+def test_set5_in_rgb_is_two_decibels_lower(benchmark):
+    old_matlab = {"border": "repeat", "round_between": True}
+    values = [psnr(imresize(p.lr, 2, **old_matlab), p.hr, RGB(2)) for p in benchmark("Set5", 2, "files")]
+    assert f"{np.mean(values):.2f}" == "31.79"
+
+
+# --- arithmetic -------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 255), st.integers(0, 255))
+def test_psnr_of_a_constant_difference_is_twenty_log_of_the_ratio(d, level):
+    low = min(level, 255 - d)
+    x, y = np.full((6, 7), low, np.uint8), np.full((6, 7), low + d, np.uint8)
+    assert psnr(x, y, GRAY()) == pytest.approx(20 * math.log10(255 / d), abs=1e-12)
+    rgb = [np.stack([a] * 3, -1) for a in (x, y)]
+    assert psnr(*rgb, RGB()) == pytest.approx(20 * math.log10(255 / d), abs=1e-12)
+    # gray as three equal channels spans 219 of 255 levels
+    assert psnr(*rgb, MATLAB_Y()) == pytest.approx(20 * math.log10(255 / d * 255 / 219), abs=1e-9)
+    assert psnr(x, y, MATLAB_Y()) == psnr(*rgb, MATLAB_Y())
+    assert psnr(x, y, SELFEXSR_Y()) == psnr(x, y, GRAY())
+
+
+def test_psnr_of_equal_pictures_is_infinite():
+    x = levels(8, 8, 3)
+    assert psnr(x, x) == math.inf
+
+
+def test_psnr_takes_the_mean_square_over_all_channels_of_rgb():
+    x = np.zeros((4, 4, 3), np.uint8)
+    y = x.copy()
+    y[..., 1] = 30
+    assert psnr(x, y, RGB()) == pytest.approx(10 * math.log10(255**2 / (900 / 3)), abs=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(11, 11), (16, 23), (40, 31)], ids=str)
+@pytest.mark.parametrize("quantise", [True, False])
+def test_ssim_equals_scikit_image_on_the_valid_region(shape, quantise):
+    x = levels(*shape)
+    y = disturbed(x)
+    a, b = (x, y) if quantise else (x / 255, y / 255 + 1e-3)
+    expected = structural_similarity(
+        a * (1.0 if quantise else 255.0), b * (1.0 if quantise else 255.0),
+        gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255, full=True,
+    )[1][5:-5, 5:-5].mean()  # fmt: skip
+    assert ssim(a, b, Protocol(space="gray", quantise=quantise)) == pytest.approx(expected, abs=1e-9)
+
+
+def test_ssim_of_rgb_is_the_mean_over_channels():
+    x = levels(20, 25, 3)
+    y = disturbed(x)
+    each = [ssim(np.ascontiguousarray(x[..., k]), np.ascontiguousarray(y[..., k]), GRAY()) for k in range(3)]
+    assert ssim(x, y, RGB()) == pytest.approx(np.mean(each), abs=1e-12)
+
+
+def test_ssim_of_two_constants_is_the_luminance_term():
+    x, y = np.full((15, 12), 100, np.uint8), np.full((15, 12), 150, np.uint8)
+    c1 = (0.01 * 255) ** 2
+    assert ssim(x, y, GRAY()) == pytest.approx((2 * 100 * 150 + c1) / (100**2 + 150**2 + c1), abs=1e-9)
+
+
+def test_window_and_sigma_of_the_protocol_are_used():
+    x = levels(30, 30)
+    y = disturbed(x)
+    expected = structural_similarity(
+        x, y, gaussian_weights=True, sigma=0.8, use_sample_covariance=False, data_range=255, full=True
+    )[1][3:-3, 3:-3].mean()  # scikit-image's radius: int(3.5 * 0.8 + 0.5) = 3
+    assert ssim(x, y, Protocol(space="gray", window=7, sigma=0.8)) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("measure", [psnr, ssim])
+@pytest.mark.parametrize("protocol", [MATLAB_Y(2), SELFEXSR_Y(3), RGB(1), MATLAB_Y()], ids=str)
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64], ids=str)
+def test_a_batch_gives_the_values_of_its_pictures(measure, protocol, dtype):
+    x = np.stack([levels(24, 29, 3, seed=k) for k in range(3)])
+    y = np.stack([disturbed(x[k], 10 * (k + 1)) for k in range(3)])
+    a, b = (torch.from_numpy(v).permute(0, 3, 1, 2) for v in (x, y))
+    if dtype != torch.uint8:
+        a, b = a.to(dtype) / 255, b.to(dtype) / 255
+    together = measure(a, b, protocol)
+    assert (together.shape, together.dtype) == ((3,), torch.float64)
+    for k in range(3):
+        assert together[k].item() == pytest.approx(measure(x[k], y[k], protocol), abs=1e-12)
+        alone = measure(a[k], b[k], protocol)
+        assert isinstance(alone, float)
+        assert alone == pytest.approx(together[k].item(), abs=1e-12)
+
+
+def test_the_crop_is_cut_after_the_conversion_from_each_side():
+    x = levels(30, 26, 3)
+    y = disturbed(x)
+    border = y.copy()
+    border[:4], border[-4:], border[:, :4], border[:, -4:] = 0, 0, 255, 255
+    for measure in (psnr, ssim):
+        assert measure(x, border, MATLAB_Y(4)) == measure(x, y, MATLAB_Y(4))
+        assert measure(x, border, MATLAB_Y(3)) != measure(x, y, MATLAB_Y(3))
+        assert measure(x[4:-4, 4:-4], y[4:-4, 4:-4], MATLAB_Y()) == measure(x, y, MATLAB_Y(4))
+
+
+def test_float_pictures_are_rounded_as_a_file_would_unless_told_otherwise():
+    x, y = levels(12, 12, 3), levels(12, 12, 3, seed=1)
+    beyond = np.where(y == 255, 1.5, np.where(y == 0, -0.5, y / 255 + 0.4 / 255))
+    assert psnr(x / 255, beyond, RGB()) == psnr(x, y, RGB())
+    exact = np.square((beyond - x / 255) * 255).mean()
+    unrounded = Protocol(space="rgb", quantise=False)
+    assert psnr(x / 255, beyond, unrounded) == pytest.approx(10 * math.log10(255**2 / exact), abs=1e-9)
+
+
+def test_gray_files_under_luma_are_as_they_are_or_three_equal_channels():
+    x, y = levels(14, 14), levels(14, 14, seed=1)
+    assert planes(x, SELFEXSR_Y()).max() > 235
+    np.testing.assert_array_equal(planes(x, SELFEXSR_Y())[0, 0], x)
+    np.testing.assert_allclose(planes(x, MATLAB_Y())[0, 0], 16 + 219 * (x / 255), rtol=0, atol=1e-12)
+    three = [np.stack([v] * 3, -1) for v in (x, y)]
+    assert ssim(x, y, MATLAB_Y()) == ssim(*three, MATLAB_Y())
+
+
+def test_luma_rounding_of_the_protocol_is_used():
+    x = levels(9, 9, 3)
+    assert (planes(x, MATLAB_Y()) % 1 != 0).any()
+    assert (planes(x, SELFEXSR_Y()) % 1 == 0).all()
+
+
+def test_arrays_of_any_stride_can_be_compared():
+    x = levels(24, 24, 3)
+    y = disturbed(x)
+    assert psnr(x[::-1, ::-1], y[::-1, ::-1]) == pytest.approx(psnr(x, y), abs=1e-12)
+    assert psnr(x[:1][::-1], y[:1][::-1]) == psnr(x[:1], y[:1])
+
+
+def test_metrics_carry_no_gradient_and_leave_their_input_alone():
+    x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    before = x.detach().clone()
+    assert not psnr(x, x * 0.9).requires_grad
+    assert torch.equal(x, before)
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("measure", [psnr, ssim])
+@pytest.mark.parametrize(
+    ("a", "b", "protocol", "error", "message"),
+    [
+        (levels(20, 20, 3), levels(20, 21, 3), None, ValueError, r"differ in shape: \(20, 20, 3\) and \(20, 21, 3\)"),
+        (levels(20, 20, 3), torch.zeros(20, 20, 3), None, TypeError, "two tensors, got ndarray and Tensor"),
+        (levels(20, 20, 2), levels(20, 20, 2), None, ValueError, "pictures have 1 or 3 channels, got 2"),
+        (levels(1, 3, 20, 20), levels(1, 3, 20, 20), None, ValueError, r"\(H, W, C\), got \(1, 3, 20, 20\)"),
+        (torch.zeros(20, 20), torch.zeros(20, 20), None, ValueError, r"\(C, H, W\) or \(N, C, H, W\), got \(20, 20\)"),
+        (np.zeros((20, 20), int), np.zeros((20, 20), int), None, TypeError, "uint8 or float .*, got torch.int64"),
+        (levels(20, 20, 3), levels(20, 20, 3), GRAY(), ValueError, "'gray' but the picture has 3 channels"),
+        (levels(20, 20), levels(20, 20), GRAY(10), ValueError, "cropping 10 pixels .* leaves nothing of a 20x20"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_pictures_that_cannot_be_compared_are_refused(measure, a, b, protocol, error, message):
+    with pytest.raises(error, match=message):
+        measure(a, b, protocol)
+
+
+def test_ssim_says_when_its_window_does_not_fit():
+    x = levels(20, 12)
+    with pytest.raises(ValueError, match="SSIM's 11x11 window does not fit in 18x10 pixels"):
+        ssim(x, x, GRAY(1))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"space": "Y"}, "space must be 'y', 'rgb' or 'gray', got 'Y'"),
+        ({"luma_rounding": "round"}, "luma_rounding must be 'none', 'nearest' or 'matlab', got 'round'"),
+        ({"crop": -1}, "crop must not be negative, got -1"),
+        ({"window": 10}, "window must be odd and positive, got 10"),
+        ({"window": -1}, "window must be odd and positive, got -1"),
+    ],
+    ids=str,
+)
+def test_a_protocol_that_makes_no_sense_cannot_be_made(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        Protocol(**kwargs)
+
+
+def test_a_protocol_prints_every_choice_in_one_line():
+    assert str(MATLAB_Y(2)) == (
+        "Y of BT.601 16..235, rounding none; gray files as three equal channels; crop 2 px; output rounded to 8 bit; "
+        "PSNR peak 255; SSIM 11x11 Gaussian, sigma 1.5, valid, K 0.01 0.03, L 255; mean of per-image values"
+    )
+    assert "rounding matlab; gray files as they are" in str(SELFEXSR_Y())
+    assert str(RGB(4)).startswith("RGB; crop 4 px; output rounded")
+    assert str(Protocol(space="gray", quantise=False)).startswith("gray plane; crop 0 px; output not rounded")
+    every = [MATLAB_Y(), SELFEXSR_Y(), RGB(), GRAY(), MATLAB_Y(2), Protocol(window=7), Protocol(sigma=2)]
+    every += [Protocol(quantise=False), Protocol(luma_rounding="nearest"), Protocol(gray_as_is=True)]
+    assert len({str(p) for p in every}) == len(every)
+
+
+def test_with_crop_changes_nothing_else():
+    assert with_crop(SELFEXSR_Y(2), 4) == SELFEXSR_Y(4)
