@@ -10,14 +10,14 @@ how       meaning                                           verdict "reproduced"
 exact     follows without training (counts, arithmetic)     equal to every printed digit
 weights   published weights on the real benchmark           PSNR within 0.01 dB, SSIM within 0.0005
 trained   trained here, smaller or shorter than the paper   "trend holds": the paper's ordering, over 3 seeds or more
-open      not measured                                      never; the reason is given
+open      not measured                                      never; the reason is given. Numbers that the paper itself
+                                                            quotes from other papers are "quoted"
 ========  ================================================  ========================================================
 """
 
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import json
 import os
 import platform
@@ -105,7 +105,7 @@ class Ledger:
         self.rows: dict[str, dict[str, Any]] = {}
         self._started = time.time()
         self._data: dict[str, dict[str, str]] = {}
-        self._weights: dict[str, str] = {}
+        self._weights: dict[str, dict[str, str]] = {}
 
     def compare(
         self, measured: Mapping[str, float], how: How, *, known: Mapping[str, str] | None = None
@@ -191,20 +191,24 @@ class Ledger:
             raise VerdictError(f"{len(wrong)} of {len(lines)} cells differ: " + "; ".join(wrong))
         return "\n".join(lines)
 
-    def close(self, reasons: Mapping[str, str], default: str = "not attempted") -> pd.DataFrame:
-        """Mark every published number that was not compared as open.
+    def close(
+        self, reasons: Mapping[str, str], *, quoted: Sequence[str] = (), default: str = "not attempted"
+    ) -> pd.DataFrame:
+        """Mark every published number that was not compared as open, or as quoted.
 
         Args:
             reasons: pattern of ids (``comparison/*/Manga109/*``; the first match counts) -> why.
+            quoted: patterns of ids that the paper took from other papers and does not claim; ``reasons`` come first.
             default: why, for the rest.
 
         Returns:
-            Columns reason, cells, example.
+            Columns verdict, reason, cells, example.
         """
         for key, cell in self.published.iterrows():
             if key in self.rows:
                 continue
-            why = next((text for pattern, text in reasons.items() if fnmatch.fnmatchcase(str(key), pattern)), default)
+            why = next((text for pattern, text in reasons.items() if fnmatch.fnmatchcase(str(key), pattern)), "")
+            is_quoted = not why and any(fnmatch.fnmatchcase(str(key), pattern) for pattern in quoted)
             self.rows[str(key)] = {
                 "id": str(key),
                 "paper": self.paper,
@@ -214,13 +218,15 @@ class Ledger:
                 "ours": None,
                 "difference": None,
                 "how": "open",
-                "verdict": "open",
-                "reason": why,
+                "verdict": "quoted" if is_quoted else "open",
+                "reason": why or ("quoted by the paper from other papers" if is_quoted else default),
             }
         self.save()
-        still_open = pd.DataFrame([r for r in self.rows.values() if r["how"] == "open"], columns=["reason", "id"])
-        groups = still_open.groupby("reason", sort=False)["id"].agg(["size", "first"]).reset_index()
-        return groups.set_axis(["reason", "cells", "example"], axis=1)
+        still_open = pd.DataFrame(
+            [r for r in self.rows.values() if r["how"] == "open"], columns=["verdict", "reason", "id"]
+        )
+        groups = still_open.groupby(["verdict", "reason"], sort=False)["id"].agg(["size", "first"]).reset_index()
+        return groups.set_axis(["verdict", "reason", "cells", "example"], axis=1)
 
     def used_results(self, results: pd.DataFrame) -> None:
         """Remember which data an :func:`nsrlib.evaluation.benchmark` table came from."""
@@ -229,15 +235,17 @@ class Ledger:
             self._data[f"{a['dataset']} x{a['scale']}"] = {"origin": a["origin"], "sha256": a["sha256"]}
 
     def used_weights(self, *filenames: str) -> None:
-        """Remember published weights by their hash, as far as they are at hand."""
+        """Remember published weights by their hash and repository, as far as they are at hand."""
         from nsrlib import data
 
         for filename in filenames:
             try:
-                path = data.weights_path(filename, download=False)
+                data.weights_path(filename, download=False)
             except data.DataUnavailable:
                 continue
-            self._weights[filename] = hashlib.sha256(path.read_bytes()).hexdigest()
+            source = data.sources()[f"weights/{filename}"]
+            owner, repository, commit = source.url.split("/")[3:6]
+            self._weights[filename] = {"origin": f"{owner}/{repository}@{commit[:7]}", "sha256": source.sha256}
 
     def provenance(self) -> dict[str, Any]:
         """Versions, device, commit, seconds, data and weights of this run; no paths, no names of machines."""
@@ -358,14 +366,14 @@ def scoreboard_markdown(board: pd.DataFrame | None = None) -> str:
     """The scoreboard by paper and table as a Markdown table, for the README."""
     board = scoreboard() if board is None else board
     lines = [
-        "| paper | table | cells | exact | with weights | trend | differs | open | command |",
-        "|---|---|--:|--:|--:|--:|--:|--:|---|",
+        "| paper | table | cells | exact | with weights | trend | differs | open | quoted | command |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|---|",
     ]
     for (paper, table), cells in board.groupby(["paper", "table"], sort=False):
         good = cells[cells["verdict"].isin(["reproduced", "trend holds"])]
         counts = [int((good["how"] == how).sum()) for how in ("exact", "weights", "trained")]
-        differs, still_open = int((cells["verdict"] == "differs").sum()), int((cells["verdict"] == "open").sum())
-        numbers = " | ".join(str(n) if n else "" for n in [*counts, differs, still_open])
+        counts += [int((cells["verdict"] == verdict).sum()) for verdict in ("differs", "open", "quoted")]
+        numbers = " | ".join(str(n) if n else "" for n in counts)
         lines.append(f"| {paper} | {table} | {len(cells)} | {numbers} | `{cells['command'].iloc[0]}` |")
     return "\n".join(lines)
 

@@ -26,8 +26,10 @@ VERDICTS = {
     "trend holds": ("↗\ufe0e", "trained smaller; the paper's ordering holds beyond the spread of the seeds"),
     "within noise": ("≈", "the spread of the seeds is larger than the difference"),
     "differs": ("✗", "the measurement contradicts the paper"),
-    "open": ("○", "not attempted, with the reason given in the notebook"),
+    "open": ("○", "not measured, with the reason given"),
+    "quoted": ("❞", "the paper quotes it from another paper"),
 }
+UNMEASURED = ("open", "quoted")
 HOW = {
     "exact": "follows without training: counts, arithmetic, theorems",
     "weights": "published weights on the real benchmark",
@@ -66,6 +68,7 @@ def write_page(run: Run, problems: Iterable[str] = ()) -> Path:
         "longest": max((n.seconds for n in run.notebooks), default=0) or 1,
         "verdicts": VERDICTS,
         "how": HOW,
+        "unmeasured": UNMEASURED,
         "folder": folder.name,
     }
     figures = _figures(folder, [n.name for n in run.notebooks], problems)
@@ -101,7 +104,12 @@ def read_results(folder: Path, problems: list[str]) -> list[Results]:
             continue
         paper = str(content.get("paper") or path.stem)
         rows = [
-            {**entry, "paper": str(entry.get("paper") or paper), "verdict": str(entry.get("verdict") or "open")}
+            {
+                **entry,
+                "paper": str(entry.get("paper") or paper),
+                "verdict": str(entry.get("verdict") or "open"),
+                "reason": str(entry.get("reason") or ""),
+            }
             for entry in entries
             if isinstance(entry, dict)
         ]
