@@ -19,10 +19,10 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import math
 import os
 import platform
 import subprocess
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from decimal import ROUND_HALF_UP, Decimal
@@ -73,7 +73,7 @@ def decimals(printed: str) -> int:
 def as_printed(value: float, printed: str) -> str:
     """``value`` with as many decimals as ``printed``, rounded half up as papers do."""
     step = Decimal(1).scaleb(-decimals(printed))
-    return str(Decimal(repr(float(value))).quantize(step, ROUND_HALF_UP))
+    return str(Decimal(repr(float(value))).quantize(step, ROUND_HALF_UP) + 0)  # adding 0 makes -0.00 into 0.00
 
 
 def judge(value: float, printed: str, metric: str, how: How) -> str:
@@ -106,6 +106,7 @@ class Ledger:
         self._started = time.time()
         self._data: dict[str, dict[str, str]] = {}
         self._weights: dict[str, dict[str, str]] = {}
+        self._tables: dict[str, dict[str, Any]] = {}
 
     def compare(
         self, measured: Mapping[str, float], how: How, *, known: Mapping[str, str] | None = None
@@ -122,6 +123,7 @@ class Ledger:
 
         Raises:
             KeyError: an id that was never published; the message gives the nearest one.
+            ValueError: a value that is not finite. The ledger is unchanged then.
         """
         known = known or {}
         for key in measured:
@@ -132,6 +134,8 @@ class Ledger:
                 raise KeyError(
                     f"{key!r} is not in data/published/{self.paper}.csv" + (f"; near: {near[0]}" if near else "")
                 )
+            if not math.isfinite(measured[key]):
+                raise ValueError(f"{key} is not a finite number: {measured[key]}")
         for key, value in measured.items():
             cell: Any = self.published.loc[key]
             self.rows[key] = {
@@ -160,7 +164,9 @@ class Ledger:
             r = self.rows[key]
             d = decimals(r["published"]) + 1
             unit = "" if r["unit"] == "1" else f" {r['unit']}"
-            values = {"ours": f"{r['ours']:.{d}f}", "difference": f"{r['difference']:+.{d}f}"}
+            values = {"ours": "", "difference": ""}
+            if r["ours"] is not None:
+                values = {"ours": f"{r['ours']:.{d}f}", "difference": f"{r['difference']:+.{d}f}"}
             rows.append(
                 r | values | {"published": r["published"] + unit, "scale": f"x{r['scale']}" if r["scale"] else ""}
             )
@@ -178,10 +184,12 @@ class Ledger:
             scale = f" x{r['scale']}" if r["scale"] else ""
             column = "" if r["column"] == "model" else f" {r['column']}"
             unit = "" if r["unit"] in ("1", "") else f" {r['unit']}"
-            ours = as_printed(r["ours"], r["published"])
+            ours = "" if r["ours"] is None else f"{as_printed(r['ours'], r['published'])} ours, "
             cell = f"{r['row']}{scale}{column} {r['metric']}"
-            line = f"{cell}: {r['published']}{unit} published, {ours} ours, {r['verdict']}"
-            if r["verdict"] == "differs":
+            line = f"{cell}: {r['published']}{unit} published, {ours}{r['verdict']}"
+            if r["ours"] is None:
+                line += f" ({r['reason']})"
+            elif r["verdict"] == "differs":
                 if r["reason"]:
                     line += f" ({r['reason']})"
                 else:
@@ -247,6 +255,11 @@ class Ledger:
             owner, repository, commit = source.url.split("/")[3:6]
             self._weights[filename] = {"origin": f"{owner}/{repository}@{commit[:7]}", "sha256": source.sha256}
 
+    def keep(self, name: str, table: pd.DataFrame, note: str) -> None:
+        """Store a measured table that is no claim of the paper (times, say) with the results; ``note`` says how."""
+        self._tables[name] = {"note": note, "rows": table.reset_index().to_dict("records")}
+        self.save()
+
     def provenance(self) -> dict[str, Any]:
         """Versions, device, commit, seconds, data and weights of this run; no paths, no names of machines."""
         import torch
@@ -278,6 +291,7 @@ class Ledger:
             "paper": self.paper,
             "profile": self.profile,
             "rows": list(self.rows.values()),
+            "tables": self._tables,
             "provenance": self.provenance(),
         }
         write_json(self.out_dir / f"{self.paper}.json", content)
@@ -286,14 +300,14 @@ class Ledger:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON so that readers see the old file or the new one, never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with os.fdopen(handle, "w") as file:
+        with partial.open("w") as file:
             json.dump(content, file, indent=1, allow_nan=False, default=_plain)
             file.write("\n")
         os.replace(partial, path)
     except BaseException:
-        Path(partial).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise
 
 
@@ -331,11 +345,20 @@ def stored_results(paper: str) -> dict[str, Any] | None:
     for profile in reversed(PROFILES):
         path = RESULTS_DIR / paper / f"{profile}.json"
         if path.is_file():
-            try:
-                return json.loads(path.read_text())
-            except ValueError as error:
-                raise ValueError(f"{path.relative_to(REPOSITORY)} is damaged: {error}") from error
+            return _read_ledger(path, str(path.relative_to(REPOSITORY)))
     return None
+
+
+def _read_ledger(path: Path, name: str) -> dict[str, Any]:
+    """What :meth:`Ledger.save` wrote. ValueError, with ``name``, for anything else."""
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{name} is damaged: {error}") from error
+    keys = {"paper", "profile", "rows", "provenance"}
+    if not isinstance(content, dict) or not keys <= content.keys() or not isinstance(content["rows"], list):
+        raise ValueError(f"{name} is not a ledger")
+    return content
 
 
 def scoreboard(papers: Sequence[str] = PAPERS) -> pd.DataFrame:
@@ -378,20 +401,53 @@ def scoreboard_markdown(board: pd.DataFrame | None = None) -> str:
     return "\n".join(lines)
 
 
+def speed_markdown() -> str:
+    """The stored latency of BSRN and its rivals as a Markdown table, for the README."""
+    result = stored_results("bsrn") or {}
+    kept = result.get("tables", {}).get("latency")
+    if kept is None:
+        return "Not measured yet."
+    table = pd.DataFrame(kept["rows"]).set_index("model")
+    lines = ["| network | " + " | ".join(table.columns) + " |", "|---|" + "--:|" * table.shape[1]]
+    lines += [
+        f"| {name} | " + " | ".join(f"{v:.3g}" for v in row) + " |"
+        for name, row in zip(table.index, table.values, strict=True)
+    ]
+    where = result["provenance"]
+    return "\n".join([*lines, "", f"{kept['note']} on {where['device']}, PyTorch {where['versions']['torch']}."])
+
+
+def update_readme(path: str | os.PathLike = REPOSITORY / "README.md", *, write: bool = True) -> bool:
+    """Put the stored results between the README's markers; tells whether they were there already.
+
+    Raises:
+        ValueError: a marker is missing.
+    """
+    path = Path(path)
+    text = before = path.read_text()
+    for name, content in (("scoreboard", scoreboard_markdown()), ("speed", speed_markdown())):
+        head, start, rest = text.partition(f"<!-- {name} -->")
+        _, end, tail = rest.partition(f"<!-- /{name} -->")
+        if not start or not end:
+            raise ValueError(f"{path.name} lacks the markers <!-- {name} --> and <!-- /{name} -->")
+        text = f"{head}{start}\n\n{content}\n\n{end}{tail}"
+    if write and text != before:
+        path.write_text(text)
+    return text == before
+
+
 def store(results: str | os.PathLike) -> list[Path]:
     """Copy the ledgers of a run folder to ``data/results/<paper>/<profile>.json`` and return their places."""
     folder = Path(results)
     folder = folder / "results" if (folder / "results").is_dir() else folder
+    contents = [_read_ledger(path, path.name) for path in sorted(folder.glob("*.json"))]
+    if not contents:
+        raise ValueError(f"no results in {folder.name}")
     stored = []
-    for path in sorted(folder.glob("*.json")):
-        content = json.loads(path.read_text())
-        if not {"paper", "profile", "rows", "provenance"} <= content.keys():
-            raise ValueError(f"{path.name} is not a ledger")
+    for content in contents:
         target = RESULTS_DIR / content["paper"] / f"{content['profile']}.json"
         write_json(target, content)
         stored.append(target)
-    if not stored:
-        raise ValueError(f"no results in {folder.name}")
     return stored
 
 

@@ -29,7 +29,10 @@ def main() -> None:
     except (ValueError, OSError, ImportError) as error:
         typer.secho(f"nsr: {_one_line(error)}", fg="red", err=True)
         sys.exit(1)
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        # PyTorch's allocators raise RuntimeError: "out of memory" on a GPU, "can't allocate memory" on the CPU
+        if not isinstance(error, MemoryError) and "memory" not in str(error):
+            raise
         typer.secho("nsr: not enough memory; try a smaller --tile", fg="red", err=True)
         sys.exit(1)
     except KeyboardInterrupt:
@@ -38,8 +41,8 @@ def main() -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.strerror}: {error.filename}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -52,7 +55,7 @@ def _assignments(pairs: list[str] | None) -> dict[str, Any]:
             raise ValueError(f"-p takes name=value, got {pair!r}")
         try:
             values[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # all that literal_eval may raise
             values[name] = {"true": True, "false": False}.get(text.lower(), text)
     return values
 
@@ -101,12 +104,18 @@ def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
 
 @app.command()
 def scoreboard(
-    markdown: Annotated[bool, typer.Option(help="The README's table.")] = False,
+    markdown: Annotated[bool, typer.Option(help="As a Markdown table.")] = False,
+    write: Annotated[bool, typer.Option(help="Bring the README up to date.")] = False,
     paper: Annotated[str | None, typer.Option(help="Only this paper.")] = None,
 ) -> None:
     """What is reproduced, from the stored results."""
     from nsrlib import claims
 
+    if write:
+        typer.echo("README.md was up to date" if claims.update_readme() else "README.md updated")
+        return
+    if paper:
+        claims.published(paper)  # raises for a paper without numbers, which the scoreboard would leave out
     board = claims.scoreboard([paper] if paper else claims.PAPERS)
     if markdown:
         typer.echo(claims.scoreboard_markdown(board))
@@ -134,9 +143,11 @@ def evaluate(
 
     from nsrlib import evaluation, metrics, models
 
-    network = models.create_model(model, scale, pretrained=weights)
     if space not in metrics.PRESETS:
         raise ValueError(f"--space must be one of {', '.join(metrics.PRESETS)}, got {space!r}")
+    if csv and not csv.parent.is_dir():
+        raise FileNotFoundError(f"no such folder: {csv.parent}")
+    network = models.create_model(model, scale, pretrained=weights)
     protocol = metrics.PRESETS[space](scale if crop is None else crop)
     typer.echo(f"{model} x{scale}; {protocol}")
     tables = []
@@ -167,11 +178,12 @@ def upscale(
     """Upscale a picture of any size, in tiles."""
     from nsrlib import evaluation, models
 
-    target = target or evaluation.default_output(source, scale)
     if not source.is_file():
         raise FileNotFoundError(f"no such image: {source}")
+    target = target or evaluation.default_output(source, scale)
     network = models.create_model(model, scale, pretrained=weights)
-    picture = evaluation.upscale_file(network, source, target, tile=tile or "auto", device=device)
+    progress = sys.stderr.isatty()
+    picture = evaluation.upscale_file(network, source, target, tile=tile or "auto", device=device, progress=progress)
     for note in picture.notes:
         typer.echo(f"note: {note}")
     h, w = picture.rgb.shape[:2]

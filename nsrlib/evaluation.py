@@ -203,7 +203,7 @@ def upscale_file(
     check_target(target)
     picture = read_picture(source)
     chosen = pick_device(device)
-    model = optimise(model).to(chosen)
+    model = optimise(model, chosen)
     r = int(model.scale)  # type: ignore[arg-type]
     h, w = picture.rgb.shape[:2]
     peak = 2**picture.bits - 1
@@ -275,7 +275,7 @@ def evaluate(
     protocol = protocol or MATLAB_Y(crop=r)
     chosen = pick_device(device)
     name = type(model).__name__
-    model = (optimise(model) if fast else model.eval()).to(chosen)
+    model = optimise(model, chosen) if fast else model.eval().to(chosen)
     rows: list[dict[str, Any]] = []
     for pair in tqdm(images, desc=f"{name} x{r} {images.name}", unit="image", disable=not progress):
         assert pair.lr is not None
@@ -435,9 +435,15 @@ def latency(
 
     Returns:
         Columns model, input ("WxH"), seconds; attrs: device, threads, repeats.
+
+    Raises:
+        ValueError: ``repeats`` or ``threads`` below 1, or no such device.
     """
     import pandas as pd
 
+    for name, number in (("repeats", repeats), ("threads", threads)):
+        if number is not None and number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}")
     chosen = pick_device(device)
     before = torch.get_num_threads()
     if threads:
@@ -482,7 +488,7 @@ def contenders() -> dict[str, nn.Module]:
     small = {"BSRN-S, Linear": True, "BSRN-S, 1x1 convolutions": False}
     return {
         "RFDN": rfdn,
-        "RFDN, channels last": optimise(rfdn),
+        "RFDN, optimised here": optimise(rfdn),
         "BSRN, as published": bsrn,
         "BSRN, fused here": optimise(bsrn),
         "IMDN": create_model("imdn").eval(),

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nsrlib.layers import one_by_one_dilation
 from nsrlib.models.baselines import IMDN, RFDN, Bicubic
 from nsrlib.models.bsrn import BSRN, BSRNS, FusedBSRN
 
@@ -166,16 +167,24 @@ def load_weights(model: nn.Module, path: str | os.PathLike, strict: bool = True)
     return model
 
 
-def optimise(model: nn.Module) -> nn.Module:
+def optimise(model: nn.Module, device: str | torch.device | None = None) -> nn.Module:
     """The fastest inference-only form of ``model`` that computes the same function to float rounding.
 
-    BSRN becomes :class:`~nsrlib.models.bsrn.FusedBSRN`; any other network is a channels-last copy. In evaluation mode,
-    without gradients; ``model`` itself is left alone.
+    BSRN becomes :class:`~nsrlib.models.bsrn.FusedBSRN`; any other network is copied channels last, with its 1x1
+    convolutions steered to oneDNN on a CPU. In evaluation mode, without gradients; ``model`` itself is left alone.
+
+    Args:
+        device: where the result shall be; default: where ``model`` is.
     """
+    if isinstance(model, FusedBSRN):
+        return model.to(device)
+    if device is None:
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
     if isinstance(model, BSRN) and FusedBSRN.accepts(model):
-        fused: nn.Module = FusedBSRN(model)
-    elif isinstance(model, FusedBSRN):
-        return model
+        fast: nn.Module = FusedBSRN(model)
     else:
-        fused = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return fused.eval().requires_grad_(False)
+        fast = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for layer in fast.modules():
+            if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1):
+                layer.dilation = (one_by_one_dilation(torch.device(device)),) * 2
+    return fast.to(device).eval().requires_grad_(False)

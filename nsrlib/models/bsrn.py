@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nsrlib.layers import ESA, BSConvU, activation, check_input, conv_layer
+from nsrlib.layers import ESA, BSConvU, activation, check_input, conv_layer, one_by_one_dilation
 
 
 class CCA(nn.Module):
@@ -147,7 +147,7 @@ class Pointwise(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         if self.as_linear:
             return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        return F.conv2d(x, self.weight[:, :, None, None], self.bias)
+        return _conv1x1(x, self.weight[:, :, None, None], self.bias)
 
 
 class BSConvBias(nn.Module):
@@ -408,9 +408,7 @@ def _stretch(coarse: Tensor, h: int, w: int, window: Window | None) -> Tensor:
 
 
 def _conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    # Dilation means nothing for a 1x1 kernel, but it makes PyTorch hand a single-threaded CPU convolution to oneDNN
-    # instead of its own, two to three times slower, matrix product.
-    return F.conv2d(x, weight, bias, dilation=2 if x.device.type == "cpu" else 1)
+    return F.conv2d(x, weight, bias, dilation=one_by_one_dilation(x.device))
 
 
 def _gelu_(x: Tensor) -> Tensor:

@@ -1,0 +1,591 @@
+"""The ledger: rounding as papers round, verdicts, what is kept on disk, what the scoreboard makes of it."""
+
+from __future__ import annotations
+
+import errno
+import getpass
+import json
+import math
+import os
+import platform
+import re
+import shutil
+from decimal import Decimal
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nsrlib import claims
+from nsrlib.claims import Ledger, VerdictError, as_printed, decimals, judge
+
+TOY = """\
+id,table,row,column,scale,metric,value,unit,source
+t/BSRN/set5/psnr,t,BSRN,Set5,4,psnr,32.35,dB,Table 3
+t/BSRN/set5/ssim,t,BSRN,Set5,4,ssim,0.8966,1,recalled; the published weights reproduce it to the last digit
+t/BSRN/params,t,BSRN,model,4,params,352,K,Table 3
+t/BSRN/adds,t,BSRN,model,4,multi_adds,73.0,G,Table 3
+t/RFDN/set5/psnr,t,RFDN,Set5,4,psnr,32.24,dB,"RFDN Table 3, a public transcription of a table that is quoted"
+abl/ESA/change,abl,without ESA,model,,params_change,-9,%,a summary
+"""
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch) -> Path:
+    """A repository with one paper, ``toy``, and no results."""
+    monkeypatch.setattr(claims, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(claims, "PUBLISHED_DIR", tmp_path / "published")
+    monkeypatch.setattr(claims, "RESULTS_DIR", tmp_path / "results")
+    (tmp_path / "published").mkdir()
+    (tmp_path / "published" / "toy.csv").write_text(TOY)
+    claims.published.cache_clear()
+    yield tmp_path
+    claims.published.cache_clear()
+
+
+def measured(ledger: Ledger) -> pd.DataFrame:
+    """Two weights cells, two exact ones."""
+    ledger.compare({"t/BSRN/set5/psnr": 32.3512, "t/BSRN/set5/ssim": 0.89655}, "weights")
+    ledger.compare({"t/BSRN/params": 352.4, "t/BSRN/adds": 72.96}, "exact")
+    return ledger.table(list(ledger.rows))
+
+
+# --- rounding ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "printed", "text"),
+    [
+        (32.345, "32.35", "32.35"),  # half up, where float formatting gives 32.34
+        (0.125, "0.12", "0.13"),
+        (2.5, "2", "3"),
+        (352.49, "352", "352"),
+        (352.5, "352", "353"),
+        (72.96, "73.0", "73.0"),
+        (73, "73.00", "73.00"),
+        (9.999, "9.50", "10.00"),
+        (-9.4, "-9", "-9"),
+        (-9.5, "-9", "-10"),
+        (-0.125, "-0.12", "-0.13"),
+        (-0.001, "0.00", "0.00"),  # no minus zero
+        (0.0, "0.0", "0.0"),
+        (1e-7, "0.000", "0.000"),
+        (1e22, "1", "1" + "0" * 22),
+    ],
+)
+def test_numbers_are_rounded_half_up_to_the_printed_digits(value, printed, text):
+    assert as_printed(value, printed) == text
+
+
+@pytest.mark.parametrize(("printed", "number"), [("352", 0), ("73.0", 1), ("0.8966", 4), ("-9", 0), ("12.", 0)])
+def test_trailing_zeros_are_digits(printed, number):
+    assert decimals(printed) == number
+
+
+NUMBERS = st.floats(-1e6, 1e6, allow_nan=False)
+
+
+@given(NUMBERS, st.integers(0, 6))
+def test_a_value_rounded_to_printed_digits_is_reproduced(value, digits):
+    printed = as_printed(value, f"{0:.{digits}f}")
+    assert decimals(printed) == digits
+    assert judge(value, printed, "params", "exact") == "reproduced"
+    assert judge(float(printed), printed, "params", "exact") == "reproduced"
+
+
+@given(st.integers(-(10**6), 10**6), st.integers(0, 4), st.floats(-3, 3))
+def test_exact_means_within_half_a_unit_of_the_last_printed_digit(units, digits, offset):
+    printed = str(Decimal(units).scaleb(-digits))
+    value = float(Decimal(printed) + Decimal(repr(offset)).scaleb(-digits))
+    away = abs(Decimal(repr(value)) - Decimal(printed)).scaleb(digits)
+    if away != Decimal("0.5"):
+        assert judge(value, printed, "x", "exact") == ("reproduced" if away < Decimal("0.5") else "differs")
+
+
+# --- verdicts on single cells -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "printed", "metric", "how", "verdict"),
+    [
+        (32.36, "32.35", "psnr", "weights", "reproduced"),
+        (32.34, "32.35", "psnr", "weights", "reproduced"),
+        (32.3601, "32.35", "psnr", "weights", "differs"),
+        (32.3399, "32.35", "psnr", "weights", "differs"),
+        (32.36, "32.35", "psnr", "exact", "differs"),
+        (32.4, "32.4", "psnr", "weights", "reproduced"),
+        (32.42, "32.4", "psnr", "weights", "differs"),  # the tolerance is the same however few digits are printed
+        (0.8971, "0.8966", "ssim", "weights", "reproduced"),
+        (0.8961, "0.8966", "ssim", "weights", "reproduced"),
+        (0.89711, "0.8966", "ssim", "weights", "differs"),
+        (0.89609, "0.8966", "ssim", "weights", "differs"),
+        (352.5, "352", "params", "weights", "reproduced"),  # no tolerance of its own: half a printed unit
+        (352.51, "352", "params", "weights", "differs"),
+        (73.049, "73.0", "multi_adds", "exact", "reproduced"),
+        (73.05, "73.0", "multi_adds", "exact", "differs"),
+        (73.05, "73", "multi_adds", "exact", "reproduced"),
+        (-9.49, "-9", "change", "exact", "reproduced"),
+        (9.0, "-9", "change", "exact", "differs"),
+        (0.0, "-0.0", "change", "exact", "reproduced"),
+    ],
+)
+def test_a_cell_is_judged_by_its_metric_and_how_it_was_measured(value, printed, metric, how, verdict):
+    assert judge(value, printed, metric, how) == verdict
+
+
+@given(st.integers(1000, 5000), st.integers(-300, 300))
+def test_the_tolerance_of_psnr_is_a_hundredth_of_a_decibel_on_both_sides(units, thousandths):
+    printed = f"{units / 100:.2f}"
+    value = float(Decimal(printed) + Decimal(thousandths).scaleb(-4))
+    expected = "reproduced" if abs(thousandths) <= 100 else "differs"
+    assert judge(value, printed, "psnr", "weights") == expected
+
+
+# --- the ledger of one run --------------------------------------------------------------------------------------------
+
+
+def test_numbers_stay_as_they_were_printed(toy):
+    table = claims.published("toy")
+    assert table.set_index("id")["value"]["t/BSRN/adds"] == "73.0"
+    assert table["scale"].tolist() == [4, 4, 4, 4, 4, pd.NA]
+
+
+def test_a_paper_without_numbers_is_named_with_those_that_have_some(toy):
+    for call in (lambda: claims.published("bsrm"), lambda: Ledger("bsrm")):
+        with pytest.raises(ValueError, match=r"no published numbers for 'bsrm'; there are: toy$"):
+            call()
+
+
+def test_an_unknown_profile_is_refused(toy):
+    with pytest.raises(ValueError, match="profile must be one of quick, cpu, gpu, paper, got 'quik'"):
+        Ledger("toy", "quik")
+
+
+def test_a_comparison_gives_published_ours_difference_and_source(toy):
+    table = measured(Ledger("toy"))
+    assert table.index.name == "id"
+    assert table.columns.tolist() == [
+        "row", "scale", "column", "metric", "published", "ours", "difference", "verdict", "source",
+    ]  # fmt: skip
+    assert table.loc["t/BSRN/set5/psnr"].tolist() == [
+        "BSRN", "x4", "Set5", "psnr", "32.35 dB", "32.351", "+0.001", "reproduced", "Table 3",
+    ]  # fmt: skip
+    assert table.loc["t/BSRN/set5/ssim", ["published", "ours", "difference"]].tolist() == [
+        "0.8966", "0.89655", "-0.00005",
+    ]  # fmt: skip
+    assert table.loc["t/BSRN/adds", "published"] == "73.0 G"
+
+
+def test_a_cell_without_scale_has_none_in_the_table(toy):
+    ledger = Ledger("toy")
+    table = ledger.compare({"abl/ESA/change": -9.2}, "exact")
+    assert table.loc["abl/ESA/change", ["scale", "published", "ours", "difference"]].tolist() == [
+        "", "-9 %", "-9.2", "-0.2",
+    ]  # fmt: skip
+    assert ledger.verdict(table) == "without ESA params_change: -9 % published, -9 ours, reproduced"
+
+
+def test_compare_returns_only_what_it_was_given(toy):
+    ledger = Ledger("toy")
+    measured(ledger)
+    assert ledger.compare({"t/RFDN/set5/psnr": 32.24}, "weights").index.tolist() == ["t/RFDN/set5/psnr"]
+    assert len(ledger.rows) == 5
+
+
+def test_an_id_that_was_never_published_is_named_with_the_nearest(toy):
+    ledger = Ledger("toy")
+    values = {"t/BSRN/params": 352.0, "t/BSRN/set5/pnsr": 32.35}
+    with pytest.raises(KeyError, match=r"'t/BSRN/set5/pnsr' is not in data/published/toy.csv; near: t/BSRN/set5/psnr"):
+        ledger.compare(values, "weights")
+    assert not ledger.rows
+    with pytest.raises(KeyError, match=r"'?zzzz'? is not in data/published/toy.csv\"$"):
+        ledger.compare({"zzzz": 1.0}, "exact")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("how", ["exact", "weights"])
+def test_a_measurement_that_is_no_number_is_refused_and_changes_nothing(toy, value, how):
+    ledger = Ledger("toy", out_dir=toy / "out")
+    measured(ledger)
+    before = (toy / "out" / "toy.json").read_text()
+    with pytest.raises(ValueError, match="t/RFDN/set5/psnr is not a finite number: "):
+        ledger.compare({"t/BSRN/params": 352.0, "t/RFDN/set5/psnr": value}, how)
+    assert len(ledger.rows) == 4
+    assert (toy / "out" / "toy.json").read_text() == before
+
+
+def test_the_verdict_is_one_line_a_cell(toy):
+    ledger = Ledger("toy")
+    assert ledger.verdict(measured(ledger)).splitlines() == [
+        "BSRN x4 Set5 psnr: 32.35 dB published, 32.35 ours, reproduced",
+        "BSRN x4 Set5 ssim: 0.8966 published, 0.8966 ours, reproduced",
+        "BSRN x4 params: 352 K published, 352 ours, reproduced",
+        "BSRN x4 multi_adds: 73.0 G published, 73.0 ours, reproduced",
+    ]
+
+
+@given(st.floats(-0.0049, 0.0049))
+def test_the_text_of_a_verdict_does_not_change_with_digits_that_were_not_printed(offset):
+    ledger = Ledger("bsrn")
+    cell = "comparison/BSRN/x4/Set5/psnr"
+    texts = [ledger.verdict(ledger.compare({cell: 32.35 + d}, "weights")) for d in (0, offset)]
+    assert texts[0] == texts[1]
+
+
+def test_a_cell_that_differs_stops_the_notebook_and_all_of_them_are_named(toy):
+    ledger = Ledger("toy")
+    values = {"t/BSRN/set5/psnr": 32.31, "t/BSRN/set5/ssim": 0.8966, "t/RFDN/set5/psnr": 31.0}
+    table = ledger.compare(values, "weights")
+    assert table["verdict"].tolist() == ["differs", "reproduced", "differs"]
+    with pytest.raises(VerdictError) as error:
+        ledger.verdict(table)
+    assert str(error.value) == (
+        "2 of 3 cells differ: BSRN x4 Set5 psnr: 32.35 dB published, 32.31 ours, differs; "
+        "RFDN x4 Set5 psnr: 32.24 dB published, 31.00 ours, differs"
+    )
+    assert isinstance(error.value, AssertionError)
+
+
+def test_a_known_difference_is_told_with_its_reason_and_does_not_stop(toy):
+    ledger = Ledger("toy")
+    known = {"t/BSRN/params": "an older model", "t/BSRN/adds": "not needed"}
+    table = ledger.compare({"t/BSRN/params": 357.0, "t/BSRN/adds": 73.0}, "exact", known=known)
+    assert ledger.verdict(table).splitlines() == [
+        "BSRN x4 params: 352 K published, 357 ours, differs (an older model)",
+        "BSRN x4 multi_adds: 73.0 G published, 73.0 ours, reproduced",
+    ]
+    worse = ledger.compare({"t/RFDN/set5/psnr": 30.0}, "weights")
+    with pytest.raises(VerdictError, match=r"^1 of 3 cells differ: RFDN"):
+        ledger.verdict(pd.concat([table, worse]))
+
+
+def test_measuring_again_replaces_the_row(toy):
+    ledger = Ledger("toy")
+    ledger.compare({"t/BSRN/params": 1.0}, "exact")
+    ledger.compare({"t/BSRN/params": 352.0}, "exact")
+    assert [r["verdict"] for r in ledger.rows.values()] == ["reproduced"]
+
+
+def test_closing_gives_every_other_number_a_reason(toy):
+    ledger = Ledger("toy", out_dir=toy / "out")
+    ledger.compare({"t/BSRN/params": 352.0}, "exact")
+    groups = ledger.close({"t/BSRN/*": "no weights", "t/*": "another paper's"}, default="no time")
+    found = {g.reason: (g.cells, g.example) for g in groups.itertuples()}
+    assert found == {
+        "no weights": (3, "t/BSRN/set5/psnr"),
+        "another paper's": (1, "t/RFDN/set5/psnr"),
+        "no time": (1, "abl/ESA/change"),
+    }
+    rows = {r["id"]: r for r in json.loads((toy / "out" / "toy.json").read_text())["rows"]}
+    assert len(rows) == 6
+    assert rows["t/BSRN/params"]["verdict"] == "reproduced"
+    assert {"ours": None, "verdict": "open", "how": "open", "scale": None}.items() <= rows["abl/ESA/change"].items()
+
+
+def test_numbers_of_other_papers_are_quoted_unless_there_is_a_reason(toy):
+    ledger = Ledger("toy")
+    groups = ledger.close({"t/RFDN/*/ssim": "why"}, quoted=["t/RFDN/*", "abl/*"])
+    assert groups["verdict"].tolist() == ["open", "quoted"]
+    assert groups["cells"].tolist() == [4, 2]
+    assert ledger.rows["t/RFDN/set5/psnr"]["how"] == "open"
+    ledger = Ledger("toy")
+    ledger.close({"t/RFDN/*": "why"}, quoted=["t/RFDN/*"])
+    assert (ledger.rows["t/RFDN/set5/psnr"]["verdict"], ledger.rows["t/RFDN/set5/psnr"]["reason"]) == ("open", "why")
+
+
+def test_open_cells_can_be_shown(toy):
+    ledger = Ledger("toy")
+    ledger.close({}, default="no time")
+    table = ledger.table(list(ledger.rows))
+    assert set(table["ours"]) == set(table["difference"]) == {""}
+    assert ledger.verdict(table).splitlines()[0] == "BSRN x4 Set5 psnr: 32.35 dB published, open (no time)"
+
+
+def test_closing_a_complete_ledger_leaves_nothing_open(toy):
+    ledger = Ledger("toy")
+    ledger.compare({key: float(v) for key, v in ledger.published["value"].items()}, "exact")
+    assert len(ledger.close({"*": "why"})) == 0
+    assert {r["verdict"] for r in ledger.rows.values()} == {"reproduced"}
+
+
+def test_show_keeps_the_mark_of_what_was_only_recalled(toy):
+    ledger = Ledger("toy")
+    table = ledger.compare({"t/BSRN/set5/ssim": 0.8966, "t/RFDN/set5/psnr": 32.24}, "weights")
+    shown = claims.show(table)
+    assert shown.index.names == ["row", "scale", "column", "metric"]
+    assert shown["source"].tolist() == [
+        "recalled; the published weights repro...", "RFDN Table 3, a public transcription ...",
+    ]  # fmt: skip
+    assert claims.show(table, source_width=100)["source"].tolist() == table["source"].tolist()
+    assert table.loc["t/BSRN/set5/ssim", "source"].endswith("to the last digit")  # the table itself is left alone
+
+
+@pytest.mark.parametrize("paper", sorted(p.stem for p in claims.PUBLISHED_DIR.glob("*.csv")))
+def test_recalled_numbers_stay_marked_through_show(paper):
+    ledger = Ledger(paper)
+    table = ledger.compare({key: float(v) for key, v in ledger.published["value"].items()}, "exact")
+    recalled = table["source"].str.contains("recall", case=False).to_numpy()
+    assert claims.show(table)["source"].str.startswith("recalled").to_numpy().tolist() == recalled.tolist()
+
+
+# --- on disk ----------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_folder_nothing_is_written(toy, monkeypatch):
+    monkeypatch.chdir(toy)
+    measured(Ledger("toy"))
+    assert [p.name for p in toy.iterdir()] == ["published"]
+
+
+def test_the_file_follows_every_change(toy):
+    ledger = Ledger("toy", "cpu", toy / "deep" / "out")
+    measured(ledger)
+    content = json.loads((toy / "deep" / "out" / "toy.json").read_text())
+    assert (content["paper"], content["profile"]) == ("toy", "cpu")
+    assert content["rows"] == list(ledger.rows.values())
+    assert content["provenance"]["command"] == "nsr reproduce toy --profile cpu"
+    assert [p.name for p in (toy / "deep" / "out").iterdir()] == ["toy.json"]
+
+
+def half(content, file, **_):
+    file.write('{"rows": [')
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("name", "replacement"),
+    [("json.dump", half), ("os.replace", interrupted)],
+    ids=["disk full in the middle", "interrupted before the last step"],
+)
+@pytest.mark.parametrize("old", [True, False], ids=["over an old file", "new"])
+def test_a_failure_while_writing_leaves_no_half_file(toy, monkeypatch, name, replacement, old):
+    path = toy / "out" / "toy.json"
+    if old:
+        claims.write_json(path, {"a": 1})
+    before = path.read_text() if old else None
+    monkeypatch.setattr(name, replacement)
+    with pytest.raises((OSError, KeyboardInterrupt)):
+        claims.write_json(path, {"a": 2})
+    assert [p.name for p in path.parent.iterdir()] == (["toy.json"] if old else [])
+    assert not old or path.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [({"a": math.nan}, ValueError), ({"a": [1, math.inf]}, ValueError), ({"a": 1, "b": object()}, TypeError)],
+    ids=["nan", "inf", "object"],
+)
+def test_what_json_cannot_hold_is_refused(tmp_path, content, error):
+    claims.write_json(tmp_path / "x.json", {"old": True})
+    with pytest.raises(error):
+        claims.write_json(tmp_path / "x.json", content)
+    assert json.loads((tmp_path / "x.json").read_text()) == {"old": True}
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_numpy_numbers_are_written_as_numbers(tmp_path):
+    import numpy as np
+
+    claims.write_json(tmp_path / "x.json", {"a": np.float32(0.5), "b": np.int64(3), "c": np.bool_(True)})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": 0.5, "b": 3, "c": True}
+
+
+def test_results_can_be_read_by_whoever_can_read_other_files(tmp_path):
+    (tmp_path / "plain").touch()
+    claims.write_json(tmp_path / "x.json", {})
+    assert (tmp_path / "x.json").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_provenance_names_no_path_no_user_and_no_machine(toy, monkeypatch):
+    from nsrlib import evaluation
+    from nsrlib.data import load
+
+    monkeypatch.setenv("NSRLIB_DATA", str(toy))
+    monkeypatch.setenv("USER", "jane-doe-17")
+    monkeypatch.setenv("LOGNAME", "jane-doe-17")
+    pictures = toy / "jane" / "pictures"
+    pictures.mkdir(parents=True)
+    from PIL import Image
+
+    Image.new("RGB", (32, 32), (90, 20, 30)).save(pictures / "a.png")
+    table = evaluation.evaluate("bicubic", load(pictures, 2), device="cpu")
+    results = pd.DataFrame()
+    results.attrs = {"tables": {("bicubic", 2, "x"): table}}
+    ledger = Ledger("toy", out_dir=toy / "out")
+    ledger.used_results(results)
+    ledger.used_weights("net_g_BSRN_x4.pth", "RFDN_AIM.pth")
+    measured(ledger)
+    about = json.loads((toy / "out" / "toy.json").read_text())["provenance"]
+    assert about["data"] == {"pictures x2": {"origin": "folder", "sha256": table.attrs["sha256"]}}
+    assert {"versions", "device", "threads", "commit", "seconds", "weights"} <= about.keys()
+    assert about["versions"]["python"] == platform.python_version()
+    text = json.dumps(about)
+    assert not re.findall(r"(?<![\w.~:/-])(?:/[\w.-]+){2,}|[A-Z]:\\", text)
+    for private in (str(toy), str(Path.home()), str(Path(claims.__file__).parent), os.getcwd(), getpass.getuser()):
+        assert not re.search(rf"(?<!\w){re.escape(private)}(?!\w)", text)
+    assert not re.search(rf"(?<!\w){re.escape(platform.node() or 'no name')}(?!\w)", text)
+
+
+def test_a_folder_without_git_has_no_commit(toy):
+    assert claims._commit() == "unknown"
+
+
+@pytest.mark.skipif(shutil.which("git") is None or not (claims.REPOSITORY / ".git").exists(), reason="no git checkout")
+def test_the_commit_is_short_and_hexadecimal():
+    assert re.fullmatch(r"[0-9a-f]{7,16}", claims._commit())
+
+
+# --- the scoreboard ---------------------------------------------------------------------------------------------------
+
+
+def stored(toy: Path, profile: str, **values: float) -> None:
+    ledger = Ledger("toy", profile, toy / f"run-{profile}" / "results")
+    ledger.compare({f"t/BSRN/{k.replace('_', '/')}": v for k, v in values.items()}, "weights")
+    ledger.close({"abl/*": "no words"}, quoted=["t/RFDN/*"])
+    claims.store(toy / f"run-{profile}")
+
+
+def test_without_results_everything_is_open(toy):
+    board = claims.scoreboard(["toy", "absent"])
+    assert board.columns.tolist() == [
+        "paper", "table", "row", "column", "scale", "metric", "published", "ours", "difference", "how", "verdict",
+        "reason", "source", "command", "id",
+    ]  # fmt: skip
+    assert len(board) == 6
+    assert set(board["verdict"]) == set(board["how"]) == {"open"}
+    assert set(board["command"]) == {"nsr reproduce toy"}
+    assert board["ours"].isna().all()
+    assert set(board["reason"]) == {""}
+
+
+def test_a_scoreboard_of_nothing_is_empty_but_has_its_columns(toy):
+    board = claims.scoreboard([])
+    assert len(board) == 0
+    assert "verdict" in board
+    assert len(claims.scoreboard_markdown(board).splitlines()) == 2
+
+
+def test_stored_results_fill_the_scoreboard_and_the_longest_profile_wins(toy):
+    stored(toy, "quick", set5_psnr=30.0)
+    board = claims.scoreboard(["toy"]).set_index("id")
+    assert board.loc["t/BSRN/set5/psnr", ["ours", "how", "verdict"]].tolist() == [30.0, "weights", "differs"]
+    stored(toy, "cpu", set5_psnr=32.351, params=352.1)
+    board = claims.scoreboard(["toy"]).set_index("id")
+    assert board.loc["t/BSRN/set5/psnr", ["ours", "verdict"]].tolist() == [32.351, "reproduced"]
+    assert board.loc["t/BSRN/set5/psnr", "published"] == "32.35"
+    assert board["verdict"].value_counts().to_dict() == {"open": 3, "reproduced": 2, "quoted": 1}
+    assert board.loc["abl/ESA/change", "reason"] == "no words"
+    assert set(board["command"]) == {"nsr reproduce toy --profile cpu"}
+
+
+def test_the_markdown_table_counts_by_paper_and_table(toy):
+    stored(toy, "cpu", set5_psnr=32.351, set5_ssim=0.5)
+    header, rule, *rows = claims.scoreboard_markdown(claims.scoreboard(["toy"])).splitlines()
+    assert len({line.count("|") for line in (header, rule, *rows)}) == 1
+    names = [name.strip() for name in header.strip("|").split("|")]
+    cells = [dict(zip(names, (c.strip() for c in row.strip("|").split("|")), strict=True)) for row in rows]
+    assert cells[0] == {
+        "paper": "toy", "table": "t", "cells": "5", "exact": "", "with weights": "1", "trend": "", "differs": "1",
+        "open": "2", "quoted": "1", "command": "`nsr reproduce toy --profile cpu`",
+    }  # fmt: skip
+    assert (cells[1]["table"], cells[1]["cells"], cells[1]["open"]) == ("abl", "1", "1")
+
+
+def test_the_default_scoreboard_is_that_of_the_repository():
+    board = claims.scoreboard()
+    assert set(board["paper"]) <= set(claims.PAPERS)
+    assert len(board[board["paper"] == "bsrn"]) == len(claims.published("bsrn"))
+    assert claims.scoreboard_markdown().startswith("| paper | table | cells |")
+
+
+DAMAGE = ['{"rows": [', "", "[1, 2]", "{}", '{"paper": "toy", "rows": 3}', '"text"']
+
+
+@pytest.mark.parametrize("text", DAMAGE, ids=str)
+def test_damaged_stored_results_are_named(toy, text):
+    path = toy / "results" / "toy" / "gpu.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    for call in (claims.stored_results, lambda paper: claims.scoreboard([paper])):
+        with pytest.raises(ValueError, match=r"^results/toy/gpu\.json is (damaged: |not a ledger)"):
+            call("toy")
+
+
+def test_a_binary_file_in_the_place_of_results_is_named(toy):
+    path = toy / "results" / "toy" / "cpu.json"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"^results/toy/cpu\.json is damaged: "):
+        claims.stored_results("toy")
+
+
+def test_there_are_no_results_before_something_is_stored(toy):
+    assert claims.stored_results("toy") is None
+
+
+def test_storing_copies_the_ledgers_of_a_run(toy):
+    ledger = Ledger("toy", "cpu", toy / "run" / "results")
+    measured(ledger)
+    places = claims.store(toy / "run")
+    assert places == claims.store(toy / "run" / "results") == [toy / "results" / "toy" / "cpu.json"]
+    assert json.loads(places[0].read_text()) == json.loads((toy / "run" / "results" / "toy.json").read_text())
+    assert claims.stored_results("toy")["rows"] == list(ledger.rows.values())
+
+
+@pytest.mark.parametrize("text", DAMAGE, ids=str)
+def test_a_run_with_a_damaged_ledger_stores_nothing(toy, text):
+    measured(Ledger("toy", "cpu", toy / "run"))
+    (toy / "run" / "zzz.json").write_text(text)
+    with pytest.raises(ValueError, match=r"zzz\.json is (damaged: |not a ledger)"):
+        claims.store(toy / "run")
+    assert not (toy / "results").exists()
+
+
+def test_a_folder_without_results_has_nothing_to_store(toy):
+    with pytest.raises(ValueError, match="no results in published"):
+        claims.store(toy / "published")
+
+
+# --- the README -------------------------------------------------------------------------------------------------------
+
+README = "# Title\n<!-- scoreboard -->\nold\n<!-- /scoreboard -->\nText.\n<!-- speed --><!-- /speed -->\nEnd.\n"
+
+
+def test_a_table_that_is_no_claim_is_kept_with_the_results(toy):
+    ledger = Ledger("toy", "cpu", toy / "out")
+    times = pd.DataFrame({"128x128": [0.14, 0.2]}, index=pd.Index(["RFDN", "BSRN"], name="model"))
+    ledger.keep("latency", times, "best of 3")
+    kept = json.loads((toy / "out" / "toy.json").read_text())["tables"]["latency"]
+    assert kept == {
+        "note": "best of 3",
+        "rows": [{"model": "RFDN", "128x128": 0.14}, {"model": "BSRN", "128x128": 0.2}],
+    }
+
+
+def test_the_readme_is_brought_up_to_date_between_its_markers(toy):
+    path = toy / "README.md"
+    path.write_text(README)
+    assert not claims.update_readme(path, write=False)
+    assert path.read_text() == README
+    assert not claims.update_readme(path)
+    text = path.read_text()
+    assert text.startswith("# Title\n<!-- scoreboard -->\n\n| paper | table |")
+    assert "old" not in text
+    assert "<!-- /scoreboard -->\nText.\n<!-- speed -->\n\nNot measured yet.\n\n<!-- /speed -->\nEnd.\n" in text
+    assert claims.update_readme(path)
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize("marker", ["<!-- scoreboard -->", "<!-- /scoreboard -->", "<!-- speed -->", "<!-- /speed -->"])
+def test_a_readme_without_a_marker_is_refused_and_left_alone(toy, marker):
+    path = toy / "README.md"
+    path.write_text(README.replace(marker, ""))
+    with pytest.raises(ValueError, match=r"README\.md lacks the markers <!-- "):
+        claims.update_readme(path)
+    assert path.read_text() == README.replace(marker, "")

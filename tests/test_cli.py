@@ -1,0 +1,509 @@
+"""The ``nsr`` command: what it prints, its exit status, and that a failure is one line and leaves nothing behind."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from nsrlib import claims, cli, evaluation, models, runs
+from nsrlib.data import sources
+from nsrlib.images import imresize, read_picture
+
+COMMANDS = ["reproduce", "report", "scoreboard", "evaluate", "upscale", "models", "bench", "data"]
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def nsr(tmp_path, monkeypatch, capsys):
+    """``nsr("evaluate", ...)``: the command in this process, in an empty folder, without data, cache and network."""
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.delenv("NSRLIB_DATA", raising=False)
+    monkeypatch.setenv("NSRLIB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("NSRLIB_OFFLINE", "1")
+
+    def run(*arguments: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["nsr", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        said = capsys.readouterr()
+        return Done(stop.value.code or 0, said.out, said.err)
+
+    return run
+
+
+def refused(done: Done, pattern: str) -> None:
+    """One line on stderr, exit status 1, no traceback."""
+    assert done.code == 1, done
+    assert re.fullmatch(rf"nsr: .*{pattern}.*\n", done.err), done.err
+    assert "Traceback" not in done.out
+
+
+def photo(*shape: int, seed: int = 0) -> np.ndarray:
+    """A smooth picture, so that bicubic interpolation stays within the range."""
+    coarse = np.random.default_rng(seed).random((4, 5, *shape[2:])) * 0.6 + 0.2
+    return np.round(imresize(coarse, size=shape[:2]) * 255).astype(np.uint8)
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    Image.fromarray(photo(32, 40, 3)).save(folder / "a.png")
+    Image.fromarray(photo(36, 32, 3, seed=1)).save(folder / "b.png")
+    return folder
+
+
+# --- help and usage ---------------------------------------------------------------------------------------------------
+
+
+def test_help_lists_the_commands():
+    done = CliRunner().invoke(cli.app, ["--help"])
+    assert done.exit_code == 0
+    assert [c for c in COMMANDS if not re.search(rf"^\s+{c}\s+\S", done.output, re.M)] == []
+
+
+@pytest.mark.parametrize("command", [*([c] for c in COMMANDS), *(["data", c] for c in ("list", "fetch", "verify"))])
+def test_every_command_has_help_with_a_sentence(command):
+    done = CliRunner().invoke(cli.app, [*command, "--help"])
+    assert done.exit_code == 0
+    assert re.search(r"Usage: .*\n\n\s+[A-Z].*\.", done.output)
+
+
+def test_help_of_the_main_job_names_its_options():
+    text = CliRunner().invoke(cli.app, ["reproduce", "--help"]).output
+    for option in ("--profile", "-p", "--out", "--jobs", "--timeout", "--resume", "--store"):
+        assert option in text
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["frobnicate"], ["evaluate"], ["evaluate", "published"], ["upscale", "--tile", "many"], ["models", "--nope"]],
+    ids=" ".join,
+)
+def test_wrong_usage_has_status_two(nsr, arguments):
+    done = nsr(*arguments)
+    assert done.code == 2
+    assert "Usage: nsr" in done.err
+    assert "Traceback" not in done.err
+
+
+# --- one line for every problem that the user can solve ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "pattern"),
+    [
+        ("evaluate published --model bsnr", r"unknown model 'bsnr' \(did you mean 'bsrn'\?\); known: bicubic, "),
+        ("evaluate published --model bsrn --scale 5", "scale of bsrn must be one of 2, 3, 4, got 5"),
+        ("evaluate published --model bicubic --on set55", "unknown data set 'set55': did you mean 'set5'"),
+        ("evaluate published --model bicubic --on set5", "set5.*NSRLIB_DATA"),
+        ("evaluate published --model bicubic --on ./nowhere", "there is no folder ./nowhere"),
+        ("evaluate published --model bicubic --space lab", "--space must be one of y, rgb, selfexsr, got 'lab'"),
+        ("evaluate published --model bicubic --on embedded --lr magic", "unknown lr convention 'magic'"),
+        ("evaluate published --model bicubic --on embedded --limit 0", "limit must be a positive whole number"),
+        ("evaluate published --model bicubic --on embedded --crop -1", "crop"),
+        ("evaluate published --model bicubic --on embedded --device nonsense", "device 'nonsense' cannot be used"),
+        ("evaluate published --model bicubic --on embedded --csv nowhere/x.csv", "no such folder: nowhere"),
+        ("evaluate published --model bsrn", r"net_g_BSRN_x4\.pth"),
+        ("evaluate nowhere.pth --model bsrn", r"no such weights file: nowhere\.pth"),
+        ("evaluate published --model rfdn --scale 2", "no published weights for rfdn x2"),
+        ("upscale nowhere.png --model bicubic", r"no such image: nowhere\.png"),
+        ("upscale . --model bicubic", "no such image: "),
+        ("bench kernals", "nsr bench takes 'models', got 'kernals'"),
+        ("bench --repeats 0", "repeats must be at least 1, got 0"),
+        ("bench --threads -1", "threads must be at least 1, got -1"),
+        ("bench --device nonsense", "device 'nonsense' cannot be used"),
+        ("scoreboard --paper bsrm", "no published numbers for 'bsrm'; there are: "),
+        ("data fetch set55", "unknown data set 'set55': did you mean 'set5'"),
+        ("data fetch manga109", "its licence forbids redistribution"),
+        ("data fetch set5", "set5"),
+        ("data verify set55", "unknown data set 'set55'"),
+        ("report nowhere", "no run folder.*nowhere"),
+        ("reproduce bsrm", r"no notebook 'bsrm' \(did you mean 'bsrn'\?\)"),
+        ("reproduce bsrn --profile quik", r"no profile 'quik' \(did you mean 'quick'\?\)"),
+        ("reproduce bsrn -p max_imagse=3", r"no parameter 'max_imagse' in bsrn \(did you mean 'max_images'\?\)"),
+        ("reproduce bsrn -p max_images=many", "parameter 'max_images' is a int"),
+        ("reproduce bsrn -p max_images", "-p takes name=value, got 'max_images'"),
+        ("reproduce bsrn --jobs 0", "jobs must be at least 1"),
+    ],
+)
+def test_a_problem_is_one_line_and_status_one(nsr, arguments, pattern):
+    refused(nsr(*arguments.split()), pattern)
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_an_error_inside_nsrlib_is_not_hidden(nsr, monkeypatch):
+    def broken():
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(models, "list_models", broken)
+    with pytest.raises(ZeroDivisionError):
+        nsr("models")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, ""),
+        (MemoryError(), 1, "nsr: not enough memory; try a smaller --tile\n"),
+        (RuntimeError("CUDA out of memory. Tried to\nallocate"), 1, "nsr: not enough memory; try a smaller --tile\n"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), 1,
+         "nsr: not enough memory; try a smaller --tile\n"),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "nsr: No space left on device\n"),
+        (PermissionError(errno.EACCES, "Permission denied", "x.png"), 1, "nsr: Permission denied: x.png\n"),
+        (ValueError("two\n  lines"), 1, "nsr: two lines\n"),
+        (ValueError(), 1, "nsr: ValueError\n"),
+    ],
+    ids=lambda value: f"{type(value).__name__} {str(value)[:9]}" if isinstance(value, BaseException) else "",
+)  # fmt: skip
+def test_what_goes_wrong_on_the_way_gives_one_line_and_a_status(nsr, pictures, monkeypatch, error, code, said):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(evaluation, "upscale", fail)
+    done = nsr("upscale", pictures / "a.png", pictures / "out.png", "--model", "bicubic")
+    assert (done.code, done.err.replace("\nnsr", "nsr")) == (code, said)
+    assert sorted(p.name for p in pictures.iterdir()) == ["a.png", "b.png"]
+
+
+def test_another_runtime_error_is_not_hidden(nsr, monkeypatch):
+    def broken():
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(models, "list_models", broken)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        nsr("models")
+
+
+def in_a_process(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "nsrlib.cli", *arguments],
+        cwd=folder,
+        env=os.environ | {"NSRLIB_OFFLINE": "1", "NSRLIB_CACHE": str(folder / "cache")} | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_the_process_has_the_same_status_and_line(tmp_path):
+    done = in_a_process(tmp_path, "evaluate", "published", "--model", "nothing")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert re.fullmatch(r"nsr: unknown model 'nothing'; known: .*\n", done.stderr)
+
+
+# --- parameters -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3), ("-0.5", -0.5), ("1e3", 1000.0), ("'3'", "3"), ("set5", "set5"), ("2,3", (2, 3)), ("[2, 3]", [2, 3]),
+        ("{'a': 1}", {"a": 1}), ("True", True), ("true", True), ("FALSE", False), ("None", None), ("", ""),
+        ("a=b", "a=b"), ("/some/folder", "/some/folder"), ("[1,", "[1,"), ("{[]: 1}", "{[]: 1}"), ("x y", "x y"),
+        ("__import__('os')", "__import__('os')"), ("(" * 300, "(" * 300), ("1 +", "1 +"), ("\0", "\0"),
+    ],
+    ids=lambda value: repr(value)[:20],
+)  # fmt: skip
+def test_a_parameter_is_a_python_literal_or_else_text(text, value):
+    (parsed,) = cli._assignments([f"name={text}"]).values()
+    assert parsed == value
+    assert type(parsed) is type(value)
+
+
+def test_later_parameters_win_and_none_is_none_given():
+    assert cli._assignments(["a=1", "b=2", "a=3"]) == {"a": 3, "b": 2}
+    assert cli._assignments(None) == {}
+
+
+@pytest.mark.parametrize("pair", ["a", "=1", "1a=2", "a-b=2", " a=1", ""])
+def test_a_parameter_without_a_name_is_refused(pair):
+    with pytest.raises(ValueError, match=f"^-p takes name=value, got {pair!r}$"):
+        cli._assignments([pair])
+
+
+# --- reproduce --------------------------------------------------------------------------------------------------------
+
+
+class FakeRun:
+    folder = Path("run")
+    ok = True
+
+
+@pytest.fixture
+def reproduced(monkeypatch) -> dict:
+    """What ``runs.reproduce`` was called with, instead of a run."""
+    calls: dict = {}
+
+    def reproduce(papers, **keywords):
+        calls.update(keywords, papers=papers)
+        return FakeRun()
+
+    monkeypatch.setattr(runs, "reproduce", reproduce)
+    monkeypatch.setattr(runs, "summary", lambda run: "the summary")
+    monkeypatch.setattr(FakeRun, "ok", True)
+    return calls
+
+
+def test_reproduce_passes_everything_on(nsr, reproduced):
+    text = "reproduce bsrn drn --profile cpu -p a=1 -p b=x --out there -j 2 --timeout 9 --resume"
+    done = nsr(*text.split())
+    assert done == Done(0, "the summary\n", "")
+    assert reproduced == {
+        "papers": ["bsrn", "drn"], "profile": "cpu", "parameters": {"a": 1, "b": "x"}, "out": Path("there"), "jobs": 2,
+        "timeout": 9.0, "resume": True,
+    }  # fmt: skip
+
+
+def test_reproduce_takes_all_papers_by_default(nsr, reproduced):
+    assert nsr("reproduce").code == 0
+    assert reproduced == {
+        "papers": None, "profile": "quick", "parameters": {}, "out": None, "jobs": None, "timeout": None,
+        "resume": False,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("ok", [True, False])
+def test_reproduce_stores_the_numbers_of_a_good_run_only(nsr, reproduced, monkeypatch, ok):
+    kept = []
+    monkeypatch.setattr(FakeRun, "ok", ok)
+    monkeypatch.setattr(claims, "store", lambda folder: kept.append(folder) or [claims.RESULTS_DIR / "x" / "cpu.json"])
+    done = nsr("reproduce", "--store")
+    assert done.code == (0 if ok else 1)
+    assert kept == ([Path("run")] if ok else [])
+    assert done.out == "the summary\n" + ("stored data/results/x/cpu.json\n" if ok else "")
+
+
+def test_an_interrupted_run_is_summed_up_and_has_status_130(nsr, reproduced, monkeypatch):
+    def interrupted(*_, **__):
+        raise runs.Interrupted(FakeRun())
+
+    monkeypatch.setattr(runs, "reproduce", interrupted)
+    assert nsr("reproduce")[:2] == (130, "the summary\n")
+
+
+# --- evaluate ---------------------------------------------------------------------------------------------------------
+
+
+def test_evaluate_prints_means_and_writes_every_row(nsr, pictures):
+    done = nsr("evaluate", "published", "--model", "bicubic", "--on", f"{pictures}, {pictures}", "--scale", 2,
+               "--device", "cpu", "--csv", "rows.csv")  # fmt: skip
+    assert (done.code, done.err) == (0, "")
+    expected = evaluation.evaluate("bicubic", pictures, 2, device="cpu")
+    means = expected[["psnr", "ssim"]].mean()
+    header, *lines = done.out.splitlines()
+    assert header.startswith("bicubic x2; Y of BT.601")
+    assert len(lines) == 2
+    for line in lines:
+        assert line.startswith(f"{pictures}: {means.psnr:.3f} dB, SSIM {means.ssim:.5f}, ")
+        assert line.endswith(" s/image (folder)")
+    rows = pd.read_csv("rows.csv")
+    assert rows["image"].tolist() == ["a", "b", "a", "b"]
+    assert set(rows["dataset"]) == {str(pictures)}
+    np.testing.assert_allclose(rows["psnr"], [*expected["psnr"]] * 2, rtol=1e-12)
+
+
+def test_evaluate_can_print_every_image_of_a_part(nsr, pictures):
+    done = nsr("evaluate", "published", "--model", "bicubic", "--on", pictures, "-s", 4, "--images", "--limit", 1)
+    assert re.search(r"^\s+a\s+\d+\.\d{4}\s+0\.\d{4}", done.out, re.M)
+    assert not re.search(r"^\s+b\s", done.out, re.M)
+
+
+@pytest.mark.parametrize(("space", "words"), [("y", "Y of BT.601"), ("rgb", "RGB"), ("selfexsr", "")])
+def test_evaluate_takes_the_protocol_and_prints_it(nsr, pictures, space, words):
+    from nsrlib.metrics import PRESETS
+
+    done = nsr("evaluate", "published", "--model", "bicubic", "--on", pictures, "-s", 2, "--space", space, "--crop", 3)
+    assert done.code == 0
+    assert done.out.startswith(f"bicubic x2; {PRESETS[space](3)}")
+    assert words in done.out
+    assert "crop 3 px" in done.out
+
+
+# --- upscale ----------------------------------------------------------------------------------------------------------
+
+
+def nearly(a: np.ndarray, b: np.ndarray) -> bool:
+    """Equal but for ties of the rounding."""
+    return a.shape == b.shape and np.abs(a.astype(int) - b).max() <= 1 and (a != b).mean() < 0.01
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4], ids=["gray", "RGB", "RGBA"])
+def test_upscale_keeps_the_channels(nsr, tmp_path, channels):
+    x = photo(20, 26, channels) if channels > 1 else photo(20, 26)
+    Image.fromarray(x).save("in.png")
+    done = nsr("upscale", "in.png", "out.png", "--model", "bicubic", "--scale", 2, "--device", "cpu")
+    assert done == Done(0, "in.png 26x20 -> out.png 52x40\n", "")
+    y = np.asarray(Image.open("out.png"))
+    assert nearly(y, np.round(imresize(x.astype(np.float64), 2)))
+    assert sorted(p.name for p in Path.cwd().iterdir()) == ["in.png", "out.png"]
+
+
+def test_upscale_turns_a_picture_upright(nsr):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    x = photo(20, 26, 3)
+    Image.fromarray(x).save("in.png", exif=exif)
+    done = nsr("upscale", "in.png", "out.png", "--model", "bicubic", "--scale", 2)
+    assert done.out == "in.png 20x26 -> out.png 40x52\n"
+    y = np.round(read_picture("out.png").rgb * 255)
+    assert nearly(y, np.round(imresize(np.rot90(x, -1).astype(np.float64), 2)))
+
+
+def test_upscale_writes_beside_the_source_by_default(nsr, pictures):
+    done = nsr("upscale", pictures / "a.png", "--model", "bicubic", "--scale", 3)
+    assert done.code == 0
+    assert Image.open(pictures / "a_x3.png").size == (120, 96)
+
+
+def test_upscale_in_tiles_gives_the_same_and_no_bar_in_a_log(nsr, pictures):
+    Image.fromarray(photo(80, 90, 3)).save("in.png")
+    whole = nsr("upscale", "in.png", "whole.png", "--model", "bicubic", "--scale", 2)
+    tiles = nsr("upscale", "in.png", "tiles.png", "--model", "bicubic", "--scale", 2, "--tile", 32)
+    assert whole.err == tiles.err == ""
+    assert nearly(np.asarray(Image.open("tiles.png")), np.asarray(Image.open("whole.png")).astype(int))
+
+
+def test_upscale_says_what_could_not_be_kept(nsr):
+    frames = [Image.fromarray(photo(16, 16, 3, seed=k)) for k in range(2)]
+    frames[0].save("in.gif", save_all=True, append_images=frames[1:])
+    done = nsr("upscale", "in.gif", "out.png", "--model", "bicubic", "--scale", 2)
+    assert done.out.startswith("note: only the first of 2 frames was read\n")
+
+
+@pytest.mark.parametrize(
+    ("target", "pattern"),
+    [
+        ("nowhere/out.png", "no such folder: nowhere"),
+        ("out.xyz", r"cannot tell the image format of 'out\.xyz'"),
+        ("out", "cannot tell the image format of 'out'"),
+        ("folder.png", r"cannot write folder\.png"),
+    ],
+)
+def test_upscale_to_an_impossible_target_leaves_nothing(nsr, target, pattern):
+    Image.fromarray(photo(16, 16, 3)).save("in.png")
+    Path("folder.png").mkdir()
+    refused(nsr("upscale", "in.png", target, "--model", "bicubic"), pattern)
+    assert sorted(p.name for p in Path.cwd().iterdir()) == ["folder.png", "in.png"]
+    assert list(Path("folder.png").iterdir()) == []
+
+
+def test_upscale_into_a_folder_that_cannot_be_written_does_no_work(nsr, pictures, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    monkeypatch.setattr(evaluation, "upscale", None)
+    done = nsr("upscale", pictures / "a.png", pictures / "out.png", "--model", "bicubic")
+    refused(done, f"no permission to write in {re.escape(str(pictures))}")
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() == 0, reason="root may write everywhere")
+def test_upscale_into_a_read_only_folder_is_refused(nsr, pictures):
+    pictures.chmod(0o500)
+    try:
+        refused(nsr("upscale", pictures / "a.png", pictures / "out.png", "--model", "bicubic"), "no permission")
+    finally:
+        pictures.chmod(0o700)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.9])
+def test_upscale_of_a_truncated_picture_leaves_nothing(nsr, pictures, share):
+    whole = (pictures / "a.png").read_bytes()
+    Path("in.png").write_bytes(whole[: int(len(whole) * share)])
+    refused(nsr("upscale", "in.png", "--model", "bicubic"), r"cannot decode in\.png: ")
+    assert [p.name for p in Path.cwd().iterdir()] == ["in.png"]
+
+
+@pytest.mark.parametrize("old", [True, False], ids=["over an old file", "new"])
+def test_a_disk_that_fills_up_leaves_no_half_picture(nsr, pictures, monkeypatch, old):
+    if old:
+        Path("out.png").write_bytes(b"precious")
+
+    def save(self, path, **_):
+        Path(path).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    done = nsr("upscale", pictures / "a.png", "out.png", "--model", "bicubic")
+    assert (done.code, done.err) == (1, "nsr: cannot write out.png: No space left on device\n")
+    assert [p.name for p in Path.cwd().iterdir()] == (["out.png"] if old else [])
+    assert not old or Path("out.png").read_bytes() == b"precious"
+
+
+# --- data, models, bench, scoreboard ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damaged", [True, False])
+def test_verify_has_status_one_if_a_file_is_damaged(nsr, tmp_path, monkeypatch, damaged):
+    root = tmp_path / "data"
+    root.mkdir()
+    source = next(s for s in sources().values() if s.path.startswith("Set12/"))
+    if damaged:
+        path = root / source.path
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"x" * source.bytes)
+    monkeypatch.setenv("NSRLIB_DATA", str(root))
+    done = nsr("data", "verify", "set12")
+    assert done.code == (1 if damaged else 0)
+    assert done.err == ""
+    assert (source.path in done.out) is damaged
+    assert done.out.splitlines()[-1] == ("11 missing, 1 damaged" if damaged else "12 missing")
+
+
+def test_list_says_where_everything_is(nsr):
+    done = nsr("data", "list")
+    assert done.code == 0
+    assert re.search(r"^\s*embedded\s.*embedded$", done.out, re.M)
+    assert re.search(r"^\s*set5\s.*download$", done.out, re.M)
+    assert "licence" not in done.out
+    assert "licence" in nsr("data", "list", "--terms").out
+
+
+def test_fetching_an_embedded_set_needs_nothing(nsr):
+    assert nsr("data", "fetch", "embedded") == Done(0, "embedded: 0 files are in place\n", "")
+
+
+def test_models_lists_every_network(nsr):
+    lines = nsr("models").out.splitlines()
+    assert [line.split()[0] for line in lines] == models.list_models()
+    assert re.search(r"^bsrn\s+351,936|^bsrn\s+352,\d{3}", "\n".join(lines), re.M)
+
+
+def test_bench_prints_a_line_for_each_network(nsr, monkeypatch):
+    monkeypatch.setattr(evaluation, "contenders", lambda: {"tiny": models.create_model("bicubic", 2)})
+    done = nsr("bench", "--repeats", 1, "--threads", 1, "--device", "cpu")
+    assert done.code == 0
+    assert done.out.startswith("seconds of one pass, best of 1, cpu, 1 threads\n")
+    assert re.search(r"^tiny\s+\d\.\d{4}\s+\d\.\d{4}$", done.out, re.M)
+
+
+def test_scoreboard_counts_verdicts(nsr):
+    done = nsr("scoreboard", "--paper", "bsrn")
+    assert done.code == 0
+    assert re.search(r"^\s+comparison\s+\d", done.out, re.M)
+    assert nsr("scoreboard", "--markdown").out == claims.scoreboard_markdown() + "\n"
+
+
+def test_damaged_results_are_one_line(nsr, tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(claims, "RESULTS_DIR", tmp_path / "results")
+    (tmp_path / "results" / "bsrn").mkdir(parents=True)
+    (tmp_path / "results" / "bsrn" / "cpu.json").write_text("{")
+    refused(nsr("scoreboard"), r"results/bsrn/cpu\.json is damaged: ")
