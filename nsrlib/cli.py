@@ -132,7 +132,7 @@ def evaluate(
     scale: Scale = 4,
     lr: Annotated[str, typer.Option(help="How LR is made: paper, repeat, mirror or files.")] = "paper",
     crop: Annotated[int | None, typer.Option(help="Border pixels left out; default: the scale.")] = None,
-    space: Annotated[str, typer.Option(help="y, rgb or selfexsr.")] = "y",
+    space: Annotated[str, typer.Option(help="y, selfexsr, rgb or gray.")] = "y",
     limit: Annotated[int | None, typer.Option(help="Only the first images.")] = None,
     device: Device = "auto",
     images: Annotated[bool, typer.Option(help="A line for each image, not only the means.")] = False,

@@ -119,7 +119,9 @@ def _tiled(model: nn.Module, x: Tensor, tile: int, blend: int, progress: bool) -
     from tqdm.auto import tqdm
 
     r = int(model.scale)  # type: ignore[arg-type]
-    halo, step = int(getattr(model, "halo", 32)), int(getattr(model, "tile_step", 1))
+    # at least min_size - 1, so that no tile of a large enough picture is too small for the network
+    halo = max(int(getattr(model, "halo", 32)), int(getattr(model, "min_size", 1)) - 1)
+    step = int(getattr(model, "tile_step", 1))
     _, c, h, w = x.shape
     rows, cols = _spans(h, tile, blend), _spans(w, tile, blend)
 

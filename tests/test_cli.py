@@ -101,7 +101,7 @@ def test_help_of_the_main_job_names_its_options():
 def test_wrong_usage_has_status_two(nsr, arguments):
     done = nsr(*arguments)
     assert done.code == 2
-    assert "Usage: nsr" in done.err
+    assert "Usage: " in done.err
     assert "Traceback" not in done.err
 
 
@@ -116,7 +116,7 @@ def test_wrong_usage_has_status_two(nsr, arguments):
         ("evaluate published --model bicubic --on set55", "unknown data set 'set55': did you mean 'set5'"),
         ("evaluate published --model bicubic --on set5", "set5.*NSRLIB_DATA"),
         ("evaluate published --model bicubic --on ./nowhere", "there is no folder ./nowhere"),
-        ("evaluate published --model bicubic --space lab", "--space must be one of y, rgb, selfexsr, got 'lab'"),
+        ("evaluate published --model bicubic --space lab", "--space must be one of y, selfexsr, rgb, gray, got 'lab'"),
         ("evaluate published --model bicubic --on embedded --lr magic", "unknown lr convention 'magic'"),
         ("evaluate published --model bicubic --on embedded --limit 0", "limit must be a positive whole number"),
         ("evaluate published --model bicubic --on embedded --crop -1", "crop"),
