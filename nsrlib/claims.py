@@ -107,6 +107,7 @@ class Ledger:
         self._data: dict[str, dict[str, str]] = {}
         self._weights: dict[str, dict[str, str]] = {}
         self._tables: dict[str, dict[str, Any]] = {}
+        self._notes: list[str] = []
 
     def compare(
         self, measured: Mapping[str, float], how: How, *, known: Mapping[str, str] | None = None
@@ -173,11 +174,13 @@ class Ledger:
         return pd.DataFrame(rows, columns=columns, index=pd.Index(ids, name="id"))
 
     def verdict(self, table: pd.DataFrame) -> str:
-        """One line for each cell of ``table``; text that does not change between runs that agree.
+        """One line for each cell of ``table`` (or a word that there is none); the same text in all runs that agree.
 
         Raises:
             VerdictError: a cell differs and no reason was given for it.
         """
+        if table.empty:
+            return "not measured: data or weights are not at hand"
         lines, wrong = [], []
         for key in table.index:
             r = self.rows[str(key)]
@@ -255,6 +258,11 @@ class Ledger:
             owner, repository, commit = source.url.split("/")[3:6]
             self._weights[filename] = {"origin": f"{owner}/{repository}@{commit[:7]}", "sha256": source.sha256}
 
+    def note(self, sentence: str) -> None:
+        """Tell the reader of the report something first: which data was used, what was missing."""
+        self._notes.append(sentence)
+        self.save()
+
     def keep(self, name: str, table: pd.DataFrame, note: str) -> None:
         """Store a measured table that is no claim of the paper (times, say) with the results; ``note`` says how."""
         self._tables[name] = {"note": note, "rows": table.reset_index().to_dict("records")}
@@ -292,6 +300,7 @@ class Ledger:
             "profile": self.profile,
             "rows": list(self.rows.values()),
             "tables": self._tables,
+            "notes": self._notes,
             "provenance": self.provenance(),
         }
         write_json(self.out_dir / f"{self.paper}.json", content)

@@ -224,7 +224,12 @@ def bubbles(
 
 
 def bars(
-    values: Mapping[str, float], *, unit: str = "", title: str = "", colours: Mapping[str, str] | None = None
+    values: Mapping[str, float],
+    *,
+    unit: str = "",
+    xlabel: str = "",
+    title: str = "",
+    colours: Mapping[str, str] | None = None,
 ) -> Figure:
     """Horizontal bars from zero, the value written at the end of each."""
     colours = colours or {}
@@ -240,7 +245,7 @@ def bars(
     ax.margins(x=0.22)
     ax.grid(axis="y", visible=False)
     ax.axvline(0, color="#555555", linewidth=0.8)
-    ax.set_title(title)
+    ax.set(title=title, xlabel=xlabel)
     return fig
 
 

@@ -39,11 +39,13 @@ HOW = {
 
 
 class Results(NamedTuple):
-    """What one notebook measured: the rows of its ledger, each with ``paper`` and ``verdict``, and their provenance."""
+    """What one notebook measured: the rows of its ledger, each with ``paper`` and ``verdict``, their provenance, and
+    what the reader should know first (which data was used)."""
 
     paper: str
     rows: list[dict[str, Any]]
     provenance: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
 
 def write_page(run: Run, problems: Iterable[str] = ()) -> Path:
@@ -69,6 +71,7 @@ def write_page(run: Run, problems: Iterable[str] = ()) -> Path:
         "verdicts": VERDICTS,
         "how": HOW,
         "unmeasured": UNMEASURED,
+        "notes": [(found.paper, note) for found in results for note in found.notes],
         "folder": folder.name,
     }
     figures = _figures(folder, [n.name for n in run.notebooks], problems)
@@ -116,7 +119,9 @@ def read_results(folder: Path, problems: list[str]) -> list[Results]:
         if len(rows) < len(entries):
             problems.append(f"{name}: {len(entries) - len(rows)} entries that are no claims were left out")
         provenance = content.get("provenance")
-        found.append(Results(paper, rows, provenance if isinstance(provenance, dict) else {}))
+        notes = content.get("notes")
+        notes = tuple(map(str, notes)) if isinstance(notes, list) else ()
+        found.append(Results(paper, rows, provenance if isinstance(provenance, dict) else {}, notes))
     return found
 
 
@@ -144,7 +149,7 @@ def _board(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def _inputs(results: list[Results]) -> list[dict[str, Any]]:
     """Data and weights that any paper used, each once."""
     seen: dict[tuple[str, str, str, str], list[str]] = {}
-    for paper, _, provenance in results:
+    for paper, _, provenance, _ in results:
         for kind in ("data", "weights"):
             entries = provenance.get(kind)
             for name, entry in entries.items() if isinstance(entries, dict) else ():
@@ -159,7 +164,7 @@ def _inputs(results: list[Results]) -> list[dict[str, Any]]:
 def _measured(results: list[Results], versions: Mapping[str, str]) -> list[tuple[str, str, str]]:
     """``(what, text, papers)``: where the numbers were measured, and versions that are not those of the run."""
     seen: dict[tuple[str, str], list[str]] = {}
-    for paper, _, provenance in results:
+    for paper, _, provenance, _ in results:
         threads, theirs = provenance.get("threads"), provenance.get("versions")
         device = [provenance.get("device"), f"{threads} thread{'' if threads == 1 else 's'}" if threads else None]
         other = theirs.items() if isinstance(theirs, dict) else ()

@@ -244,9 +244,10 @@ def report(folder: str | Path) -> Path:
 
 def summary(run: Run) -> str:
     """A few lines for the console: how each notebook ended, its verdicts, what failed, where the report is."""
+    results = reports.read_results(run.folder, [])
     verdicts = {
         found.paper: ", ".join(f"{count} {verdict}" for verdict, count in reports.count_verdicts(found.rows))
-        for found in reports.read_results(run.folder, [])
+        for found in results
     }
     width = max((len(n.name) for n in run.notebooks), default=0)
     states = max((len(n.status) for n in run.notebooks), default=0)
@@ -254,6 +255,7 @@ def summary(run: Run) -> str:
     for n in run.notebooks:
         claims = verdicts.get(n.name) or "no claims recorded"
         lines.append(f"{n.name:<{width}}  {n.status:<{states}}  {clock(n.seconds):>7}  {claims}")
+    lines += [f"{found.paper}: {note}" for found in results for note in found.notes]
     lines += [f"✗ {failure}" for failure in run.failures]
     done = sum(n.status == "ok" for n in run.notebooks)
     lines.append(f"{done} of {len(run.notebooks)} notebooks ran to the end in {clock(run.seconds)}")
