@@ -26,7 +26,6 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from decimal import ROUND_HALF_UP, Decimal
-from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -49,7 +48,6 @@ class VerdictError(AssertionError):
     """A claim that was expected to hold does not; the message names every cell."""
 
 
-@lru_cache
 def published(paper: str) -> pd.DataFrame:
     """The paper's numbers: id, table, row, column, scale, metric, value (as printed), unit, source.
 
@@ -265,7 +263,9 @@ class Ledger:
 
     def keep(self, name: str, table: pd.DataFrame, note: str) -> None:
         """Store a measured table that is no claim of the paper (times, say) with the results; ``note`` says how."""
-        self._tables[name] = {"note": note, "rows": table.reset_index().to_dict("records")}
+        rows = table.reset_index().to_dict("records")
+        rows = [{k: None if pd.isna(v) else v for k, v in row.items()} for row in rows]  # JSON has no NaN
+        self._tables[name] = {"note": note, "rows": rows}
         self.save()
 
     def provenance(self) -> dict[str, Any]:

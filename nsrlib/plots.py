@@ -255,16 +255,72 @@ _FILL = {"conv1": "#dbe9f4", "conv3": "#fde8c4", "attention": "#d9efe6", "other"
 
 
 def block_diagram(kind: str) -> Figure:
-    """One distillation block, drawn: ``esdb`` (BSRN, Figure 3) or ``rfdb`` (RFDN)."""
-    if kind not in ("esdb", "rfdb"):
-        raise ValueError(f"kind must be 'esdb' or 'rfdb', got {kind!r}")
+    """A part of the network, drawn: ``bsrn`` (the whole), ``esdb`` (its block), ``rfdb`` (RFDN's), ``esa``, ``cca``."""
+    drawings = {"bsrn": _draw_bsrn, "esdb": _draw_block, "rfdb": _draw_block, "esa": _draw_esa, "cca": _draw_cca}
+    if kind not in drawings:
+        raise ValueError(f"kind must be one of {', '.join(drawings)}, got {kind!r}")
+    titles = {
+        "bsrn": "BSRN",
+        "esdb": "ESDB, the block of BSRN",
+        "rfdb": "RFDB, the block of RFDN",
+        "esa": "ESA: where to look",
+        "cca": "CCA: which channels to trust",
+    }
+    fig, ax = plt.subplots(figsize=(11, 2.4 if kind in ("esdb", "rfdb") else 1.7))
+    ax.set(xlim=(-0.4, 11.6), ylim=(-0.75, 1.75) if kind in ("esdb", "rfdb") else (-0.6, 1.2), title=titles[kind])
+    ax.set_axis_off()
+    drawings[kind](ax, kind)
+    return fig
+
+
+def _draw_chain(ax: Axes, steps: Sequence[tuple[str, str]], start: float, y: float, gap: float, width: float) -> float:
+    """Boxes from left to right with arrows between them; returns where the last one ends."""
+    x = start
+    for k, (text, fill) in enumerate(steps):
+        if k:
+            _arrow(ax, (x - gap + width / 2, y), (x - width / 2, y))
+        _box(ax, x, y, text, fill, width)
+        x += gap
+    return x - gap + width / 2
+
+
+def _draw_bsrn(ax: Axes, kind: str) -> None:
+    steps = [("4 copies", "other"), ("BSConv 3x3", "conv3"), ("ESDB 1", "attention"), ("...", "other")]
+    steps += [("ESDB 8", "attention"), ("conv 1x1\nof all", "conv1"), ("GELU,\nBSConv 3x3", "conv3")]
+    end = _draw_chain(ax, steps, 0.3, 0.2, 1.32, 1.0)
+    ax.text(end + 0.35, 0.2, "+", ha="center", va="center", fontsize=13)
+    _arrow(ax, (end + 0.02, 0.2), (end + 0.25, 0.2))
+    _arrow(ax, (end + 0.47, 0.2), (end + 0.78, 0.2))
+    _box(ax, end + 1.45, 0.2, "conv 3x3,\npixel shuffle", "conv3", 1.3)
+    ax.plot([2.22, 2.22, end + 0.35, end + 0.35], [0.2, 0.9, 0.9, 0.4], color="#555555", linewidth=0.9)
+
+
+def _draw_esa(ax: Axes, kind: str) -> None:
+    steps = [("conv 1x1\nC to C/4", "conv1"), ("BSConv 3x3\nstride 2", "conv3"), ("max pool 7\nstride 3", "other")]
+    steps += [("3 BSConv 3x3\nGELU between", "conv3"), ("bilinear\nto full size", "other")]
+    end = _draw_chain(ax, steps, 0.7, 0.2, 1.62, 1.3)
+    ax.text(end + 0.32, 0.2, "+", ha="center", va="center", fontsize=13)
+    _arrow(ax, (end + 0.02, 0.2), (end + 0.22, 0.2))
+    _arrow(ax, (end + 0.42, 0.2), (end + 0.62, 0.2))
+    _box(ax, end + 1.22, 0.2, "conv 1x1\nC/4 to C", "conv1", 1.16)
+    _arrow(ax, (end + 1.82, 0.2), (end + 2.04, 0.2))
+    _box(ax, end + 2.6, 0.2, "sigmoid,\ntimes input", "attention", 1.1)
+    ax.plot([1.42, 1.42, end + 0.32, end + 0.32], [0.2, 0.9, 0.9, 0.4], color="#555555", linewidth=0.9)
+    ax.text(end / 2 + 0.8, 0.93, "conv 1x1", ha="center", va="bottom", fontsize=8)
+
+
+def _draw_cca(ax: Axes, kind: str) -> None:
+    steps = [("mean + std of\neach channel", "other"), ("conv 1x1\nC to C/16", "conv1"), ("ReLU", "other")]
+    steps += [("conv 1x1\nC/16 to C", "conv1"), ("sigmoid,\ntimes input", "attention")]
+    _draw_chain(ax, steps, 0.8, 0.2, 1.9, 1.4)
+
+
+def _draw_block(ax: Axes, kind: str) -> None:
+    """ESDB or RFDB."""
     esdb = kind == "esdb"
     refine, last = (
         ("BSConv 3x3\n+ input, GELU", "BSConv 3x3\nGELU") if esdb else ("conv 3x3\n+ input, LReLU", "conv 3x3\nLReLU")
     )
-    fig, ax = plt.subplots(figsize=(11, 2.4))
-    ax.set(xlim=(-0.4, 11.6), ylim=(-0.75, 1.75))
-    ax.set_axis_off()
     steps = [(x, 1.0, refine, "conv3") for x in (1.2, 3.0, 4.8)] + [(6.6, 1.0, last, "conv3")]
     for x, y, text, fill in steps:
         _box(ax, x, y, text, fill)
@@ -291,9 +347,6 @@ def block_diagram(kind: str) -> Figure:
     else:
         _arrow(ax, (end + 0.36, 0.45), (end + 0.8, 0.45))
     ax.plot([-0.3, 0.0], [1.0, 1.0], color="#555555", linewidth=0.9)
-    title = "ESDB, the block of BSRN" if esdb else "RFDB, the block of RFDN"
-    ax.set_title(title)
-    return fig
 
 
 def _box(ax: Axes, x: float, y: float, text: str, fill: str, width: float = 1.24) -> None:

@@ -295,6 +295,7 @@ def _match_parameters(names: list[str], source: Path, profile: str, given: dict[
         for needed in ("profile", "out_dir"):
             if needed not in known:
                 raise ValueError(f"{name}.ipynb has no {needed!r} in a cell tagged 'parameters'")
+    checked: dict[str, dict[str, Any]] = {n: {} for n in names}
     for key, value in given.items():
         takers = [n for n in names if key in accepted[n]]
         if not takers:
@@ -304,17 +305,20 @@ def _match_parameters(names: list[str], source: Path, profile: str, given: dict[
                 f"accepted: {', '.join(every) or 'none'}"
             )
         for name in takers:
-            _check_type(name, key, value, accepted[name][key]["default"])
-    return {n: {"profile": profile, **{k: v for k, v in given.items() if k in accepted[n]}} for n in names}
+            checked[name][key] = _checked(name, key, value, accepted[name][key]["default"])
+    return {n: {"profile": profile, **checked[n]} for n in names}
 
 
-def _check_type(notebook: str, key: str, value: Any, default_source: str) -> None:
+def _checked(notebook: str, key: str, value: Any, default_source: str) -> Any:
+    """The value as the notebook takes it, or a ValueError if it is of another type than the default."""
     try:
         default = ast.literal_eval(default_source)
     except (ValueError, SyntaxError):
-        return  # an expression: nothing can be told
+        return value  # an expression: nothing can be told
     if default is None or value is None:
-        return
+        return value
+    if isinstance(default, str) and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)  # -p scales=2 for a notebook whose default is "2,3,4"
     # bool is an int to isinstance, and a list may stand for a tuple after its way through JSON
     wanted = {float: (int, float), tuple: (list, tuple), list: (list, tuple)}.get(type(default), (type(default),))
     if not isinstance(value, wanted) or isinstance(value, bool) != isinstance(default, bool):
@@ -322,6 +326,7 @@ def _check_type(notebook: str, key: str, value: Any, default_source: str) -> Non
             f"{notebook}: parameter {key!r} is a {type(default).__name__} (default {default!r}), "
             f"not a {type(value).__name__}: {value!r}"
         )
+    return value
 
 
 def _suggest(word: str, possible: Iterable[str]) -> str:

@@ -40,9 +40,7 @@ def toy(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(claims, "RESULTS_DIR", tmp_path / "results")
     (tmp_path / "published").mkdir()
     (tmp_path / "published" / "toy.csv").write_text(TOY)
-    claims.published.cache_clear()
     yield tmp_path
-    claims.published.cache_clear()
 
 
 def measured(ledger: Ledger) -> pd.DataFrame:

@@ -255,7 +255,7 @@ def test_a_block_diagram_has_the_parts_of_its_block(kind, there, absent):
 
 
 def test_an_unknown_block_is_refused():
-    with pytest.raises(ValueError, match="kind must be 'esdb' or 'rfdb', got 'imdb'"):
+    with pytest.raises(ValueError, match="kind must be one of bsrn, esdb, rfdb, esa, cca, got 'imdb'"):
         plots.block_diagram("imdb")
 
 
@@ -288,3 +288,10 @@ def test_numbers_of_a_table_become_text_with_the_digits_asked_for():
     assert plots.style_numbers(table, 0)["psnr"].tolist() == ["32", ""]
     pd.testing.assert_frame_equal(table, before)
     assert shown.columns.tolist() == table.columns.tolist()
+
+
+@pytest.mark.parametrize(("kind", "needed"), [("bsrn", "ESDB 8"), ("esa", "max pool 7\nstride 3"), ("cca", "ReLU")])
+def test_the_other_parts_of_the_network_are_drawn_too(kind, needed):
+    fig = plots.block_diagram(kind)
+    assert needed in [text.get_text() for text in fig.axes[0].texts]
+    plt.close(fig)

@@ -131,7 +131,7 @@ def test_papers_are_the_notebooks(notebooks):
         ({"papers": "dies", "parameters": {"steps": 1}}, r"no parameter 'steps' in dies; accepted: none"),
         ({"parameters": {"steps": "many"}}, r"good: parameter 'steps' is a int \(default 3\), not a str: 'many'"),
         ({"parameters": {"steps": True}}, r"not a bool: True"),
-        ({"parameters": {"name": 1}}, r"parameter 'name' is a str"),
+        ({"parameters": {"name": [1]}}, r"parameter 'name' is a str"),
         ({"parameters": {"name": {1}}}, r"parameters must be numbers, strings, lists or dicts"),
         ({"parameters": {"out_dir": "x"}}, r"'out_dir' is set by the run itself: give out="),
         ({"jobs": 0}, r"jobs must be at least 1, not 0"),
@@ -148,7 +148,8 @@ def test_a_wrong_argument_is_named_before_anything_runs(notebooks, tmp_path, arg
 
 
 def test_an_int_is_good_for_a_float_parameter():
-    runs._check_type("n", "rate", 1, "0.5")
+    assert runs._checked("n", "rate", 1, "0.5") == 1
+    assert runs._checked("n", "scales", 2, "'2,3,4'") == "2"
 
 
 def test_a_notebook_without_the_two_parameters_is_refused(tmp_path):

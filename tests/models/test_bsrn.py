@@ -1,4 +1,4 @@
-"""BSRN, BSRN-S and the fused form: state dicts from the specification, the equations, exact rewrites."""
+"""BSRN, BSRN-S and the fused form: state dicts, the equations, exact rewrites."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsrlib import create_model
+from nsrlib.evaluation import latency
 from nsrlib.layers import BSConvU, merge_bsconv
+from nsrlib.models import optimise
 from nsrlib.models.bsrn import BSRN, BSRNS, CCA, BSConvBias, FusedBSRN
 
 F64 = 1e-10  # float64 through some hundred layers on values of size one
@@ -418,3 +420,12 @@ def test_both_forms_give_the_same_on_a_gpu(natural):
 def test_create_model_gives_these_classes():
     assert type(create_model("bsrn")) is BSRN
     assert type(create_model("bsrn_s")) is BSRNS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(128, 128), (180, 320)], ids=str)
+def test_the_fused_form_is_at_least_1_3_times_as_fast_on_a_cpu(size):
+    plain = create_model("bsrn").eval()
+    table = latency({"plain": plain, "fused": optimise(plain)}, [size], device="cpu", threads=1, repeats=4)
+    seconds = table.set_index("model")["seconds"]
+    assert seconds["plain"] > 1.3 * seconds["fused"]
