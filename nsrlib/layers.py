@@ -144,6 +144,31 @@ class ESA(nn.Module):
         return x * torch.sigmoid(self.conv4(b + self.conv_f(a)))
 
 
+class DistillationBlock(nn.Module):
+    """Feature distillation that RFDN's and BSRN's blocks share (BSRN eq. 7).
+
+    Three times a 1x1 convolution ``ci_d`` keeps half of the channels and ``ci_r`` refines all of them; ``c4`` keeps the
+    last half. Subclasses make these layers and the activation ``act``.
+    """
+
+    c1_d: nn.Module
+    c2_d: nn.Module
+    c3_d: nn.Module
+    c1_r: nn.Module
+    c2_r: nn.Module
+    c3_r: nn.Module
+    c4: nn.Module
+    act: nn.Module
+
+    def distil(self, x: Tensor) -> Tensor:
+        """``(N, C, H, W)`` -> the four kept halves, ``(N, 2C, H, W)``."""
+        kept = []
+        for keep, refine in ((self.c1_d, self.c1_r), (self.c2_d, self.c2_r), (self.c3_d, self.c3_r)):
+            kept.append(self.act(keep(x)))
+            x = self.act(refine(x) + x)
+        return torch.cat([*kept, self.act(self.c4(x))], 1)
+
+
 def one_by_one_dilation(device: torch.device) -> int:
     """Dilation to give to a 1x1 convolution, for which it means nothing.
 

@@ -38,6 +38,7 @@ from typing import Any, TextIO
 
 from nsrlib import _worker, reports
 from nsrlib._worker import ROOT, Failure, Scrubber, cause_of, literal_path, map_strings, one_line, write_whole
+from nsrlib.claims import PROFILES
 from nsrlib.reports import clock
 
 __all__ = [
@@ -52,7 +53,6 @@ __all__ = [
     "summary",
 ]
 
-PROFILES = ("quick", "cpu", "gpu", "paper")
 
 _NOTEBOOKS = ROOT / "notebooks"
 _VERSIONS = ("nsrlib", "torch", "triton", "numpy", "pandas", "papermill", "nbclient", "nbconvert", "ipykernel")

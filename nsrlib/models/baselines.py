@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nsrlib.images import imresize
-from nsrlib.layers import ESA, check_input, conv_layer
+from nsrlib.layers import ESA, DistillationBlock, check_input, conv_layer
 
 
 class Bicubic(nn.Module):
@@ -27,7 +27,7 @@ class Bicubic(nn.Module):
         return imresize(x.double(), self.scale).to(x.dtype)
 
 
-class RFDB(nn.Module):
+class RFDB(DistillationBlock):
     """Residual feature distillation block: 1x1 convolutions distil, 3x3 convolutions refine."""
 
     def __init__(self, channels: int, conv: str) -> None:
@@ -41,14 +41,7 @@ class RFDB(nn.Module):
         self.act = nn.LeakyReLU(0.05)
 
     def forward(self, x: Tensor) -> Tensor:
-        d1 = self.act(self.c1_d(x))
-        r1 = self.act(self.c1_r(x) + x)
-        d2 = self.act(self.c2_d(r1))
-        r2 = self.act(self.c2_r(r1) + r1)
-        d3 = self.act(self.c3_d(r2))
-        r3 = self.act(self.c3_r(r2) + r2)
-        d4 = self.act(self.c4(r3))
-        return self.esa(self.c5(torch.cat([d1, d2, d3, d4], 1)))
+        return self.esa(self.c5(self.distil(x)))
 
 
 class RFDN(nn.Module):

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nsrlib.layers import ESA, BSConvU, activation, check_input, conv_layer, one_by_one_dilation
+from nsrlib.layers import ESA, BSConvU, DistillationBlock, activation, check_input, conv_layer, one_by_one_dilation
 
 
 class CCA(nn.Module):
@@ -42,7 +42,7 @@ class CCA(nn.Module):
         return x * self.conv_du((variance + self.eps).sqrt() + mean)
 
 
-class ESDB(nn.Module):
+class ESDB(DistillationBlock):
     """Efficient separable distillation block, eqs. 7 to 9."""
 
     def __init__(self, channels: int, conv: str, act: str, esa: bool, cca: bool) -> None:
@@ -57,14 +57,7 @@ class ESDB(nn.Module):
         self.act = activation(act)
 
     def forward(self, x: Tensor) -> Tensor:
-        d1 = self.act(self.c1_d(x))
-        r1 = self.act(self.c1_r(x) + x)
-        d2 = self.act(self.c2_d(r1))
-        r2 = self.act(self.c2_r(r1) + r1)
-        d3 = self.act(self.c3_d(r2))
-        r3 = self.act(self.c3_r(r2) + r2)
-        d4 = self.act(self.c4(r3))
-        return self.cca(self.esa(self.c5(torch.cat([d1, d2, d3, d4], 1)))) + x
+        return self.cca(self.esa(self.c5(self.distil(x)))) + x
 
 
 class PixelShuffleUpsampler(nn.Module):
@@ -172,7 +165,7 @@ class ESASmall(ESA):
         self.conv4 = Pointwise(hidden, channels)  # type: ignore[assignment]
 
 
-class ESDBSmall(nn.Module):
+class ESDBSmall(DistillationBlock):
     """ESDB of BSRN-S: no CCA; a learnt weight per channel and one more pointwise layer instead."""
 
     def __init__(self, channels: int) -> None:
@@ -188,14 +181,7 @@ class ESDBSmall(nn.Module):
         self.act = nn.GELU()
 
     def forward(self, x: Tensor) -> Tensor:
-        d1 = self.act(self.c1_d(x))
-        r1 = self.act(self.c1_r(x) + x)
-        d2 = self.act(self.c2_d(r1))
-        r2 = self.act(self.c2_r(r1) + r1)
-        d3 = self.act(self.c3_d(r2))
-        r3 = self.act(self.c3_r(r2) + r2)
-        d4 = self.act(self.c4(r3))
-        attended = self.esa(self.c5(torch.cat([d1, d2, d3, d4], 1)))
+        attended = self.esa(self.c5(self.distil(x)))
         return self.conv_out(attended * self.cw[:, :, None, None]) + x
 
 
