@@ -40,7 +40,7 @@ def toy(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(claims, "RESULTS_DIR", tmp_path / "results")
     (tmp_path / "published").mkdir()
     (tmp_path / "published" / "toy.csv").write_text(TOY)
-    yield tmp_path
+    return tmp_path
 
 
 def measured(ledger: Ledger) -> pd.DataFrame:
