@@ -15,8 +15,9 @@ __version__ = "0.1.0"
 __all__ = ["create_model", "list_models", "load_weights"]
 
 _SUBMODULES = (
-    "claims", "complexity", "data", "evaluation", "images", "layers", "metrics", "models", "plots", "runs",
-)  # fmt: skip
+    *("claims", "complexity", "data", "download", "evaluation", "images", "layers", "metrics"),
+    *("models", "ops", "plots", "reports", "runs"),
+)
 
 
 def __getattr__(name: str) -> Any:

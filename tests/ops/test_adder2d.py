@@ -1,0 +1,508 @@
+"""The adder layer: CPU path and kernels against the float64 definition, registration, errors, speed and memory.
+
+Where there is a GPU the kernels are compiled; elsewhere Triton's interpreter runs them on CPU tensors.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
+
+from nsrlib.ops import adder2d, adder2d_int8
+from nsrlib.ops.adder2d import adder2d_grads_ref, adder2d_int8_ref, adder2d_ref, quantize_int8, shared_scale
+
+ops = importlib.import_module("nsrlib.ops.adder2d")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+# (N, C, H, W), O, kernel, stride, padding
+CASES = {
+    "one": ((1, 1, 1, 1), 1, (1, 1), (1, 1), (0, 0)),
+    "3x3": ((2, 3, 9, 7), 5, (3, 3), (1, 1), (1, 1)),
+    "one-past-a-block": ((1, 9, 1, 257), 17, (1, 1), (1, 1), (0, 0)),
+    "one-short-of-a-block": ((1, 7, 15, 17), 15, (3, 3), (1, 1), (1, 1)),
+    "stride": ((1, 4, 11, 8), 3, (3, 2), (2, 3), (1, 0)),
+    "padding-beyond-kernel": ((1, 2, 4, 5), 3, (2, 1), (1, 2), (3, 2)),
+    "rows-in-a-loop": ((2, 3, 8, 9), 4, (7, 5), (2, 1), (3, 2)),
+}
+each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+each_rule = pytest.mark.parametrize("gradient", ["adder", "sign"])
+each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+
+
+@pytest.fixture
+def kernels(monkeypatch):
+    """The operator's module with kernels that run on this machine, and ``torch.empty`` full of NaN.
+
+    On a CPU the kernels, and the part of Triton's own language that is written in Triton, are handed to the interpreter
+    for one test: ``TRITON_INTERPRET`` would have to be set before the first import, for the whole process.
+    """
+    if not ops.HAS_TRITON:
+        pytest.skip("needs Triton")
+    if DEVICE == "cpu":
+        import triton.experimental.gluon  # imported by the interpreter, before anything is patched
+        import triton.language
+        from triton.runtime import JITFunction
+        from triton.runtime.interpreter import InterpretedFunction
+
+        for module in (ops, triton.language, triton.language.standard):
+            for name, value in vars(module).copy().items():
+                if isinstance(value, JITFunction):
+                    monkeypatch.setattr(module, name, InterpretedFunction(value.fn))
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield ops
+    torch.use_deterministic_algorithms(False)
+
+
+def sample(case, dtype=torch.float64, device="cpu", seed=0):
+    """Input, weight and output gradient; the same values whatever the dtype they are rounded to."""
+    (n, c, h, w), o, kernel, stride, padding = case
+    rng = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, c, h, w, generator=rng, dtype=torch.float64)
+    weight = torch.randn(o, c, *kernel, generator=rng, dtype=torch.float64)
+    oh, ow = ((s + 2 * p - k) // t + 1 for s, p, k, t in zip((h, w), padding, kernel, stride, strict=True))
+    grad = torch.randn(n, o, oh, ow, generator=rng, dtype=torch.float64)
+    return [t.to(device, dtype) for t in (x, weight, grad)]
+
+
+def reference(x, weight, grad, stride, padding, gradient):
+    y = adder2d_ref(x, weight, stride, padding)
+    dx, dw = adder2d_grads_ref(grad, x, weight, stride, padding, gradient)
+    return {"y": y, "dx": dx, "dw": dw}
+
+
+def run_kernels(module, x, weight, grad, stride, padding, gradient):
+    weight_grad = module._weight_grad_triton if gradient == "sign" else module._weight_grad_conv
+    return {
+        "y": module._forward_triton(x, weight, stride, padding),
+        "dx": module._input_grad_triton(grad, x, weight, stride, padding, gradient),
+        "dw": weight_grad(grad, x, weight, stride, padding),
+    }
+
+
+def run_public(x, weight, grad, stride, padding, gradient):
+    x, weight = x.detach().requires_grad_(), weight.detach().requires_grad_()
+    y = adder2d(x, weight, stride, padding, gradient=gradient)
+    dx, dw = torch.autograd.grad(y, (x, weight), grad)
+    return {"y": y.detach(), "dx": dx, "dw": dw}
+
+
+def assert_as_accurate_as_eager(ours, inputs, stride, padding, gradient):
+    """At most twice the error of eager PyTorch in the same dtype, and a few units in the last place of the largest."""
+    exact = reference(*(t.double() for t in inputs), stride, padding, gradient)
+    eager = reference(*inputs, stride, padding, gradient)
+    for name, value in exact.items():
+        assert ours[name].dtype == inputs[0].dtype
+        assert ours[name].shape == value.shape
+        allowed = 2 * (eager[name].double() - value).abs().max() + 1e-6
+        assert (ours[name].double() - value).abs().max() <= allowed, name
+
+
+# definition
+
+
+@each_case
+@each_rule
+def test_the_definition_agrees_with_loops(case, gradient):
+    x, weight, grad = sample(case)
+    *_, stride, padding = case
+    (h, w), (kh, kw), (oh, ow) = x.shape[2:], weight.shape[2:], grad.shape[2:]
+    padded = torch.nn.functional.pad(x, (padding[1], padding[1], padding[0], padding[0]))
+    y, dx, dw = torch.zeros_like(grad), torch.zeros_like(padded), torch.zeros_like(weight)
+    for i in range(oh):
+        for j in range(ow):
+            at = (
+                slice(None),
+                slice(None),
+                slice(i * stride[0], i * stride[0] + kh),
+                slice(j * stride[1], j * stride[1] + kw),
+            )
+            t = weight[None] - padded[at][:, None]  # (N, O, C, KH, KW)
+            g = grad[:, :, i, j][:, :, None, None, None]
+            y[:, :, i, j] = -t.abs().flatten(2).sum(2)
+            dx[at] += ((t.clamp(-1, 1) if gradient == "adder" else t.sign()) * g).sum(1)
+            dw -= ((t if gradient == "adder" else t.sign()) * g).sum(0)
+    dx = dx[:, :, padding[0] : padding[0] + h, padding[1] : padding[1] + w]
+    for name, value in reference(x, weight, grad, stride, padding, gradient).items():
+        torch.testing.assert_close(value, {"y": y, "dx": dx, "dw": dw}[name], rtol=0, atol=1e-12, msg=name)
+
+
+def test_raising_a_bright_image_by_one_lowers_the_output_by_the_valid_taps():
+    weight = sample(((1, 4, 5, 5), 4, (3, 3), (1, 1), (1, 1)))[1]
+    x = weight.abs().max() + torch.rand(1, 4, 5, 5, dtype=torch.float64) + 0.1
+    change = adder2d(x + 1, weight, padding=1) - adder2d(x, weight, padding=1)
+    expected = torch.full((5, 5), -36.0, dtype=torch.float64)
+    expected[[0, -1], :] = expected[:, [0, -1]] = -24
+    expected[[0, 0, -1, -1], [0, -1, 0, -1]] = -16
+    torch.testing.assert_close(change, expected.expand(1, 4, 5, 5), rtol=0, atol=1e-12)
+
+
+# CPU path
+
+
+@each_case
+@each_rule
+def test_cpu_path_equals_the_definition(case, gradient):
+    *_, stride, padding = case
+    inputs = sample(case)
+    expected = reference(*inputs, stride, padding, gradient)
+    for name, value in run_public(*inputs, stride, padding, gradient).items():
+        torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-11, msg=name)
+
+
+@each_case
+@each_rule
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_cpu_path_is_as_accurate_as_eager(case, dtype, gradient):
+    *_, stride, padding = case
+    inputs = sample(case, dtype)
+    assert_as_accurate_as_eager(run_public(*inputs, stride, padding, gradient), inputs, stride, padding, gradient)
+
+
+@each_rule
+def test_cpu_path_is_as_accurate_as_eager_over_576_taps(gradient):
+    inputs = sample(((1, 64, 9, 8), 64, (3, 3), (1, 1), (1, 1)), torch.float32)
+    assert_as_accurate_as_eager(run_public(*inputs, 1, 1, gradient), inputs, 1, 1, gradient)
+
+
+@each_rule
+def test_small_blocks_change_nothing(monkeypatch, gradient):
+    inputs = sample(CASES["rows-in-a-loop"])
+    expected = run_public(*inputs, (2, 1), (3, 2), gradient)
+    monkeypatch.setattr(ops, "CPU_BLOCK", 1)
+    for name, value in run_public(*inputs, (2, 1), (3, 2), gradient).items():
+        torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-12, msg=name)
+
+
+@given(
+    shape=st.tuples(st.integers(0, 2), st.integers(1, 3), st.integers(1, 8), st.integers(1, 8)),
+    o=st.integers(1, 4),
+    kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    padding=st.tuples(st.integers(0, 4), st.integers(0, 4)),
+    gradient=st.sampled_from(["adder", "sign"]),
+)
+def test_cpu_path_equals_the_definition_for_any_shape(shape, o, kernel, stride, padding, gradient):
+    padding = tuple(max(p, k - s) for p, k, s in zip(padding, kernel, shape[2:], strict=True))
+    inputs = sample((shape, o, kernel, stride, padding))
+    expected = reference(*inputs, stride, padding, gradient)
+    for name, value in run_public(*inputs, stride, padding, gradient).items():
+        torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-11, msg=name)
+
+
+def test_sign_gradient_passes_gradcheck():
+    x, weight, _ = sample(((2, 2, 4, 3), 3, (2, 3), (1, 1), (1, 1)))
+    x, weight = x.requires_grad_(), weight.requires_grad_()
+    assert torch.autograd.gradcheck(lambda a, b: adder2d(a, b, 1, 1, gradient="sign"), (x, weight))
+
+
+def test_adder_gradient_is_not_the_derivative():
+    x, weight, _ = sample(((1, 1, 3, 3), 2, (2, 2), (1, 1), (0, 0)))
+    with pytest.raises(RuntimeError, match="Jacobian mismatch"):
+        torch.autograd.gradcheck(adder2d, (x.requires_grad_(), weight))
+    with pytest.raises(RuntimeError, match="Jacobian mismatch"):
+        torch.autograd.gradcheck(adder2d, (x.detach(), weight.requires_grad_()))
+
+
+def test_only_the_gradients_asked_for_are_computed():
+    x, weight, grad = sample(CASES["3x3"], torch.float32)
+    with FlopCounterMode(display=False) as counter:
+        adder2d(x, weight.requires_grad_(), 1, 1).backward(grad)
+    assert torch.ops.nsrlib.adder2d_input_grad not in counter.get_flop_counts()["Global"]
+    assert x.grad is None
+
+
+def test_second_derivatives_raise():
+    x, weight, _ = sample(CASES["3x3"])
+    y = adder2d(x.requires_grad_(), weight, 1, 1)
+    (dx,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="autograd"):
+        dx.sum().backward()
+
+
+# kernels
+
+
+@each_case
+@each_rule
+@each_dtype
+def test_kernels_are_as_accurate_as_eager(kernels, case, dtype, gradient):
+    *_, stride, padding = case
+    inputs = sample(case, dtype, DEVICE)
+    ours = run_kernels(kernels, *inputs, stride, padding, gradient)
+    assert_as_accurate_as_eager(ours, inputs, stride, padding, gradient)
+
+
+def test_kernels_are_as_accurate_as_eager_over_576_taps(kernels):
+    inputs = sample(((1, 64, 5, 5), 32, (3, 3), (1, 1), (1, 1)), torch.float32, DEVICE)
+    ours = run_kernels(kernels, *inputs, (1, 1), (1, 1), "adder")
+    assert_as_accurate_as_eager(ours, inputs, (1, 1), (1, 1), "adder")
+
+
+@each_rule
+def test_kernels_accumulate_float64_in_float64(kernels, gradient):
+    *_, stride, padding = CASES["stride"]
+    inputs = sample(CASES["stride"], device=DEVICE)
+    expected = reference(*inputs, stride, padding, gradient)
+    for name, value in run_kernels(kernels, *inputs, stride, padding, gradient).items():
+        torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-12, msg=name)
+
+
+@each_rule
+@pytest.mark.parametrize("layout", ["channels_last", "transposed", "every second", "expanded"])
+def test_kernels_read_any_layout(kernels, layout, gradient):
+    x, weight, grad = sample(((2, 4, 6, 6), 8, (3, 3), (1, 1), (1, 1)), torch.float32, DEVICE)
+    if layout == "expanded":
+        x, grad = x[:, :1].expand(-1, 4, -1, -1), grad[:1, :, :1].expand(2, -1, 6, -1)
+    inputs = {
+        "channels_last": lambda t: t.contiguous(memory_format=torch.channels_last),
+        "transposed": lambda t: t.mT,
+        "every second": lambda t: t.repeat_interleave(2, 3)[..., ::2],
+        "expanded": lambda t: t,
+    }
+    inputs = [inputs[layout](t) for t in (x, weight, grad)]
+    ours = run_kernels(kernels, *inputs, (1, 1), (1, 1), gradient)
+    assert_as_accurate_as_eager(ours, inputs, (1, 1), (1, 1), gradient)
+    if layout == "channels_last":
+        assert all(ours[k].is_contiguous(memory_format=torch.channels_last) for k in ("y", "dx"))
+
+
+def test_kernels_do_not_read_past_the_input(kernels):
+    """The tensors lie inside larger ones full of NaN; masks that let a neighbour in would show."""
+    case = CASES["padding-beyond-kernel"]
+    *_, stride, padding = case
+
+    def surround(t):
+        big = t.new_full([s + 4 for s in t.shape], float("nan"))
+        inside = big[tuple(slice(2, -2) for _ in t.shape)]
+        inside.copy_(t)
+        return inside
+
+    inputs = [surround(t) for t in sample(case, torch.float32, DEVICE)]
+    for gradient in ("adder", "sign"):
+        ours = run_kernels(kernels, *inputs, stride, padding, gradient)
+        assert_as_accurate_as_eager(ours, inputs, stride, padding, gradient)
+
+
+def test_kernels_take_bfloat16(kernels):
+    """Into float32 outputs: the interpreter truncates where it stores bfloat16, a GPU rounds."""
+    *_, stride, padding = CASES["3x3"]
+    x, weight, grad = sample(CASES["3x3"], torch.bfloat16, DEVICE)
+    y, dx = grad.float(), x.float()
+    kernels.forward_launch(x, weight, y, stride, padding).run()
+    kernels.input_grad_launch(grad, x, weight, dx, stride, padding).run()
+    expected = reference(x.double(), weight.double(), grad.double(), stride, padding, "adder")
+    assert (y - expected["y"]).abs().max() < 1e-5
+    assert (dx - expected["dx"]).abs().max() < 1e-5
+
+
+def test_kernel_gradient_at_nan_is_nan_and_nowhere_else(kernels):
+    x, weight, grad = sample(CASES["3x3"], torch.float32, DEVICE)
+    x[1, 2, 3, 4] = float("nan")
+    dx = kernels._input_grad_triton(grad, x, weight, (1, 1), (1, 1), "adder")
+    assert torch.equal(dx.isnan(), x.isnan())
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    shape=st.tuples(st.integers(1, 2), st.integers(1, 3), st.integers(1, 8), st.integers(1, 8)),
+    o=st.integers(1, 18),
+    kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    padding=st.tuples(st.integers(0, 4), st.integers(0, 4)),
+    gradient=st.sampled_from(["adder", "sign"]),
+)
+def test_kernels_are_right_for_any_shape(kernels, shape, o, kernel, stride, padding, gradient):
+    padding = tuple(max(p, k - s) for p, k, s in zip(padding, kernel, shape[2:], strict=True))
+    inputs = sample((shape, o, kernel, stride, padding), torch.float32, DEVICE)
+    ours = run_kernels(kernels, *inputs, stride, padding, gradient)
+    assert_as_accurate_as_eager(ours, inputs, stride, padding, gradient)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA device")
+@each_rule
+def test_public_function_runs_the_kernels_on_a_gpu(gradient):
+    inputs = sample(((2, 64, 33, 31), 64, (3, 3), (1, 1), (1, 1)), torch.float32, "cuda")
+    assert_as_accurate_as_eager(run_public(*inputs, 1, 1, gradient), inputs, 1, 1, gradient)
+
+
+# int8
+
+
+def sample_int8(case, device="cpu"):
+    (n, c, h, w), o, kernel, *_ = case
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randint(-128, 128, (n, c, h, w), generator=rng, dtype=torch.int8)
+    weight = torch.randint(-128, 128, (o, c, *kernel), generator=rng, dtype=torch.int8)
+    x.view(-1)[0], weight.view(-1)[0] = -128, 127
+    return x.to(device), weight.to(device)
+
+
+@each_case
+def test_int8_is_exact_on_a_cpu(case):
+    *_, stride, padding = case
+    x, weight = sample_int8(case)
+    y = adder2d_int8(x, weight, stride, padding)
+    assert y.dtype == torch.int32
+    assert torch.equal(y, adder2d_int8_ref(x, weight, stride, padding))
+
+
+@each_case
+def test_int8_kernel_is_exact(kernels, case):
+    *_, stride, padding = case
+    x, weight = sample_int8(case, DEVICE)
+    assert torch.equal(
+        kernels._int8_triton(x, weight, stride, padding, None), adder2d_int8_ref(x, weight, stride, padding)
+    )
+
+
+@pytest.mark.parametrize("channels", [4, 6])
+def test_int8_kernel_reads_channels_last_and_scales(kernels, channels):
+    x, weight = sample_int8(((2, channels, 5, 6), 3, (3, 3)), DEVICE)
+    x = x.contiguous(memory_format=torch.channels_last)
+    if channels == 4:
+        assert kernels._pack_int8(x).data_ptr() == x.data_ptr()
+    y = kernels._int8_triton(x, weight, (1, 1), (1, 1), 0.25)
+    assert y.dtype == torch.float32
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(y.double(), adder2d_int8_ref(x, weight, 1, 1) * 0.25)
+
+
+def test_int8_output_is_the_float_output_up_to_rounding():
+    x, weight, _ = sample(CASES["3x3"], torch.float32)
+    scale = shared_scale(x, weight)
+    y = adder2d_int8(quantize_int8(x, scale), quantize_int8(weight, scale), 1, 1, scale=scale)
+    taps = weight[0].numel()
+    assert (y - adder2d(x, weight, 1, 1)).abs().max() <= taps * scale  # half a step for each of both terms
+
+
+def test_int8_range_errors_name_both_values():
+    with pytest.raises(ValueError, match=r"x spans -200 to 3 steps of scale 0\.01, int8 holds -128 to 127"):
+        quantize_int8(torch.tensor([-2.0, 0.03]), 0.01)
+    with pytest.raises(ValueError, match="x spans nan"):
+        quantize_int8(torch.tensor([float("nan")]), 1.0)
+    assert quantize_int8(torch.tensor([-2.0, 0.03]), 0.01, saturate=True).tolist() == [-128, 3]
+    with pytest.raises(ValueError, match="scale must be positive, got 0"):
+        quantize_int8(torch.ones(1), 0)
+    with pytest.raises(ValueError, match=r"x must be torch.int8 \(-128 to 127\), got torch.int16"):
+        adder2d_int8(torch.zeros(1, 1, 2, 2, dtype=torch.int16), torch.zeros(1, 1, 1, 1, dtype=torch.int16))
+    many = 2**31 // 255 + 1
+    x, weight = (torch.zeros(1, 1, 1, 1, dtype=torch.int8).expand(1, many, 1, 1) for _ in range(2))
+    with pytest.raises(ValueError, match=f"weight has {many} taps a filter: sums up to {many * 255} exceed int32"):
+        adder2d_int8(x, weight)
+    assert shared_scale(torch.zeros(3)) == 1.0
+
+
+# registration
+
+
+@each_rule
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_opcheck_is_clean(gradient, channels_last):
+    x, weight, grad = sample(CASES["3x3"], torch.float32)
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    options = ([1, 1], [1, 1], gradient)
+    torch.library.opcheck(torch.ops.nsrlib.adder2d, (x.requires_grad_(), weight.requires_grad_(), *options))
+    for op in (torch.ops.nsrlib.adder2d_input_grad, torch.ops.nsrlib.adder2d_weight_grad):
+        torch.library.opcheck(op, (grad, x.detach(), weight.detach(), *options))
+    xi, wi = sample_int8(CASES["3x3"])
+    torch.library.opcheck(torch.ops.nsrlib.adder2d_int8, (xi, wi, [1, 1], [1, 1], None))
+
+
+def test_compiles_without_a_graph_break():
+    x, weight, _ = sample(CASES["3x3"], torch.float32)
+
+    def layer(x, weight):
+        return (x.relu() + adder2d(x, weight, 1, 1)[:, :3]).sum()
+
+    def grads(f):
+        inputs = [t.detach().requires_grad_() for t in (x, weight)]
+        return torch.autograd.grad(f(*inputs), inputs)
+
+    # aot_eager traces forward and backward as inductor does, but needs no C++ compiler
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    assert all(torch.equal(a, b) for a, b in zip(grads(compiled), grads(layer), strict=True))
+
+
+def test_flops_are_two_additions_a_tap_even_without_data():
+    x = torch.empty(2, 3, 9, 7, device="meta", requires_grad=True)
+    weight = torch.empty(5, 3, 3, 3, device="meta", requires_grad=True)
+    taps = 2 * 5 * 9 * 7 * 27
+    with FlopCounterMode(display=False) as counter:
+        y = adder2d(x, weight, 1, 1)
+        assert counter.get_total_flops() == 2 * taps
+        y.sum().backward()
+    counts = counter.get_flop_counts()["Global"]
+    assert counts[torch.ops.nsrlib.adder2d_input_grad] == 3 * taps
+    assert counts[torch.ops.nsrlib.adder2d_weight_grad] == 2 * taps
+
+
+def test_autocast_takes_16_bit_inputs_to_float32():
+    x, weight, _ = sample(CASES["3x3"], torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = adder2d(x.bfloat16(), weight, 1, 1)
+    assert y.dtype == torch.float32
+
+
+# errors
+
+GOOD = {"x": torch.zeros(1, 2, 5, 5), "weight": torch.zeros(3, 2, 3, 3)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x": torch.zeros(2, 5, 5)}, r"x must have 4 axes \(N, C, H, W\), got 3: \(2, 5, 5\)"),
+        ({"weight": torch.zeros(3, 2, 9)}, r"weight must have 4 axes \(O, C, KH, KW\), got 3"),
+        ({"weight": torch.zeros(3, 4, 3, 3)}, r"weight has 4 input channels \(3, 4, 3, 3\), x has 2"),
+        ({"weight": torch.zeros(3, 2, 3, 3).half()}, "weight is torch.float16, x is torch.float32"),
+        ({"weight": torch.zeros(3, 2, 3, 3, device="meta")}, "weight is on meta, x is on cpu"),
+        ({"weight": torch.zeros(0, 2, 3, 3)}, r"weight must not be empty, got \(0, 2, 3, 3\)"),
+        ({"stride": 0}, "stride must be at least 1, got 0"),
+        ({"stride": (1, -2)}, r"stride must be at least 1, got \(1, -2\)"),
+        ({"padding": -1}, "padding must be at least 0, got -1"),
+        ({"x": torch.zeros(1, 2, 2, 5)}, r"weight of \(3, 3\) exceeds x of \(2, 5\) with padding 0"),
+        ({"gradient": "tanh"}, "gradient must be one of adder, sign, got 'tanh'"),
+        ({k: v.to(torch.int8) for k, v in GOOD.items()}, "x must be torch.float16, .*, got torch.int8; adder2d_int8"),
+    ],
+    ids=lambda v: "-".join(v) if isinstance(v, dict) else "",
+)
+def test_errors_name_the_argument_and_both_values(changes, message):
+    with pytest.raises(ValueError, match=message):
+        adder2d(**{**GOOD, **changes})
+
+
+# speed and memory on a CPU
+
+
+def seconds_and_peak(f):
+    """Wall time of the second call, and the most bytes that PyTorch's CPU allocator held beyond those at the start."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        f()
+    held = peak = 0
+    events = (e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]")
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    start = time.perf_counter()
+    f()
+    return time.perf_counter() - start, peak
+
+
+@pytest.mark.slow
+def test_cpu_path_is_4_times_faster_in_a_tenth_of_the_memory():
+    """64 -> 64 channels, 3x3, on 8 images of 32x32, forward and backward, against the broadcast formulation."""
+    inputs = sample(((8, 64, 32, 32), 64, (3, 3), (1, 1), (1, 1)), torch.float32)
+    seconds, peak = seconds_and_peak(lambda: run_public(*inputs, (1, 1), (1, 1), "adder"))
+    seconds_ref, peak_ref = seconds_and_peak(lambda: reference(*inputs, (1, 1), (1, 1), "adder"))
+    print(f"{seconds_ref / seconds:.1f} times as fast, {peak_ref / peak:.0f} times less memory, {peak / 2**20:.1f} MiB")
+    assert peak > 8 * 64 * 32 * 32 * 4 * 2  # the measurement sees at least the output and one gradient
+    assert seconds_ref >= 4 * seconds
+    assert peak_ref >= 10 * peak

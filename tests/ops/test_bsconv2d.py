@@ -1,0 +1,505 @@
+"""The fused blueprint separable convolution against its definition in float64.
+
+Without a GPU the kernel runs in Triton's interpreter, by a stand-in that leaves other kernels of the process alone;
+with one, the same tests run it compiled. Either way it goes through the registered operator.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from itertools import product
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from nsrlib.layers import BSConvU, merge_bsconv
+from nsrlib.ops.bsconv2d import bsconv2d, bsconv2d_ref, rows_per_program
+
+MODULE = importlib.import_module("nsrlib.ops.bsconv2d")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+ACTIVATIONS = [None, "gelu", "relu"]
+CHANNELS_LAST = torch.channels_last
+
+CASES = {
+    "one pixel, one channel": ((1, 1, 1, 1), 1),
+    "one row": ((1, 5, 1, 35), 7),
+    "one column": ((2, 6, 11, 1), 16),
+    "one past a strip and past a chunk of rows": ((2, 12, 9, 33), 50),
+    "full blocks": ((2, 64, 16, 32), 64),
+    "one past a block of channels": ((1, 65, 3, 5), 65),
+    "50 to 64": ((2, 50, 5, 9), 64),
+}
+
+
+class Interpreted:
+    """Runs a kernel in Triton's interpreter, which cannot do bfloat16 arithmetic: such tensors travel as float32."""
+
+    def __init__(self, kernel) -> None:
+        from triton.runtime.interpreter import InterpretedFunction
+
+        self.kernel = InterpretedFunction(kernel.fn)
+
+    def __getitem__(self, grid):
+        def launch(y_ptr, num_warps, num_stages, **arguments):
+            wide = {
+                name: value.float() if isinstance(value, Tensor) and value.dtype == torch.bfloat16 else value
+                for name, value in arguments.items()
+            }
+            y = y_ptr.float() if y_ptr.dtype == torch.bfloat16 else y_ptr
+            self.kernel[grid](y_ptr=y, **wide)
+            y_ptr.copy_(y)
+
+        return launch
+
+
+@pytest.fixture
+def kernel(monkeypatch):
+    """Sends the operator through the kernel, whatever the device, into outputs full of NaN; counts the launches."""
+    pytest.importorskip("triton")
+    inner = MODULE._bsconv2d_fwd_kernel
+    if DEVICE == "cpu":
+        inner = Interpreted(inner)
+        monkeypatch.setattr(
+            MODULE, "_has_kernel", lambda x, w: w.shape[-1] == 3 and x.dtype != torch.float64 and x.numel() > 0
+        )
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    empty = MODULE._empty_result
+    monkeypatch.setattr(MODULE, "_empty_result", lambda x, c: empty(x, c).fill_(torch.nan))
+    launches: list[int] = []
+
+    class Counted:
+        def __getitem__(self, grid):
+            launches.append(grid[0])
+            return inner[grid]
+
+    monkeypatch.setattr(MODULE, "_bsconv2d_fwd_kernel", Counted())
+    return launches
+
+
+@pytest.fixture(params=["kernel", "library"])
+def path(request):
+    """Both ways to compute: the kernel and library convolutions. Gives the device."""
+    if request.param == "kernel":
+        request.getfixturevalue("kernel")
+        return DEVICE
+    return "cpu"
+
+
+def tensors(shape, c_out, dtype, device, k=3, seed=0) -> dict[str, Tensor]:
+    """Operands, of the sizes that trained networks have."""
+    n, c_in, h, w = shape
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*size, scale=1.0):
+        return (scale * torch.randn(size, generator=generator)).to(device, dtype)
+
+    return {
+        "x": draw(*shape),
+        "pointwise": draw(c_out, c_in, 1, 1, scale=c_in**-0.5),
+        "depthwise": draw(c_out, 1, k, k, scale=1 / k),
+        "bias": draw(c_out),
+        "residual": draw(n, c_out, h, w),
+    }
+
+
+def outputs(f, operands, activation, dy: Tensor) -> dict[str, Tensor]:
+    """The result and the gradient of every operand."""
+    leaves = {name: t.detach().requires_grad_() for name, t in operands.items() if t is not None}
+    y = f(**{name: leaves.get(name) for name in operands}, activation=activation)
+    y.backward(dy.to(y.dtype))
+    return {"y": y.detach(), **{f"d_{name}": leaf.grad for name, leaf in leaves.items()}}
+
+
+def assert_as_accurate(ours, eager, exact):
+    """At most twice the error of plain PyTorch in the same dtype; float32's rounding is allowed on top."""
+    for name, e in exact.items():
+        error = max((other[name].double() - e).abs().max() for other in eager)
+        allowed = 2 * error + torch.finfo(torch.float32).eps * e.abs().max()
+        assert ours[name].dtype == eager[0][name].dtype
+        assert (ours[name].double() - e).abs().max() <= allowed, name  # NaN fails too
+
+
+def compare(operands, activation):
+    exact_operands = {name: t if t is None else t.double() for name, t in operands.items()}
+    before = bsconv2d_ref(**exact_operands, activation=None)
+    dy = torch.randn(before.shape, generator=torch.Generator().manual_seed(1)).to(operands["x"])
+    if activation == "relu":
+        dy = dy * (before.abs() > 0.05)  # rounding decides on which side of the kink the others are
+    exact = outputs(bsconv2d_ref, exact_operands, activation, dy)
+    # PyTorch rounds in another order for each layout; in a small tensor either may be lucky
+    layouts = [operands, {**operands, "x": operands["x"].contiguous(memory_format=CHANNELS_LAST)}]
+    eager = [outputs(bsconv2d_ref, layout, activation, dy) for layout in layouts]
+    assert_as_accurate(outputs(bsconv2d, operands, activation, dy), eager, exact)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", CASES)
+def test_results_and_gradients_are_as_accurate_as_eager(path, case, dtype):
+    compare(tensors(*CASES[case], dtype, path), "gelu")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("activation", "bias", "residual"), list(product(ACTIVATIONS, [True, False], [True, False])))
+def test_every_epilogue_is_as_accurate_as_eager(path, activation, bias, residual, dtype):
+    operands = tensors((2, 12, 3, 7), 16, dtype, path)
+    compare(operands | ({} if bias else {"bias": None}) | ({} if residual else {"residual": None}), activation)
+
+
+def _sliced(x: Tensor) -> Tensor:
+    return torch.stack([x, torch.full_like(x, torch.nan)], -1).flatten(3)[..., ::2]
+
+
+LAYOUTS = {
+    "channels last": lambda x: x.contiguous(memory_format=CHANNELS_LAST),
+    "every second column": _sliced,
+    "transposed": lambda x: x.mT.contiguous().mT,
+    "a part of the channels": lambda x: torch.cat([x, x, x], 1)[:, x.shape[1] : 2 * x.shape[1]],
+    "expanded": lambda x: x[:1].expand_as(x),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_any_layout_of_the_input_will_do(path, layout):
+    operands = tensors((2, 6, 5, 9), 6, torch.float32, path)
+    x, residual = LAYOUTS[layout](operands["x"]), LAYOUTS[layout](operands["residual"])
+    packed = {**operands, "x": x.contiguous(), "residual": residual.contiguous()}
+    y = bsconv2d(**operands | {"x": x, "residual": residual})
+    torch.testing.assert_close(y, bsconv2d(**packed), rtol=0, atol=0)
+    assert y.is_contiguous(memory_format=CHANNELS_LAST)
+
+
+def test_weights_may_have_any_strides(path):
+    operands = tensors((1, 6, 5, 9), 8, torch.float32, path)
+    strided = {name: _sliced(t) if name == "depthwise" else t for name, t in operands.items()}
+    strided["pointwise"] = operands["pointwise"].transpose(0, 1).contiguous().transpose(0, 1)
+    strided["bias"] = torch.stack([operands["bias"]] * 2, 1)[:, 0]
+    torch.testing.assert_close(bsconv2d(**strided), bsconv2d(**operands), rtol=0, atol=0)
+
+
+def test_the_kernel_reads_nothing_outside_its_input(kernel):
+    for shape in ((2, 12, 9, 33), (1, 16, 1, 1)):
+        operands = tensors(shape, 16, torch.float32, DEVICE)
+        n, c, h, w = shape
+        around = torch.full((n * c * h * w + 20000,), torch.nan, device=DEVICE)
+        x = around[10000:-10000].view(n, h, w, c).permute(0, 3, 1, 2)
+        x.copy_(operands["x"])
+        torch.testing.assert_close(bsconv2d(**{**operands, "x": x}), bsconv2d(**operands), rtol=0, atol=0)
+
+
+def test_nan_and_infinity_go_through(path):
+    operands = tensors((1, 4, 5, 6), 16, torch.float32, path)
+    operands["x"][0, 0, 2, 3] = torch.nan
+    for activation in ACTIVATIONS:
+        nan = bsconv2d(**operands, activation=activation).isnan()
+        assert torch.equal(nan, bsconv2d_ref(**operands, activation=activation).isnan())
+
+
+def test_the_kernel_is_what_runs(kernel):
+    bsconv2d(**tensors((2, 12, 9, 33), 16, torch.float32, DEVICE))
+    assert kernel == [2 * 3 * 2]  # images, strips of 16 columns, chunks of 8 rows
+    bsconv2d(**tensors((2, 12, 9, 33), 16, torch.bfloat16, DEVICE))
+    assert kernel[1:] == [2 * 2 * 2]
+
+
+@pytest.mark.parametrize("k", [1, 5, 7])
+def test_other_kernel_sizes_take_the_library(path, k):
+    compare(tensors((2, 5, 6, 9), 8, torch.float32, path, k), "gelu")
+
+
+def test_an_empty_batch_gives_an_empty_result(path):
+    operands = tensors((0, 5, 6, 9), 8, torch.float32, path)
+    assert bsconv2d(**operands).shape == (0, 8, 6, 9)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
+@given(
+    st.tuples(st.integers(1, 2), st.integers(1, 34), st.integers(1, 10), st.integers(1, 34)),
+    st.integers(1, 34),
+    st.sampled_from(DTYPES),
+    st.sampled_from(ACTIVATIONS),
+    st.booleans(),
+)
+@example((1, 17, 10, 17), 33, torch.float32, "relu", True)
+def test_any_shape_is_as_accurate_as_eager(kernel, shape, c_out, dtype, activation, residual):
+    operands = tensors(shape, c_out, dtype, DEVICE)
+    compare(operands if residual else {**operands, "residual": None}, activation)
+
+
+def test_gradcheck_holds_in_float64():
+    for activation, k in product(ACTIVATIONS, (1, 3, 5)):
+        operands = tensors((2, 3, 4, 5), 2, torch.float64, "cpu", k)
+        leaves = [t.requires_grad_() for t in operands.values()]
+
+        def f(x, pointwise, depthwise, bias, residual, activation=activation):
+            return bsconv2d(x, pointwise, depthwise, bias, activation, residual)
+
+        assert torch.autograd.gradcheck(f, leaves)
+        assert torch.autograd.gradgradcheck(f, leaves)
+
+
+def test_only_gradients_asked_for_are_computed():
+    operands = tensors((1, 3, 4, 5), 2, torch.float32, "cpu")
+    for wanted in operands:
+        leaves = {name: t.detach().requires_grad_(name == wanted) for name, t in operands.items()}
+        bsconv2d(**leaves, activation="gelu").sum().backward()
+        assert [name for name, t in leaves.items() if t.grad is not None] == [wanted]
+
+
+def test_the_residual_may_be_the_input_itself(path):
+    operands = tensors((1, 16, 5, 9), 16, torch.float32, path)
+    x, rest = operands["x"].requires_grad_(), {k: v for k, v in operands.items() if k not in ("x", "residual")}
+    exact = x.detach().double().requires_grad_()
+    bsconv2d(x, **rest, activation="gelu", residual=x).square().sum().backward()
+    wide = {name: t.double() for name, t in rest.items()}
+    bsconv2d_ref(exact, **wide, activation="gelu", residual=exact).square().sum().backward()
+    torch.testing.assert_close(x.grad.double(), exact.grad, rtol=1e-5, atol=1e-5)
+
+
+def keep(kept: list[int], t: Tensor) -> Tensor:
+    kept.append(t.data_ptr())
+    return t
+
+
+def test_nothing_but_inputs_and_result_is_kept_for_backward():
+    operands = tensors((1, 8, 6, 5), 8, torch.float32, "cpu")
+    for name in ("x", "residual"):
+        operands[name] = operands[name].contiguous(memory_format=CHANNELS_LAST)
+    operands = {name: t.requires_grad_() for name, t in operands.items()}
+    for activation in ACTIVATIONS:
+        kept: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(partial(keep, kept), lambda t: t):
+            y = bsconv2d(**operands, activation=activation)
+        assert set(kept) <= {t.data_ptr() for t in (*operands.values(), y)}
+
+
+OPCHECKS = {
+    "gelu": (lambda x: x, "gelu", True),
+    "channels last, relu": (LAYOUTS["channels last"], "relu", True),
+    "non-contiguous": (LAYOUTS["every second column"], None, False),
+    "one pixel": (lambda x: x[:1, :, :1, :1], "relu", True),
+}
+
+
+@pytest.mark.parametrize("case", OPCHECKS)
+def test_opcheck_is_clean(path, case):
+    layout, activation, optional = OPCHECKS[case]
+    t = tensors((2, 5, 4, 9), 6, torch.float32, path)
+    t |= {"x": layout(t["x"]), "residual": layout(t["residual"])}
+    leaves = [v.requires_grad_() if optional or name not in ("bias", "residual") else None for name, v in t.items()]
+    torch.library.opcheck(torch.ops.nsrlib.bsconv2d, (*leaves, activation, "tf32x3"))
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_it_compiles_into_one_graph(backend):
+    operands = tensors((2, 5, 6, 9), 6, torch.float32, "cpu")
+    compiled = torch.compile(bsconv2d, fullgraph=True, backend=backend)
+    if backend == "inductor":  # quick, because there is nothing to generate code for
+        for name in ("x", "residual"):
+            operands[name] = operands[name].contiguous(memory_format=CHANNELS_LAST)
+        torch.testing.assert_close(compiled(**operands, activation="gelu"), bsconv2d(**operands, activation="gelu"))
+        return
+    dy = torch.randn(2, 6, 6, 9)
+    plain, ours = (outputs(f, operands, "gelu", dy) for f in (bsconv2d, compiled))
+    for name in plain:
+        torch.testing.assert_close(ours[name], plain[name], msg=name)
+
+
+def test_autocast_casts_as_it_does_for_convolutions():
+    operands = tensors((1, 5, 6, 9), 6, torch.float32, "cpu")
+    with torch.autocast("cpu", torch.bfloat16):
+        y = bsconv2d(**operands, activation="relu")
+    cast = {name: t.bfloat16() for name, t in operands.items()}
+    torch.testing.assert_close(y, bsconv2d(**cast, activation="relu"), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_flops_are_those_of_the_two_convolutions(device):
+    operands = tensors((2, 5, 6, 9), 8, torch.float32, "cpu")
+    operands = {name: t.to(device).requires_grad_() for name, t in operands.items()}
+
+    def count(f, backward):
+        with FlopCounterMode(display=False) as counter:
+            y = f(**operands)
+            if backward:
+                y.sum().backward()
+        return counter.get_total_flops()
+
+    assert count(bsconv2d, False) == count(bsconv2d_ref, False) == 2 * 2 * 6 * 9 * 8 * (5 + 9)
+    assert count(bsconv2d, True) == count(bsconv2d_ref, True) + 2 * 2 * 6 * 9 * 8 * 5  # z once more
+
+
+def test_it_equals_the_layer_and_the_merged_dense_convolution(path):
+    torch.manual_seed(0)
+    layer = BSConvU(12, 16).to(path)
+    x = torch.randn(2, 12, 7, 9, device=path)
+    y = bsconv2d(x, layer.pw.weight, layer.dw.weight, layer.dw.bias)
+    torch.testing.assert_close(y, layer(x))
+    torch.testing.assert_close(y, merge_bsconv(layer)(x))
+
+
+def test_rows_are_shared_out_to_fill_the_device():
+    assert rows_per_program(180, columns=10, processors=132) == 8
+    assert rows_per_program(1080, columns=60, processors=132) == 135
+    assert rows_per_program(48, columns=32, processors=132) == 8
+    assert rows_per_program(48, columns=100_000, processors=132) == 48
+    for height, columns in product((1, 7, 8, 9, 1000), (1, 100, 10_000)):
+        assert 8 <= rows_per_program(height, columns, 132) <= max(8, height)
+
+
+def tf32(x: Tensor) -> Tensor:
+    """Round to a 10-bit mantissa, ties away from zero, as ``cvt.rna.tf32.f32`` does."""
+    return ((x.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+
+
+@pytest.mark.parametrize("c_in", [12, 64, 256])
+def test_three_tf32_products_err_little_more_than_float32(c_in):
+    """Why ``tf32x3`` is the default: the interpreter multiplies exactly, so its rounding is played through here."""
+    torch.manual_seed(0)
+    a, b = torch.randn(64, c_in), torch.randn(c_in, 4096)
+    exact = a.double() @ b.double()
+    big_a, big_b = tf32(a), tf32(b)
+    three = big_a @ tf32(b - big_b) + tf32(a - big_a) @ big_b + big_a @ big_b
+
+    def error(product):
+        return (product - exact).square().mean().sqrt()
+
+    assert error(three) <= 2 * error(a @ b)
+    assert error(big_a @ big_b) > 500 * error(a @ b)
+
+
+# --- validation -------------------------------------------------------------------------------------------------------
+
+BAD = {
+    "rank": ({"x": torch.zeros(5, 6, 7)}, ValueError, r"x must be \(N, C_in, H, W\), got \(5, 6, 7\)"),
+    "integers": ({"x": torch.zeros(1, 5, 6, 7, dtype=torch.int32)}, TypeError, "x must be float, got torch.int32"),
+    "pointwise rank": ({"pointwise": torch.zeros(8, 5)}, ValueError, r"pointwise must be .*, got \(8, 5\)"),
+    "pointwise size": ({"pointwise": torch.zeros(8, 5, 3, 3)}, ValueError, r"pointwise must be .*\(8, 5, 3, 3\)"),
+    "channels": ({"pointwise": torch.zeros(8, 4, 1, 1)}, ValueError, r"pointwise .* takes 4 channels, x has 5"),
+    "depthwise rank": ({"depthwise": torch.zeros(8, 3, 3)}, ValueError, r"depthwise must be .*, got \(8, 3, 3\)"),
+    "not square": ({"depthwise": torch.zeros(8, 1, 3, 5)}, ValueError, r"depthwise must be .*\(8, 1, 3, 5\)"),
+    "not depthwise": ({"depthwise": torch.zeros(8, 8, 3, 3)}, ValueError, r"depthwise must be .*\(8, 8, 3, 3\)"),
+    "widths differ": ({"depthwise": torch.zeros(7, 1, 3, 3)}, ValueError, "depthwise .* has 7 channels, pointwise 8"),
+    "even K": ({"depthwise": torch.zeros(8, 1, 4, 4)}, ValueError, "depthwise .* odd kernel size, got 4"),
+    "bias": ({"bias": torch.zeros(5)}, ValueError, r"bias must be \(8,\) to fit pointwise, got \(5,\)"),
+    "residual": (
+        {"residual": torch.zeros(1, 5, 6, 7)},
+        ValueError,
+        r"residual must be \(1, 8, 6, 7\) as the result, got \(1, 5, 6, 7\)",
+    ),
+    "types": ({"bias": torch.zeros(8).half()}, TypeError, "bias is torch.float16, x is torch.float32"),
+    "devices": ({"depthwise": torch.zeros(8, 1, 3, 3, device="meta")}, ValueError, "depthwise is on meta, x is on cpu"),
+    "activation": ({"activation": "swish"}, ValueError, "activation must be one of None, 'gelu', 'relu', got 'swish'"),
+    "precision": ({"float32_precision": "bf16"}, ValueError, "float32_precision must be one of tf32x3, .* got 'bf16'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_refused_by_name_and_value(case):
+    change, error, message = BAD[case]
+    with pytest.raises(error, match=message):
+        bsconv2d(**{**tensors((1, 5, 6, 7), 8, torch.float32, "cpu"), **change})
+
+
+# --- machine code -----------------------------------------------------------------------------------------------------
+
+AUDIT = """
+import importlib, json, torch
+module = importlib.import_module("nsrlib.ops.bsconv2d")
+
+def audit(target, dtype, c_in, c_out, activation, with_residual, precision="tf32x3"):
+    def t(*shape):
+        return torch.empty(shape, dtype=dtype, device="meta")
+    y = t(1, c_out, 180, 320)
+    residual = y if with_residual else None
+    weights = t(c_out, c_in, 1, 1), t(c_out, 1, 3, 3), t(c_out)
+    launch = module.fused_launch(
+        t(1, c_in, 180, 320), *weights, activation, residual, y, precision
+    )
+    a = launch.audit(target)
+    mma = {name: sum(n for key, n in a.code.counts.items() if key.startswith(name))
+           for name in ("HMMA", "HGMMA", "UTCHMMA", "v_mfma")}
+    print(json.dumps({"registers": a.registers, "spills": a.spills, "stack": a.stack, "shared": a.shared, **mma}))
+
+for target in ("sm_80", "sm_90", "sm_100", "gfx942"):
+    audit(target, torch.bfloat16, 64, 64, "gelu", True)
+for target in ("sm_80", "sm_90", "sm_100", "gfx942"):
+    audit(target, torch.float32, 64, 64, "gelu", True, "ieee" if target == "gfx942" else "tf32x3")
+for c_in, c_out, activation in ((12, 64, None), (64, 32, None), (16, 16, "gelu"), (256, 256, "gelu")):
+    audit("sm_90", torch.bfloat16, c_in, c_out, activation, False)
+audit("sm_90", torch.float32, 64, 64, "gelu", True, "ieee")
+audit("sm_90", torch.float32, 64, 64, "gelu", True, "tf32")
+"""
+
+
+@pytest.fixture(scope="module")
+def machine_code(tmp_path_factory):
+    """Rows of the audit, in the order of :data:`AUDIT`; compiled in a process where Triton is not interpreted."""
+    pytest.importorskip("triton")
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
+    run = subprocess.run([sys.executable, "-c", AUDIT], capture_output=True, text=True, env=environment)
+    assert run.returncode == 0, run.stderr
+    return [json.loads(line) for line in run.stdout.splitlines()]
+
+
+def test_bfloat16_uses_the_matrix_units_without_spills(machine_code):
+    sm_80, sm_90, sm_100, gfx942 = machine_code[:4]
+    assert sm_80["HMMA"] > 0
+    assert sm_90["HGMMA"] > 0
+    assert sm_100["UTCHMMA"] > 0
+    assert gfx942["v_mfma"] > 0
+    assert [row["spills"] for row in machine_code[:3]] == [0, 0, 0]
+    # AMD's scalar registers may spill, into vector registers; nothing goes to memory
+    assert [row["stack"] for row in machine_code[:4]] == [0, 0, 0, 0]
+
+
+def test_bfloat16_keeps_to_its_budget(machine_code):
+    """Two programs of 128 threads on an SM of sm_80 (65,536 registers), three on the others; 48 KB of shared memory."""
+    budget = {"sm_80": 256, "sm_90": 168, "sm_100": 168, "gfx942": 256}
+    for limit, row in zip(budget.values(), machine_code[:4], strict=True):
+        assert row["registers"] <= limit
+        assert row["shared"] <= 48 * 1024
+
+
+def test_float32_runs_on_tensor_cores_without_spills(machine_code):
+    sm_80, sm_90, sm_100, gfx942 = machine_code[4:8]
+    assert sm_80["HMMA"] == 3 * 48  # three products of 48 instructions
+    assert sm_90["HGMMA"] > 0
+    assert sm_100["UTCHMMA"] > 0
+    assert gfx942["v_mfma"] > 0
+    assert [row["spills"] for row in machine_code[4:7]] == [0, 0, 0]
+    assert [row["stack"] for row in machine_code[4:8]] == [0, 0, 0, 0]
+    ieee, one_product = machine_code[12:]
+    assert ieee["HGMMA"] == ieee["HMMA"] == 0
+    assert one_product["HGMMA"] == sm_90["HGMMA"] // 3
+    assert ieee["spills"] == one_product["spills"] == 0
+
+
+def test_the_other_layers_of_bsrn_compile_without_spills(machine_code):
+    for row in machine_code[8:12]:
+        assert row["spills"] == row["stack"] == 0
+        assert row["HGMMA"] + row["HMMA"] > 0
+        assert row["shared"] <= 99 * 1024  # what a program may have on a consumer GPU
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(DEVICE != "cuda", reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["tf32x3", "ieee"])
+def test_float32_precision_holds_on_the_gpu(precision):
+    operands = tensors((2, 64, 70, 90), 64, torch.float32, DEVICE)
+    exact = bsconv2d_ref(**{name: t.double() for name, t in operands.items()})
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        eager = bsconv2d_ref(**operands)
+    ours = bsconv2d(**operands, float32_precision=precision)
+    assert F.mse_loss(ours.double(), exact) <= 4 * F.mse_loss(eager.double(), exact)
