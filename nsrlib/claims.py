@@ -339,7 +339,7 @@ def _cpu_name() -> str:
 def _commit() -> str:
     try:
         done = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, timeout=10
+            ["git", "describe", "--always", "--dirty"], cwd=REPOSITORY, capture_output=True, text=True, timeout=10
         )
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
@@ -407,6 +407,13 @@ def scoreboard_markdown(board: pd.DataFrame | None = None) -> str:
         counts += [int((cells["verdict"] == verdict).sum()) for verdict in ("differs", "open", "quoted")]
         numbers = " | ".join(str(n) if n else "" for n in counts)
         lines.append(f"| {paper} | {table} | {len(cells)} | {numbers} | `{cells['command'].iloc[0]}` |")
+    good = board[board["verdict"].isin(["reproduced", "trend holds"])]
+    recalled = int(good["source"].str.startswith("recalled").sum())
+    if recalled:
+        lines += [
+            "",
+            f"Of the {len(good)} reproduced numbers, {recalled} were published but are quoted here from memory.",
+        ]
     return "\n".join(lines)
 
 
@@ -452,12 +459,21 @@ def store(results: str | os.PathLike) -> list[Path]:
     contents = [_read_ledger(path, path.name) for path in sorted(folder.glob("*.json"))]
     if not contents:
         raise ValueError(f"no results in {folder.name}")
-    stored = []
-    for content in contents:
-        target = RESULTS_DIR / content["paper"] / f"{content['profile']}.json"
+    targets = [RESULTS_DIR / content["paper"] / f"{content['profile']}.json" for content in contents]
+    for content, target in zip(contents, targets, strict=True):
+        before = _measured_cells(_read_ledger(target, target.name)) if target.is_file() else 0
+        if _measured_cells(content) < before:
+            raise ValueError(
+                f"this run of {content['paper']} measured {_measured_cells(content)} cells, the stored one {before}; "
+                f"delete data/results/{content['paper']}/{target.name} to store it all the same"
+            )
+    for content, target in zip(contents, targets, strict=True):
         write_json(target, content)
-        stored.append(target)
-    return stored
+    return targets
+
+
+def _measured_cells(ledger: Mapping[str, Any]) -> int:
+    return sum(row["how"] != "open" for row in ledger["rows"])
 
 
 def show(table: pd.DataFrame, source_width: int = 40) -> pd.DataFrame:

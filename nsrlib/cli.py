@@ -74,6 +74,8 @@ def reproduce(
     """Execute the notebooks and write a report: the main job."""
     from nsrlib import claims, runs
 
+    if store and parameter:
+        raise ValueError("--store keeps runs with the notebooks' own parameters; leave out -p")
     try:
         run = runs.reproduce(
             papers or None,
@@ -215,7 +217,11 @@ def bench(
     if what != "models":
         raise ValueError(f"nsr bench takes 'models', got {what!r}")
     table = evaluation.latency(
-        evaluation.contenders(), [(128, 128), (180, 320)], device=device, repeats=repeats, threads=threads
+        evaluation.contenders(evaluation.pick_device(device)),
+        [(128, 128), (180, 320)],
+        device=device,
+        repeats=repeats,
+        threads=threads,
     )
     typer.echo(f"seconds of one pass, best of {repeats}, {table.attrs['device']}, {table.attrs['threads']} threads")
     wide = table.pivot_table(index="model", columns="input", values="seconds", sort=False)

@@ -66,19 +66,21 @@ def count(
     """Count the cost of one forward pass. Runs on the meta device: no arithmetic, no memory, any size.
 
     Args:
-        model: a network in its plain form (not :func:`nsrlib.models.bsrn.fuse`'s); not modified.
+        model: a network in its plain form, not that of :func:`nsrlib.models.optimise`; not modified.
         input_size: ``(H, W)`` of the network's input; default :func:`lr_size` of ``model.scale``, the papers' 1280x720.
         rule: one of :data:`RULES`.
         channels: of the input.
 
     Raises:
-        ValueError: unknown rule, or an input size that is not two positive numbers.
+        ValueError: unknown rule, an input size that is not two positive numbers, or a fused network.
     """
     if rule not in RULES:
         raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
     size = lr_size(int(getattr(model, "scale", 1))) if input_size is None else (int(input_size[0]), int(input_size[1]))
     if min(size) < 1:
         raise ValueError(f"input_size must be two positive numbers (H, W), got {input_size}")
+    if not any(True for _ in model.parameters()) and any(True for _ in model.buffers()):
+        raise ValueError(f"{type(model).__name__} is a fused form; count the network that it was made from")
     rows: list[dict[str, Any]] = []
     ghost = copy.deepcopy(model).to("meta").eval()
     handles = [

@@ -517,6 +517,10 @@ def _locate(
     return located, _join_origins(file.origin for file in found.values())
 
 
+UNVERIFIED = "unverified copy"
+"""Part of ``ImageSet.origin`` where a public set was found in a layout whose files have no known hash."""
+
+
 def _find_copy(spec: _Set, scale: int, lr: str, notes: dict[str, str]) -> tuple[list[_Files], str] | None:
     """A copy in a common layout and its origin. Nobody knows its hashes: trusted if the number of images is right.
 
@@ -533,7 +537,7 @@ def _find_copy(spec: _Set, scale: int, lr: str, notes: dict[str, str]) -> tuple[
                     notes[origin] = f"incomplete: {error}"
                     continue
                 if len(files) == spec.count:
-                    return files, origin
+                    return files, origin if own else f"{origin}, {UNVERIFIED}"
                 if files:
                     notes[origin] = f"incomplete: {len(files)} of {spec.count} images in {folder}"
     return None

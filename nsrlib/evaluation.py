@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import os
 import time
@@ -273,14 +274,18 @@ def evaluate(
     images = dataset if isinstance(dataset, ImageSet) else load(dataset, r, lr=lr, limit=limit)
     if images.scale != r:
         raise ValueError(f"the model upscales by {r}, but {images.name} was loaded at scale {images.scale}")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be a positive whole number or None, got {limit}")
     images = images[:limit] if limit else images
     protocol = protocol or MATLAB_Y(crop=r)
     chosen = pick_device(device)
     name = type(model).__name__
-    model = optimise(model, chosen) if fast else model.eval().to(chosen)
+    # a copy, so that a network in training keeps its mode and device
+    model = optimise(model, chosen) if fast else copy.deepcopy(model).eval().to(chosen)
     rows: list[dict[str, Any]] = []
     for pair in tqdm(images, desc=f"{name} x{r} {images.name}", unit="image", disable=not progress):
-        assert pair.lr is not None
+        if pair.lr is None:
+            raise ValueError(f"{images.name} has no low-resolution images at scale {r}; evaluate needs 2 or more")
         x = to_tensor(pair.lr, chosen)
         start = time.perf_counter()
         y = upscale(model, x if x.shape[1] == 3 else x.expand(-1, 3, -1, -1), tile=tile)
@@ -320,8 +325,8 @@ def benchmark(
         sets: data sets. lr, limit: as in :func:`evaluate`; limit 0: all images.
 
     Returns:
-        Columns model, scale, set, psnr, ssim, images, seconds (a mean over images). ``attrs["missing"]`` lists, in
-        words, what could not be had; ``attrs["tables"]`` holds :func:`evaluate`'s table of each (model, scale, set).
+        Columns model, scale, set, psnr, ssim, images, seconds (a mean over images), origin. ``attrs["missing"]`` lists,
+        in words, what could not be had; ``attrs["tables"]`` holds :func:`evaluate`'s table of each (model, scale, set).
     """
     import pandas as pd
 
@@ -341,8 +346,17 @@ def benchmark(
                 continue
             tables[label, scale, dataset] = table
             means = table[["psnr", "ssim", "seconds"]].mean()
-            rows.append({"model": label, "scale": scale, "set": dataset, **means, "images": len(table)})
-    result = pd.DataFrame(rows, columns=["model", "scale", "set", "psnr", "ssim", "images", "seconds"])
+            rows.append(
+                {
+                    "model": label,
+                    "scale": scale,
+                    "set": dataset,
+                    **means,
+                    "images": len(table),
+                    "origin": table.attrs["origin"],
+                }
+            )
+    result = pd.DataFrame(rows, columns=["model", "scale", "set", "psnr", "ssim", "images", "seconds", "origin"])
     result.attrs = {"missing": list(missing), "tables": tables}
     return result
 
@@ -484,15 +498,15 @@ def _timed(model: nn.Module, x: Tensor, device: torch.device) -> float:
     return time.perf_counter() - begin
 
 
-def contenders() -> dict[str, nn.Module]:
+def contenders(device: str | torch.device = "cpu") -> dict[str, nn.Module]:
     """BSRN and its rivals at x4 with random weights, plain and in their fastest form, for :func:`latency`."""
     bsrn, rfdn = create_model("bsrn").eval(), create_model("rfdn").eval()
     small = {"BSRN-S, Linear": True, "BSRN-S, 1x1 convolutions": False}
     return {
         "RFDN": rfdn,
-        "RFDN, optimised here": optimise(rfdn),
+        "RFDN, optimised here": optimise(rfdn, device),
         "BSRN, as published": bsrn,
-        "BSRN, fused here": optimise(bsrn),
+        "BSRN, fused here": optimise(bsrn, device),
         "IMDN": create_model("imdn").eval(),
         **{label: create_model("bsrn_s", as_linear=linear).eval() for label, linear in small.items()},
     }

@@ -438,5 +438,7 @@ def to_uint8(x: Tensor) -> np.ndarray:
     Clipped and rounded half to even, as ``round()`` of torch and numpy do and as the papers' code does.
     """
     x = x[0] if x.ndim == 4 else x
+    if not x.isfinite().all():
+        raise ValueError("the picture holds NaN or infinite values; are the weights sound?")
     planes = x.detach().clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
     return planes[..., 0] if planes.shape[-1] == 1 else planes

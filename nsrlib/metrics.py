@@ -48,6 +48,8 @@ class Protocol:
             raise ValueError(f"luma_rounding must be 'none', 'nearest' or 'matlab', got {self.luma_rounding!r}")
         if self.crop < 0:
             raise ValueError(f"crop must not be negative, got {self.crop}")
+        if not self.sigma > 0:
+            raise ValueError(f"sigma must be positive, got {self.sigma}")
         if self.window < 1 or self.window % 2 == 0:
             raise ValueError(f"window must be odd and positive, got {self.window}")
 
@@ -107,6 +109,8 @@ def planes(img: np.ndarray | Tensor, protocol: Protocol) -> Tensor:
         x = img.detach() if img.ndim == 4 else img.detach()[None]
     if x.dtype != torch.uint8 and not x.is_floating_point():
         raise TypeError(f"pictures are uint8 or float in [0, 1], got {x.dtype}")
+    if x.is_floating_point() and not x.isfinite().all():
+        raise ValueError("the picture holds NaN or infinite values")
     channels = x.shape[1]
     if channels not in (1, 3):
         raise ValueError(f"pictures have 1 or 3 channels, got {channels}")

@@ -237,6 +237,8 @@ def report(folder: str | Path) -> Path:
     except ValueError as error:
         problems = [str(error)]
         found = [*folder.glob("notebooks/*.ipynb"), *folder.glob("results/*.json")]
+        if not found:
+            raise ValueError(f"{folder.name} is no run folder: it has no run.json, results/ or notebooks/") from None
         names = sorted({path.name.split(".")[0] for path in found} - {""})
         run = Run(folder, "", [NotebookRun(name, "unknown") for name in names], status="unknown")
     return reports.write_page(run, problems)

@@ -587,3 +587,17 @@ def test_a_readme_without_a_marker_is_refused_and_left_alone(toy, marker):
     with pytest.raises(ValueError, match=r"README\.md lacks the markers <!-- "):
         claims.update_readme(path)
     assert path.read_text() == README.replace(marker, "")
+
+
+def test_the_readme_shows_the_stored_results():
+    assert claims.update_readme(write=False), "run: nsr scoreboard --write"
+
+
+def test_a_poorer_run_does_not_replace_the_stored_one(toy):
+    ledger = Ledger("toy", out_dir=toy / "run" / "results")
+    ledger.compare({"t/BSRN/set5/psnr": 32.3512, "t/BSRN/set5/ssim": 0.89655}, "weights")
+    claims.store(toy / "run")
+    poorer = Ledger("toy", out_dir=toy / "poor" / "results")
+    poorer.compare({"t/BSRN/set5/psnr": 32.3512}, "weights")
+    with pytest.raises(ValueError, match="measured 1 cells, the stored one 2"):
+        claims.store(toy / "poor")

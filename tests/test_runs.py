@@ -302,6 +302,8 @@ def test_ctrl_c_ends_the_kernel_and_says_so(tmp_path):
     write_notebook(tmp_path / "source" / "sleeps.ipynb", SLEEPS)
     script = tmp_path / "script.py"  # deliberately without a __main__ guard
     script.write_text(
+        # a shell's background job inherits an ignored SIGINT, and Python then leaves it ignored
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from nsrlib.runs import *\nfrom nsrlib.runs import Interrupted\n"
         f"try:\n    reproduce('sleeps', out={str(tmp_path / 'out')!r}, notebooks_dir={str(tmp_path / 'source')!r})\n"
         "except Interrupted as stop:\n    print(stop.run.status)\n"

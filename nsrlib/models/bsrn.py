@@ -292,9 +292,10 @@ class FusedBSRN(nn.Module):
             tick()
         pixels = sum(n for _, n in seen)
         for k in seen[0][0]:
-            mean = sum(s[k][0] * n for s, n in seen) / pixels
-            variance = sum((s[k][1] + (s[k][0] - mean).square()) * n for s, n in seen) / pixels
-            statistics[k] = mean, variance  # type: ignore[assignment]
+            # float32, because sums over pixels leave the range of float16
+            mean = torch.stack([s[k][0].float() * (n / pixels) for s, n in seen]).sum(0)
+            spread = [(s[k][1].float() + (s[k][0].float() - mean).square()) * (n / pixels) for s, n in seen]
+            statistics[k] = mean.to(x.dtype), torch.stack(spread).sum(0).to(x.dtype)
         return run
 
     def _conv1x1(self, x: Tensor, name: str, bias: bool = True) -> Tensor:
@@ -385,12 +386,14 @@ def _stretch(coarse: Tensor, h: int, w: int, window: Window | None) -> Tensor:
         (window.left, w, window.width, coarse.shape[3]),
     ):
         all_cells = ((whole - 3) // 2 - 6) // 3 + 1  # of the strided convolution and the pool
-        pixel = torch.arange(start, start + length, device=coarse.device, dtype=torch.float64)
+        pixel = torch.arange(start, start + length, dtype=torch.float64)  # on the CPU: not every device has float64
         cell = ((pixel + 0.5) * all_cells / whole - 0.5).clamp(0, all_cells - 1) - start / FusedBSRN.tile_step
         axes.append((cell + 0.5) * 2 / cells - 1)  # grid_sample counts from -1 to 1
     y, x = torch.meshgrid(*axes, indexing="ij")
-    grid = torch.stack([x, y], -1)[None].to(coarse.dtype)
-    return F.grid_sample(coarse, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    dtype = torch.promote_types(coarse.dtype, torch.float32)  # half precision cannot tell the pixels of a row apart
+    grid = torch.stack([x, y], -1)[None].to(coarse.device, dtype).expand(coarse.shape[0], -1, -1, -1)
+    stretched = F.grid_sample(coarse.to(dtype), grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return stretched.to(coarse.dtype)
 
 
 def _conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
