@@ -436,7 +436,7 @@ def test_a_folder_without_git_has_no_commit(toy):
 
 @pytest.mark.skipif(shutil.which("git") is None or not (claims.REPOSITORY / ".git").exists(), reason="no git checkout")
 def test_the_commit_is_short_and_hexadecimal():
-    assert re.fullmatch(r"[0-9a-f]{7,16}", claims._commit())
+    assert re.fullmatch(r"[0-9a-f]{7,16}(-dirty)?", claims._commit())
 
 
 # --- the scoreboard ---------------------------------------------------------------------------------------------------

@@ -487,7 +487,7 @@ def test_models_lists_every_network(nsr):
 
 
 def test_bench_prints_a_line_for_each_network(nsr, monkeypatch):
-    monkeypatch.setattr(evaluation, "contenders", lambda: {"tiny": models.create_model("bicubic", 2)})
+    monkeypatch.setattr(evaluation, "contenders", lambda device="cpu": {"tiny": models.create_model("bicubic", 2)})
     done = nsr("bench", "--repeats", 1, "--threads", 1, "--device", "cpu")
     assert done.code == 0
     assert done.out.startswith("seconds of one pass, best of 1, cpu, 1 threads\n")

@@ -275,7 +275,7 @@ def test_common_layouts_of_a_benchmark_are_recognised(root, hr_folder, lr_name):
         save(root / "Set5" / hr_folder / f"{name}.png", picture(seed=i))
         save(root / "Set5" / lr_name.format(name), picture(12, 12, seed=10 + i))
     images = load("set5", 2, lr="files")
-    assert (images.origin, images.names[:2]) == ("NSRLIB_DATA", ["baby", "bird"])
+    assert (images.origin, images.names[:2]) == ("NSRLIB_DATA, unverified copy", ["baby", "bird"])
     np.testing.assert_array_equal(images[1].hr, picture(seed=1))
     np.testing.assert_array_equal(images[1].lr, picture(12, 12, seed=11))
     assert load("set5", 3)[0].lr.shape == (8, 8, 3)

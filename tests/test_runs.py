@@ -402,8 +402,11 @@ def test_a_folder_without_a_record_still_gets_a_page(copy):
     assert "29.50" in page
 
 
-def test_an_empty_folder_gets_a_page_and_a_missing_one_an_error(tmp_path):
-    assert "No claims were recorded" in report(tmp_path).read_text()
+def test_a_folder_without_a_run_is_left_alone(tmp_path):
+    (tmp_path / "index.html").write_text("somebody's own page")
+    with pytest.raises(ValueError, match="is no run folder"):
+        report(tmp_path)
+    assert (tmp_path / "index.html").read_text() == "somebody's own page"
     with pytest.raises(FileNotFoundError, match="no run folder"):
         report(tmp_path / "nowhere")
 

@@ -291,10 +291,10 @@ class FusedBSRN(nn.Module):
             run(boxes[(2 * i + 1) * len(boxes) // (2 * number)])
             tick()
         pixels = sum(n for _, n in seen)
+        wide = torch.promote_types(x.dtype, torch.float32)
         for k in seen[0][0]:
-            # float32, because sums over pixels leave the range of float16
-            mean = torch.stack([s[k][0].float() * (n / pixels) for s, n in seen]).sum(0)
-            spread = [(s[k][1].float() + (s[k][0].float() - mean).square()) * (n / pixels) for s, n in seen]
+            mean = torch.stack([s[k][0].to(wide) * (n / pixels) for s, n in seen]).sum(0)
+            spread = [(s[k][1].to(wide) + (s[k][0].to(wide) - mean).square()) * (n / pixels) for s, n in seen]
             statistics[k] = mean.to(x.dtype), torch.stack(spread).sum(0).to(x.dtype)
         return run
 

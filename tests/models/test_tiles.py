@@ -380,3 +380,12 @@ def test_latency_gives_the_best_turn_without_the_first(monkeypatch):
     models = {"a": create_model("bicubic", 2), "b": create_model("bicubic", 2)}
     assert latency(models, [(16, 16)], device="cpu", repeats=2)["seconds"].tolist() == [0.3, 0.1]
     assert next(times, None) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_tiles_are_sound_in_half_precision(dtype):
+    model, x = fused().to(dtype), picture(161, 143).to(dtype)
+    run = model.tile_runner(x, boxes_of(161, 143, halo=12))
+    tile = run((0, 96, 0, 96))
+    assert tile.dtype == dtype
+    assert tile.isfinite().all()
