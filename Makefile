@@ -56,7 +56,7 @@ clean:
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else \
 	    f"nsrlib needs Python 3.11 to 3.13, $(PYTHON) is {v[0]}.{v[1]}; try: make PYTHON=python3.12 $(MAKECMDGOALS)")'
-	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv || { rm -rf .venv; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv --clear || { rm -rf .venv; exit 1; }
 	@test -x $(BIN)/uv || { echo "installing uv into .venv"; $(BIN)/python -m pip install -q --disable-pip-version-check uv==0.13.9; }
 	@echo "installing nsrlib and what it needs into .venv (once, a few minutes at most)"
 	@$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[$(EXTRAS)]' \
