@@ -37,7 +37,7 @@ class Complexity:
         multi_adds: the single number that papers print, under ``rule``.
         rule: key of :data:`RULES`.
         input_size: ``(H, W)`` of the low-resolution input.
-        layers: one dict per call: name, type, output shape, params, multi_adds, activations.
+        layers: one dict per call: name, type, output shape, params, multi_adds, activations (0 where not counted).
     """
 
     params: int
@@ -113,7 +113,7 @@ def count(
                 "output": r["output"],
                 "params": r["params"],
                 "multi_adds": _by_rule(r, rule),
-                "activations": r["elements"],
+                "activations": r["elements"] if any(r is c for c in convs) else 0,
             }
             for r in rows
         ),

@@ -224,3 +224,11 @@ def test_an_unknown_rule_and_an_impossible_size_are_refused():
         count(model, rule="flops")
     with pytest.raises(ValueError, match=r"input_size must be two positive numbers \(H, W\), got \(0, 5\)"):
         count(model, (0, 5))
+
+
+@pytest.mark.parametrize("rule", ["macs", "thop", "challenge"])
+@pytest.mark.parametrize("name", ["bsrn", "bsrn_s", "rfdn"])
+def test_the_layers_add_up_to_the_totals(name, rule):
+    result = count(create_model(name), (64, 64), rule=rule)
+    assert sum(layer["activations"] for layer in result.layers) == result.activations
+    assert sum(layer["multi_adds"] for layer in result.layers) == result.multi_adds
