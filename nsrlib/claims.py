@@ -21,18 +21,16 @@ import fnmatch
 import json
 import math
 import os
-import platform
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from decimal import ROUND_HALF_UP, Decimal
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+from nsrlib.provenance import REPOSITORY, commit, device_name, versions, write_json
+
 PUBLISHED_DIR = REPOSITORY / "data" / "published"
 RESULTS_DIR = REPOSITORY / "data" / "results"
 PAPERS = ("nsr", "addersr", "bsrn", "drcn", "drn")
@@ -272,19 +270,11 @@ class Ledger:
         """Versions, device, commit, seconds, data and weights of this run; no paths, no names of machines."""
         import torch
 
-        packages = ("torch", "triton", "numpy", "pandas", "pillow", "scikit-image", "matplotlib", "papermill")
-        versions = {"python": platform.python_version()}
-        for package in packages:
-            try:
-                versions[package] = metadata.version(package)
-            except metadata.PackageNotFoundError:
-                continue
-        cuda = torch.cuda.is_available()
         return {
-            "versions": versions,
-            "device": torch.cuda.get_device_name() if cuda else _cpu_name(),
+            "versions": versions(),
+            "device": device_name(),
             "threads": torch.get_num_threads(),
-            "commit": _commit(),
+            "commit": commit(REPOSITORY),
             "seconds": round(time.time() - self._started, 1),
             "data": self._data,
             "weights": self._weights,
@@ -304,46 +294,6 @@ class Ledger:
             "provenance": self.provenance(),
         }
         write_json(self.out_dir / f"{self.paper}.json", content)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON so that readers see the old file or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with partial.open("w") as file:
-            json.dump(content, file, indent=1, allow_nan=False, default=_plain)
-            file.write("\n")
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, "item"):  # numpy scalars
-        return value.item()
-    raise TypeError(f"cannot write {type(value).__name__} as JSON")
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return f"{line.partition(':')[2].strip()} ({os.cpu_count()} cores)"
-    except OSError:
-        pass
-    return f"{platform.processor() or platform.machine()} ({os.cpu_count()} cores)"
-
-
-def _commit() -> str:
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=REPOSITORY, capture_output=True, text=True, timeout=10
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    return done.stdout.strip() if done.returncode == 0 else "unknown"
 
 
 # --- the scoreboard ---------------------------------------------------------------------------------------------------

@@ -114,6 +114,12 @@ _CATALOGUE = {
         how_to_get="no public copy with known hashes; get it from https://data.vision.ee.ethz.ch/cvl/DIV2K and put the "
         "100 images into DIV2K_valid_HR in a folder of NSRLIB_DATA",
     ),
+    "div2k": _Set(
+        "DIV2K", "DIV2K_train", "train", 800, "user",
+        other_folders=("DIV2K_train_HR", "DIV2K/DIV2K_train_HR", "DIV2K"),
+        how_to_get="no public copy with known hashes; get it from https://data.vision.ee.ethz.ch/cvl/DIV2K and put the "
+        "800 images into DIV2K_train_HR in a folder of NSRLIB_DATA",
+    ),
     "t91": _Set("T91", "T91", "train", 91),
     "bsds400": _Set("BSDS400", "BSDS400", "train", 400),
     "embedded": _Set("embedded", "", "test", 2, "embedded", names=("chelsea", "coffee")),
@@ -593,6 +599,7 @@ def training_set(
     lr: str = "paper",
     gray: bool | None = None,
     download: bool = True,
+    on_error: Literal["raise", "skip"] = "raise",
 ) -> ImageSet:
     """Concatenate training sets (or folders), without images that are in a test set and without T91's duplicate.
 
@@ -617,9 +624,11 @@ def training_set(
         if role != "train":
             allowed = ", ".join(k for k, spec in _CATALOGUE.items() if spec.role == "train")
             raise ValueError(f"do not train on {name}: it is a {role} set; accepted: {allowed}, or a folder")
-    sets = [load(name, scale, lr=lr, gray=gray, download=download) for name in names]
+    sets = [load(name, scale, lr=lr, gray=gray, download=download, on_error=on_error) for name in names]
     items = [item for s in sets for item in s._items if (s.name, item.files.name) != ("t91", _DUPLICATE_IN_T91)]
-    return ImageSet("+".join(s.name for s in sets), scale, "train", _join_origins(s.origin for s in sets), items)
+    skipped = [file for s in sets for file in s.skipped]
+    name, origin = "+".join(s.name for s in sets), _join_origins(s.origin for s in sets)
+    return ImageSet(name, scale, "train", origin, items, skipped)
 
 
 _ORIGIN_IN_WORDS = {

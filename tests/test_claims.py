@@ -431,12 +431,12 @@ def test_provenance_names_no_path_no_user_and_no_machine(toy, monkeypatch):
 
 
 def test_a_folder_without_git_has_no_commit(toy):
-    assert claims._commit() == "unknown"
+    assert claims.commit(claims.REPOSITORY) == "unknown"
 
 
 @pytest.mark.skipif(shutil.which("git") is None or not (claims.REPOSITORY / ".git").exists(), reason="no git checkout")
 def test_the_commit_is_short_and_hexadecimal():
-    assert re.fullmatch(r"[0-9a-f]{7,16}(-dirty)?", claims._commit())
+    assert re.fullmatch(r"[0-9a-f]{7,16}(-dirty)?", claims.commit(claims.REPOSITORY))
 
 
 # --- the scoreboard ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,268 @@
+"""Training patches, cut on the device where the network trains.
+
+All images of a set stay decoded in memory, one after the other in one flat buffer. A batch is drawn as a few integers
+per patch (where, and which of the eight flips and rotations) and fetched by a single gather, so that no worker, no
+decoding and no augmentation stands between two steps.
+
+The batch of a step is a pure function of (seed, step): a resumed run, and every process of a distributed one, draws the
+same patches without having to remember a generator's state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nsrlib.data import ImageSet, Pair
+from nsrlib.images import imresize, luma
+
+
+class Batch(NamedTuple):
+    """What one step sees: ``input`` ``(N, C, P, P)`` and ``target`` ``(N, C, rP, rP)``, float32 in [0, 1]."""
+
+    input: Tensor
+    target: Tensor
+
+
+def stream_seed(seed: int, step: int, stream: int = 0) -> int:
+    """A 63-bit seed for one use (``stream``) of one step, well mixed, the same on every machine."""
+    return int(np.random.SeedSequence((seed, stream, step)).generate_state(1, np.uint64)[0] >> 1)
+
+
+class Patches:
+    """Random patches of a training set.
+
+    Every position of every image is equally likely, so large images are seen more often.
+
+    Args:
+        images: from :func:`nsrlib.data.training_set` or :func:`~nsrlib.data.load`, or pairs.
+        patch: side P of the *input* patch, in pixels of the low-resolution image.
+        channels: ``rgb`` (gray sets stay gray), or ``y``: luma of BT.601, 16..235, rounded as MATLAB does; LR is made
+            from the luma then.
+        upscaled: the input is LR after bicubic upscaling to the target's size, in float32, not rounded (VDSR, DRCN); P
+            counts pixels of that.
+        noise: standard deviation of Gaussian noise on the 0..255 scale that is added to the target, anew in every
+            batch and not clipped; or a range ``(low, high)`` from which each patch draws its own. For sets without
+            scale.
+        augment: the eight flips and rotations.
+        too_small: images smaller than a patch are an error (``raise``) or left out with one warning (``skip``).
+        device: where the images live and the batches are made.
+
+    Attributes:
+        scale: r, the target's side over the input's.
+        positions: how many different patches there are, flips and rotations not counted.
+        skipped: names of images left out.
+        sha256: of the images and of everything that decides what a batch looks like, but not of ``patch``.
+
+    Raises:
+        ValueError: an argument out of range, an image smaller than a patch, no image at all.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet | Sequence[Pair],
+        patch: int,
+        *,
+        channels: Literal["rgb", "y"] = "rgb",
+        upscaled: bool = False,
+        noise: float | tuple[float, float] | None = None,
+        augment: bool = True,
+        too_small: Literal["raise", "skip"] = "raise",
+        device: str | torch.device = "cpu",
+    ) -> None:
+        if not isinstance(patch, int) or isinstance(patch, bool) or patch < 1:
+            raise ValueError(f"patch must be a positive whole number of pixels, got {patch!r}")
+        if channels not in ("rgb", "y"):
+            raise ValueError(f"channels must be 'rgb' or 'y', got {channels!r}")
+        if too_small not in ("raise", "skip"):
+            raise ValueError(f"too_small must be 'raise' or 'skip', got {too_small!r}")
+        self.noise = _noise_range(noise)
+        self.patch, self.augment = patch, augment
+        self.name = getattr(images, "name", "images")
+        self.origin = getattr(images, "origin", "memory")
+        inputs, targets, names = [], [], []
+        digest = hashlib.sha256(f"{channels} {upscaled} {self.noise} {augment}".encode())
+        ratio = None
+        small: list[str] = []
+        for pair in images:
+            x, y = _arrays(pair, channels, upscaled, self.noise is not None)
+            r = y.shape[0] // x.shape[0]
+            if ratio not in (None, r):
+                raise ValueError(f"images must have one scale, got x{ratio} and, in {pair.name}, x{r}")
+            ratio = r
+            if min(x.shape[:2]) < patch:
+                small.append(f"{pair.name} ({x.shape[1]}x{x.shape[0]})")
+                continue
+            inputs.append(x)
+            targets.append(y)
+            names.append(pair.name)
+            digest.update(f"{pair.name}{y.shape}".encode())
+            digest.update(y.tobytes())
+        if small and (too_small == "raise" or not names):
+            raise ValueError(
+                f"patch={patch} is larger than {len(small)} of {len(small) + len(names)} images, first {small[0]}; "
+                "take a smaller patch, or too_small='skip'"
+            )
+        if not names:
+            raise ValueError("images is empty: there is nothing to cut patches from")
+        if small:
+            warnings.warn(
+                f"{len(small)} images smaller than patch={patch} are left out, first {small[0]}", stacklevel=2
+            )
+        self.skipped = tuple(small) + tuple(getattr(images, "skipped", ()))
+        self.names = tuple(names)
+        self.scale = int(ratio or 1)
+        self.channels = inputs[0].shape[2]
+        self.sha256 = digest.hexdigest()
+        self.device = torch.device(device)
+        self._inputs, self._targets = (_Store(arrays, self.device) for arrays in (inputs, targets))
+        free = torch.tensor([(x.shape[0] - patch + 1, x.shape[1] - patch + 1) for x in inputs])
+        self._ends = free.prod(1).cumsum(0)
+        self._free_columns = free[:, 1]
+        self.positions = int(self._ends[-1])
+        turns = 8 if augment else 1
+        self._input_grid = _turned_grids(patch, turns).to(self.device)
+        self._target_grid = _turned_grids(patch * self.scale, turns).to(self.device)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __repr__(self) -> str:
+        return (
+            f"Patches({self.name} x{self.scale}, {len(self)} images, {self.positions:,} of {self.patch}x{self.patch})"
+        )
+
+    def to(self, device: str | torch.device) -> Patches:
+        """The same patches with the images on ``device``; self if they are there already."""
+        import copy
+
+        target = torch.device(device)
+        if target == self.device:
+            return self
+        moved = copy.copy(self)
+        moved.device = target
+        moved._inputs, moved._targets = self._inputs.to(target), self._targets.to(target)
+        moved._input_grid, moved._target_grid = self._input_grid.to(target), self._target_grid.to(target)
+        return moved
+
+    def batch(self, size: int, seed: int, shard: slice = slice(None)) -> Batch:
+        """Draw ``size`` patches; the same ones for the same ``seed``, on every device.
+
+        Args:
+            size: patches of the whole batch.
+            seed: see :func:`stream_seed`.
+            shard: which of them are wanted here; those of a distributed run's processes make up the whole batch.
+
+        Raises:
+            ValueError: a size that is not positive.
+        """
+        if size < 1:
+            raise ValueError(f"size must be a positive number of patches, got {size}")
+        generator = torch.Generator().manual_seed(seed)
+        spot = torch.randint(self.positions, (size,), generator=generator)
+        turn = torch.randint(len(self._input_grid), (size,), generator=generator)[shard]
+        spot = spot[shard]
+        image = torch.searchsorted(self._ends, spot, right=True)
+        local = spot - torch.cat([self._ends.new_zeros(1), self._ends])[image]
+        row, column = local // self._free_columns[image], local % self._free_columns[image]
+        # one small transfer for all four numbers
+        turn, image, row, column = torch.stack([turn, image, row, column]).to(self.device, non_blocking=True)
+        r = self.scale
+        y = self._targets.gather(image, row * r, column * r, self._target_grid[turn])
+        if self.noise is None:
+            return Batch(self._inputs.gather(image, row, column, self._input_grid[turn]), y)
+        return Batch(self._noisy(y, size, seed, shard), y)
+
+    def _noisy(self, y: Tensor, size: int, seed: int, shard: slice) -> Tensor:
+        assert self.noise is not None
+        low, high = self.noise
+        generator = torch.Generator(self.device).manual_seed(stream_seed(seed, 0, 1))
+        # noise of the whole batch, of which a shard keeps its part: shards then equal the whole
+        noise = torch.randn((size, *y.shape[1:]), generator=generator, device=self.device)[shard]
+        sigma = torch.rand((size, 1, 1, 1), generator=generator, device=self.device)[shard] * (high - low) + low
+        return y + noise * (sigma / 255)
+
+
+class _Store:
+    """Images of ``uint8`` or ``float32`` in one flat buffer."""
+
+    def __init__(self, arrays: Sequence[np.ndarray], device: torch.device) -> None:
+        self.shape = torch.tensor([a.shape[:2] for a in arrays], device=device)  # (images, 2)
+        sizes = [a.shape[0] * a.shape[1] for a in arrays]
+        self.start = torch.tensor(np.concatenate([[0], np.cumsum(sizes)[:-1]]), device=device)
+        c = arrays[0].shape[2]
+        if any(a.shape[2] != c for a in arrays):
+            raise ValueError("images must all be gray or all be coloured")
+        self.channels = c
+        if arrays[0].dtype == np.uint8 and c == 3:
+            # a pixel is one word, so that a gather moves one number and not three
+            words = np.zeros((sum(sizes), 4), np.uint8)
+            words[:, :3] = np.concatenate([a.reshape(-1, 3) for a in arrays])
+            self.flat = torch.from_numpy(words).view(torch.int32).flatten().to(device)
+        else:
+            self.flat = torch.from_numpy(np.concatenate([a.reshape(-1, c) for a in arrays]).squeeze(1)).to(device)
+
+    def to(self, device: torch.device) -> _Store:
+        moved = object.__new__(_Store)
+        moved.channels = self.channels
+        moved.shape, moved.start, moved.flat = (t.to(device) for t in (self.shape, self.start, self.flat))
+        return moved
+
+    def gather(self, image: Tensor, row: Tensor, column: Tensor, grid: Tensor) -> Tensor:
+        """``(N,)`` images and corners, ``(N, P, P, 2)`` offsets -> ``(N, C, P, P)`` float32 in [0, 1]."""
+        width = self.shape[image, 1]
+        corner = self.start[image] + row * width + column
+        index = corner[:, None, None] + grid[..., 0] * width[:, None, None] + grid[..., 1]
+        pixels = self.flat[index]  # (N, P, P)
+        if pixels.dtype == torch.int32:
+            pixels = pixels.view(torch.uint8).view(*index.shape, 4)[..., :3].permute(0, 3, 1, 2)
+        else:
+            pixels = pixels[:, None]
+        if pixels.dtype == torch.uint8:
+            return pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+        return pixels
+
+
+def _turned_grids(side: int, turns: int) -> Tensor:
+    """Row and column of each pixel of a patch in its ``turns`` orientations, ``(turns, side, side, 2)``."""
+    grid = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij"), -1)
+    if turns == 1:
+        return grid[None]
+    rotations = [torch.rot90(grid, k, (0, 1)) for k in range(4)]
+    return torch.stack([*rotations, *(g.flip(1) for g in rotations)])
+
+
+def _arrays(pair: Pair, channels: str, upscaled: bool, noisy: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Input and target of one image as ``(H, W, C)``."""
+    hr, lr = pair.hr, pair.lr
+    if noisy and lr is not None:
+        raise ValueError(f"noise is for sets without a scale, but {pair.name} has a low-resolution image")
+    r = 1 if lr is None else hr.shape[0] // lr.shape[0]
+    if channels == "y" and hr.ndim == 3:
+        hr = luma(hr, rounding="matlab").astype(np.uint8)
+        lr = None if lr is None else imresize(hr, 1 / r)
+    if lr is not None and upscaled:
+        lr = np.asarray(imresize(lr.astype(np.float64) / 255, r), np.float32)
+    elif lr is None:
+        if not noisy:
+            raise ValueError(f"{pair.name} has no low-resolution image: load the set at a scale, or give noise")
+        lr = hr
+    x, y = (a[..., None] if a.ndim == 2 else a for a in (lr, hr))
+    if x.shape[2] == 3 and x.dtype != np.uint8:
+        raise ValueError("upscaled=True is for one channel: take channels='y' or a gray set")
+    return np.ascontiguousarray(x), np.ascontiguousarray(y)
+
+
+def _noise_range(noise: Any) -> tuple[float, float] | None:
+    if noise is None:
+        return None
+    low, high = noise if isinstance(noise, Iterable) else (noise, noise)
+    if not 0 <= low <= high <= 255:
+        raise ValueError(f"noise must be a standard deviation between 0 and 255, or a rising range, got {noise!r}")
+    return float(low), float(high)

@@ -1,0 +1,377 @@
+"""Studies: variants times seeds, trained alike, and what may be concluded from the differences.
+
+A :class:`Study` runs a grid, keeps every finished run in a file of its own, and goes on where it stopped. Its results
+are one tidy table, from which :func:`ordering` says whether a claimed order holds.
+
+The test, everywhere: two variants are compared seed by seed (the same seed means the same patches in the same order),
+and the 95 % interval of the mean difference is taken from Student's t. The order *holds* if the interval lies above
+zero, it *does not* if it lies below, and otherwise the difference is *within noise*. Fewer than three seeds decide
+nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import itertools
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nsrlib.provenance import commit, device_name, versions, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Task = Callable[..., Mapping[str, Any]]
+"""``task(seed=..., out=folder, **settings) -> {metric: number}``; ``curve`` may hold rows of a learning curve."""
+
+MIN_SEEDS = 3
+CONFIDENCE = 0.95
+
+
+def train_and_score(
+    *,
+    model: str,
+    scale: int,
+    recipe: Mapping[str, Any],
+    seed: int,
+    config: Mapping[str, Any] | None = None,
+    train: Sequence[str] = ("t91",),
+    test: Sequence[str] = ("set5",),
+    patches: Mapping[str, Any] | None = None,
+    points: int = 8,
+    out: str | None = None,
+) -> dict[str, Any]:
+    """Train one network and score it: the task of most studies.
+
+    Args:
+        model, scale, config: for :func:`nsrlib.create_model`.
+        recipe: fields of :class:`~nsrlib.training.Recipe`; ``seed`` is set to the run's.
+        train: training sets. patches: keywords of :class:`~nsrlib.patches.Patches`.
+        test: sets on which PSNR and SSIM are measured under the model's usual protocol, with LR made the papers' way.
+        points: validations on the first test set along the way, for the learning curve.
+        out: folder of the run's checkpoints.
+
+    Returns:
+        ``psnr_<set>``, ``ssim_<set>``, ``params``, ``loss``, ``seconds`` of training, ``curve``.
+    """
+    from nsrlib import data, evaluation
+    from nsrlib.models import create_model
+    from nsrlib.training import Recipe, fit, seeded
+
+    full = Recipe(**{**recipe, "seed": seed})
+    with seeded(seed):
+        network = create_model(model, scale, **dict(config or {}))
+    tests = {name: data.load(name, scale) for name in test}
+    first = next(iter(tests.values()))
+
+    def validate(net: Any) -> dict[str, float]:
+        return {"psnr": float(evaluation.evaluate(net, first, fast=False)["psnr"].mean())}
+
+    result = fit(
+        network,
+        training_patches(tuple(train), scale, full.patch, json.dumps(dict(patches or {}), sort_keys=True)),
+        full,
+        validate=validate,
+        validate_every=max(1, full.iterations // points),
+        log_every=max(1, full.iterations // points),
+        out=out,
+        progress=False,
+        metadata={"model": model, "scale": scale, "config": json.dumps(dict(config or {}))},
+    )
+    scores: dict[str, Any] = {}
+    for name, images in tests.items():
+        table = evaluation.evaluate(result.model, images)
+        scores[f"psnr_{name}"], scores[f"ssim_{name}"] = float(table["psnr"].mean()), float(table["ssim"].mean())
+    return scores | {
+        "params": sum(p.numel() for p in network.parameters()),
+        "loss": float(result.history["loss"].iloc[-1]),
+        "seconds": result.seconds,
+        "curve": result.history[["step", "loss", "psnr"]].to_dict("records"),
+    }
+
+
+@functools.lru_cache(maxsize=2)
+def training_patches(names: tuple[str, ...], scale: int | None, patch: int, options: str = "{}") -> Any:
+    """Patches of training sets, decoded once per process; ``options``: keywords of ``Patches`` as JSON."""
+    from nsrlib import data
+    from nsrlib.patches import Patches
+
+    return Patches(data.training_set(names, scale), patch, **{"too_small": "skip", **json.loads(options)})
+
+
+@dataclass(frozen=True)
+class Study:
+    """Variants times seeds.
+
+    Attributes:
+        name: of the study, in file names and progress bars.
+        variants: name -> settings for the task, JSON-able.
+        common: settings that all variants share; a variant's own come first, and a ``recipe`` or ``config`` in both is
+            merged key by key.
+        seeds: as many runs of each variant.
+        task: a module-level function, or its ``module:name``.
+        note: what a reader must know about the scale of the training.
+    """
+
+    name: str
+    variants: Mapping[str, Mapping[str, Any]]
+    common: Mapping[str, Any] = field(default_factory=dict)
+    seeds: Sequence[int] = (0, 1, 2)
+    task: Task | str = "nsrlib.studies:train_and_score"
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.variants:
+            raise ValueError(f"study {self.name!r} has no variants")
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds of study {self.name!r} must be different numbers, got {self.seeds!r}")
+        for variant in self.variants:
+            if not all(c.isalnum() or c in " ._+-=" for c in variant):
+                raise ValueError(f"variant names become file names: letters, digits and ' ._+-=', got {variant!r}")
+
+    def settings(self, variant: str) -> dict[str, Any]:
+        """All settings of a variant."""
+        own, merged = self.variants[variant], dict(self.common)
+        for key, value in own.items():
+            both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+            merged[key] = {**merged[key], **value} if both else value
+        return merged
+
+    def digest(self, variant: str) -> str:
+        """Eight letters that change when a variant's settings do."""
+        task = self.task if isinstance(self.task, str) else f"{self.task.__module__}:{self.task.__qualname__}"
+        content = json.dumps([task, self.settings(variant)], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:8]
+
+    def run(self, out: str | os.PathLike, *, jobs: int = 1, progress: bool | None = None) -> StudyResult:
+        """Run what is not finished yet, ``jobs`` at once, and return everything.
+
+        Each run leaves ``<variant>-seed<k>-<digest>.json`` in ``out`` and, until it is finished, its checkpoints.
+
+        Raises:
+            StudyError: runs failed; the others are finished and kept, and the message names each.
+        """
+        from tqdm.auto import tqdm
+
+        folder = Path(out)
+        folder.mkdir(parents=True, exist_ok=True)
+        # seed by seed, so that an interrupted study has whole comparisons
+        todo = [
+            (v, s) for s, v in itertools.product(self.seeds, self.variants) if not self._file(folder, v, s).exists()
+        ]
+        total = len(self.seeds) * len(self.variants)
+        hidden = None if progress is None else not progress
+        bar = tqdm(total=total, initial=total - len(todo), desc=self.name, unit="run", disable=hidden)
+        failed: dict[str, str] = {}
+        with bar:
+            for variant, seed, error in self._outcomes(folder, todo, jobs):
+                bar.update()
+                bar.set_postfix_str(f"{variant}, seed {seed}")
+                if error:
+                    failed[f"{variant}, seed {seed}"] = error
+        if failed:
+            raise StudyError(
+                f"{len(failed)} of {total} runs of {self.name} failed; the others are kept: "
+                + "; ".join(f"{run}: {why}" for run, why in failed.items())
+            )
+        return self.collect(folder)
+
+    def _outcomes(self, folder: Path, todo: Sequence[tuple[str, int]], jobs: int) -> Any:
+        arguments = [
+            (self.task, self.settings(v), s, str(self._file(folder, v, s)), {"variant": v, "seed": s}) for v, s in todo
+        ]
+        if jobs <= 1 or len(todo) <= 1:
+            for (variant, seed), argument in zip(todo, arguments, strict=True):
+                yield variant, seed, _attempt(_run_one, *argument)
+            return
+        import multiprocessing
+
+        with ProcessPoolExecutor(
+            min(jobs, len(todo)), mp_context=multiprocessing.get_context("spawn"), initializer=_one_thread
+        ) as pool:
+            futures = {pool.submit(_run_one, *a): run for run, a in zip(todo, arguments, strict=True)}
+            for future in as_completed(futures):
+                yield *futures[future], _attempt(future.result)
+
+    def _file(self, folder: Path, variant: str, seed: int) -> Path:
+        return folder / f"{variant}-seed{seed}-{self.digest(variant)}.json"
+
+    def collect(self, out: str | os.PathLike) -> StudyResult:
+        """The finished runs in a folder."""
+        files = [self._file(Path(out), v, s) for v, s in itertools.product(self.variants, self.seeds)]
+        runs = [json.loads(path.read_text()) for path in files if path.exists()]
+        settings = {variant: self.settings(variant) for variant in self.variants}
+        return StudyResult(self.name, runs, settings, self.note)
+
+
+class StudyError(RuntimeError):
+    """Some runs of a study failed."""
+
+
+def _attempt(function: Callable[..., Any], *arguments: Any) -> str:
+    try:
+        function(*arguments)
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".strip()
+    return ""
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _run_one(task: Task | str, settings: Mapping[str, Any], seed: int, target: str, about: Mapping[str, Any]) -> None:
+    import shutil
+
+    if isinstance(task, str):
+        module, _, name = task.partition(":")
+        function: Task = getattr(importlib.import_module(module), name)
+    else:
+        function = task
+    scratch = Path(target).with_suffix("")
+    result = dict(function(seed=seed, out=str(scratch), **settings))
+    curve = result.pop("curve", [])
+    where = {"device": device_name(), "versions": versions(), "commit": commit()}
+    write_json(Path(target), {**about, "metrics": result, "curve": curve, "provenance": where})
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+@dataclass
+class StudyResult:
+    """Finished runs of a study.
+
+    Attributes:
+        name, note: of the study.
+        runs: one dict per run: variant, seed, metrics, curve, provenance.
+        settings: variant -> what it was trained with.
+    """
+
+    name: str
+    runs: list[dict[str, Any]]
+    settings: dict[str, dict[str, Any]]
+    note: str = ""
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row per run: variant, seed and a column per metric."""
+        import pandas as pd
+
+        return pd.DataFrame([{"variant": r["variant"], "seed": r["seed"], **r["metrics"]} for r in self.runs])
+
+    @property
+    def curves(self) -> pd.DataFrame:
+        """A row per point of every learning curve: variant, seed, step, ..."""
+        import pandas as pd
+
+        return pd.DataFrame([{"variant": r["variant"], "seed": r["seed"], **p} for r in self.runs for p in r["curve"]])
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seeds that every variant has."""
+        by_variant = [{r["seed"] for r in self.runs if r["variant"] == v} for v in self.settings]
+        return sorted(set.intersection(*by_variant)) if by_variant else []
+
+    def describe(self) -> str:
+        """How the numbers came about, in a sentence: scale of the training, seeds, hardware."""
+        devices = sorted({r["provenance"]["device"] for r in self.runs})
+        seeds = f"{len(self.seeds)} seeds" if len(self.seeds) != 1 else "1 seed"
+        return f"{self.note.rstrip('. ')}; {seeds}, {', '.join(devices)}.".lstrip("; ")
+
+    def store(self, path: str | os.PathLike) -> Path:
+        """Write everything to one JSON file."""
+        write_json(Path(path), asdict(self))
+        return Path(path)
+
+
+def load_study(path: str | os.PathLike) -> StudyResult:
+    """What :meth:`StudyResult.store` wrote. ValueError that names the file if it is something else."""
+    try:
+        return StudyResult(**json.loads(Path(path).read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{Path(path).name} is not a stored study: {error}") from None
+
+
+# --- conclusions ------------------------------------------------------------------------------------------------------
+
+
+def summary(table: pd.DataFrame, metric: str, baseline: str | None = None) -> pd.DataFrame:
+    """Mean, spread and number of seeds of each variant, in the table's order; with ``baseline``, paired differences.
+
+    Columns: mean, sd (sample standard deviation), seeds; difference, low and high (its 95 % interval).
+    """
+    import pandas as pd
+
+    _check(table, metric)
+    groups = table.groupby("variant", sort=False)[metric]
+    result = pd.DataFrame({"mean": groups.mean(), "sd": groups.std(ddof=1), "seeds": groups.count()})
+    if baseline is not None:
+        pairs = {v: _paired(table, metric, v, baseline) for v in result.index if v != baseline}
+        for column in ("difference", "low", "high"):
+            result[column] = pd.Series({v: p[column] for v, p in pairs.items()}, dtype=float)
+    return result
+
+
+def ordering(table: pd.DataFrame, metric: str, claims: Sequence[tuple[str, str]]) -> pd.DataFrame:
+    """Test claims "the first is better (larger) than the second" by the rule of the module.
+
+    Args:
+        table: :attr:`StudyResult.table`.
+        metric: a column; larger is better.
+        claims: pairs of variants.
+
+    Returns:
+        Columns better, worse, difference (mean over seeds), sd, low, high, seeds, verdict: ``ordering holds``,
+        ``does not``, ``within noise`` or ``too few seeds``.
+
+    Raises:
+        ValueError: a variant or metric that the table lacks.
+    """
+    import pandas as pd
+
+    _check(table, metric, [name for claim in claims for name in claim])
+    rows = []
+    for better, worse in claims:
+        paired = _paired(table, metric, better, worse)
+        if paired["seeds"] < MIN_SEEDS:
+            verdict = "too few seeds"
+        else:
+            verdict = "ordering holds" if paired["low"] > 0 else "does not" if paired["high"] < 0 else "within noise"
+        rows.append({"better": better, "worse": worse, **paired, "verdict": verdict})
+    return pd.DataFrame(rows)
+
+
+def overall(verdicts: pd.DataFrame) -> str:
+    """One verdict for several claims: the weakest of them."""
+    for verdict in ("too few seeds", "does not", "within noise"):
+        if (verdicts["verdict"] == verdict).any():
+            return verdict
+    return "ordering holds"
+
+
+def _paired(table: pd.DataFrame, metric: str, a: str, b: str) -> dict[str, float]:
+    from scipy import stats
+
+    wide = table.pivot_table(index="seed", columns="variant", values=metric)[[a, b]].dropna()
+    difference = wide[a] - wide[b]
+    n = len(difference)
+    mean, sd = float(difference.mean()), float(difference.std(ddof=1)) if n > 1 else float("nan")
+    half = stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1) * sd / n**0.5 if n > 1 else float("nan")
+    return {"difference": mean, "sd": sd, "low": mean - half, "high": mean + half, "seeds": n}
+
+
+def _check(table: pd.DataFrame, metric: str, variants: Sequence[str] = ()) -> None:
+    if metric not in table.columns:
+        have = ", ".join(c for c in table.columns if c not in ("variant", "seed"))
+        raise ValueError(f"no metric {metric!r}; there are: {have}")
+    have_variants = list(dict.fromkeys(table["variant"]))
+    if missing := [v for v in dict.fromkeys(variants) if v not in have_variants]:
+        raise ValueError(f"no variant {missing[0]!r}; there are: {', '.join(have_variants)}")
