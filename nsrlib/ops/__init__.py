@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nsrlib.ops.adder2d import adder2d, adder2d_int8
     from nsrlib.ops.bsconv2d import bsconv2d
+    from nsrlib.ops.mixed_conv2d import mixed_conv2d
 
-__all__ = ["adder2d", "adder2d_int8", "bsconv2d"]
+__all__ = ["adder2d", "adder2d_int8", "bsconv2d", "mixed_conv2d"]
 
-_FILES = {"adder2d": "adder2d", "adder2d_int8": "adder2d", "bsconv2d": "bsconv2d"}
+_FILES = {"adder2d": "adder2d", "adder2d_int8": "adder2d", "bsconv2d": "bsconv2d", "mixed_conv2d": "mixed_conv2d"}
 
 
 def __getattr__(name: str) -> Any:
