@@ -1,18 +1,31 @@
-"""Parameters, multiply-adds, activations: counted layer by layer, under a rule that is always named.
+"""Parameters, multiply-adds, activations, energy: counted layer by layer, under a rule that is always named.
 
 Papers print numbers that cannot be compared, because tools disagree about biases, poolings and Linear layers. Three
 rules are offered, see :data:`RULES`; the notebook shows which one reproduces which table.
+
+Adder layers have no multiplications: a tap is a subtraction and an addition (``abs`` drops a sign bit and is free), and
+none of the three rules counts it among the multiply-adds. :func:`energy` turns additions and multiplications into
+millijoules as AdderSR does, :func:`energy_breakdown` adds what that leaves out.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+from nsrlib.models import create_model
+from nsrlib.models.addersr import Adder2d, AdderUnit, PowerActivation
+from nsrlib.models.baselines import EDSRFrame, LumaResidual, ScaledResidual
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RULES = {
     "macs": "multiply-adds of convolutions and Linear layers; nothing for biases, activations, pooling, resizing, adds",
@@ -31,13 +44,17 @@ class Complexity:
 
     Attributes:
         params: every parameter.
-        multiplications, additions: of convolutions and Linear layers, as pairs (a multiply-add is one of each).
-        activations: output elements of convolutions, Linear layers included unless the rule is ``challenge``.
+        multiplications, additions: a multiply-add of convolutions and Linear layers is one of each, a tap of an adder
+            layer is two additions.
+        activations: output elements of convolutions, Linear and adder layers (``challenge``: of convolutions alone).
         convs: calls of convolutions (likewise).
         multi_adds: the single number that papers print, under ``rule``.
         rule: key of :data:`RULES`.
         input_size: ``(H, W)`` of the low-resolution input.
         layers: one dict per call: name, type, output shape, params, multi_adds, activations (0 where not counted).
+        extras: multiplications and additions that the papers' rule leaves out, by origin (:data:`EXTRAS`).
+        traffic: elements that convolutions, Linear and adder layers read and write when each runs on its own: inputs,
+            outputs and weights once. What lies between two of them is taken as fused into the first.
     """
 
     params: int
@@ -49,6 +66,8 @@ class Complexity:
     rule: str
     input_size: tuple[int, int]
     layers: tuple[dict[str, Any], ...]
+    extras: dict[str, tuple[int, int]]
+    traffic: int
 
     def __str__(self) -> str:
         h, w = self.input_size
@@ -82,12 +101,14 @@ def count(
     if not any(True for _ in model.parameters()) and any(True for _ in model.buffers()):
         raise ValueError(f"{type(model).__name__} is a fused form; count the network that it was made from")
     rows: list[dict[str, Any]] = []
+    extras = {kind: [0, 0] for kind in EXTRAS}
     ghost = copy.deepcopy(model).to("meta").eval()
     handles = [
         m.register_forward_hook(_recorder(name, rows))
         for name, m in ghost.named_modules()
         if not any(True for _ in m.children())
     ]
+    handles += [m.register_forward_hook(_extra_recorder(extras)) for m in ghost.modules()]
     try:
         with torch.inference_mode():
             ghost(torch.empty(1, channels, *size, device="meta"))
@@ -95,12 +116,13 @@ def count(
         for handle in handles:
             handle.remove()
 
-    convs = [r for r in rows if r["type"] == "Conv2d" or (r["linear"] and rule != "challenge")]
+    convs = [r for r in rows if r["type"] == "Conv2d" or ((r["linear"] or r["taps"]) and rule != "challenge")]
     macs = sum(r["macs"] for r in rows)
+    working = [r for r in rows if r["macs"] or r["taps"]]
     return Complexity(
         params=sum(p.numel() for p in model.parameters()),
         multiplications=macs,
-        additions=macs,
+        additions=macs + 2 * sum(r["taps"] for r in rows),
         activations=sum(r["elements"] for r in convs),
         convs=len(convs),
         multi_adds=sum(_by_rule(r, rule) for r in rows),
@@ -117,17 +139,21 @@ def count(
             }
             for r in rows
         ),
+        extras={kind: (n[0], n[1]) for kind, n in extras.items()},
+        traffic=sum(math.prod(r["input"]) + r["elements"] + r["params"] for r in working),
     )
 
 
 def _recorder(name: str, rows: list[dict[str, Any]]) -> Callable[[nn.Module, Any, Tensor], None]:
     def hook(module: nn.Module, args: Any, out: Tensor) -> None:
         conv, linear = isinstance(module, nn.Conv2d), isinstance(module, nn.Linear)
-        per_element = 0
+        per_element = taps = 0
         if isinstance(module, nn.Conv2d):
             per_element = module.weight[0].numel()
         elif isinstance(module, nn.Linear):
             per_element = module.in_features
+        elif isinstance(module, Adder2d):
+            taps = module.weight[0].numel()
         rows.append(
             {
                 "name": name,
@@ -139,6 +165,7 @@ def _recorder(name: str, rows: list[dict[str, Any]]) -> Callable[[nn.Module, Any
                 "elements": out.numel(),
                 "params": sum(p.numel() for p in module.parameters()),
                 "macs": out.numel() * per_element,
+                "taps": out.numel() * taps,
             }
         )
 
@@ -161,3 +188,169 @@ def _by_rule(row: dict[str, Any], rule: str) -> int:
             return row["output"][0] * row["output"][2] ** 2
         return row["macs"]
     return row["macs"]
+
+
+def _extra_recorder(extras: dict[str, list[int]]) -> Callable[[nn.Module, Any, Tensor], None]:
+    def hook(module: nn.Module, args: Any, out: Tensor) -> None:
+        def note(kind: str, elements: int, multiplications: int, additions: int) -> None:
+            extras[kind][0] += multiplications * elements
+            extras[kind][1] += additions * elements
+
+        n = out.numel()
+        if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
+            note("bias", n, 0, 1)
+        elif isinstance(module, nn.BatchNorm2d):
+            note("batch normalisation", n, 1, 1)
+        elif isinstance(module, PowerActivation):
+            note("power activation", n, POWER_OPERATIONS, POWER_OPERATIONS)
+        elif isinstance(module, AdderUnit):
+            note("self-shortcut", n, 0, int("shortcut" in module.steps))
+        elif isinstance(module, ScaledResidual):
+            note("residuals", n, int(module.res_scale != 1), 1)
+        elif isinstance(module, LumaResidual):
+            note("residuals", n, 0, 1)
+        elif isinstance(module, EDSRFrame):  # the long skip
+            note("residuals", n // (3 * module.scale**2) * module.num_feats, 0, 1)
+
+    return hook
+
+
+# --- energy -----------------------------------------------------------------------------------------------------------
+
+PICOJOULES: dict[str, dict[str, float]] = {
+    "float32": {"add": 0.9, "multiply": 3.7},
+    "int8": {"add": 0.03, "multiply": 0.2},
+}
+"""Energy of one operation at 45 nm (Horowitz, ISSCC 2014), as the AdderNet group uses it (arXiv 2112.07326)."""
+
+INT32_ADD = 0.1
+"""Picojoules of an int32 addition (the same table): what adding up hundreds of int8 terms really takes."""
+
+DRAM_BYTE = 160.0
+"""Picojoules of a byte from DRAM: 1.3 nJ for 64 bits, the lower end of the same table (recalled)."""
+
+EXTRAS = ("bias", "batch normalisation", "self-shortcut", "residuals", "power activation")
+"""What the papers' rule does not count, and :func:`energy_breakdown` does, where there is one."""
+
+POWER_OPERATIONS = 8
+"""Multiply-adds of ``exp(alpha log y)`` in float32: two polynomials of degree 4. An assumption; in int8 the activation
+is a table of 256 entries and is counted as free."""
+
+PIXELS_720P = (960, 960)
+"""A square with exactly the pixels of 1280x720 that 2, 3 and 4 divide: no fractions of pixels at x3."""
+
+
+def energy(complexity: Complexity, dtype: str = "float32") -> float:
+    """Millijoules of additions and multiplications, the papers' rule: no memory, no normalisation, no activations.
+
+    Raises:
+        ValueError: ``dtype`` is not a key of :data:`PICOJOULES`.
+    """
+    return _millijoules(complexity.multiplications, complexity.additions, _prices(dtype))
+
+
+def _prices(dtype: str) -> dict[str, float]:
+    if dtype not in PICOJOULES:
+        raise ValueError(f"dtype must be one of {', '.join(PICOJOULES)}, got {dtype!r}")
+    return PICOJOULES[dtype]
+
+
+def _millijoules(multiplications: float, additions: float, prices: dict[str, float]) -> float:
+    return (multiplications * prices["multiply"] + additions * prices["add"]) * 1e-9
+
+
+def energy_breakdown(complexity: Complexity, dtype: str = "float32") -> dict[str, float]:
+    """Millijoules by origin: ``arithmetic`` (:func:`energy`), then what it leaves out.
+
+    :data:`EXTRAS`; in int8 also ``wide sums``, the difference between adding up in int32 and the rule's int8 additions;
+    and ``memory``, :attr:`Complexity.traffic` from and to DRAM, 4 bytes or 1 an element, each layer on its own.
+    Normalising cannot be folded into an adder, as into a convolution, because ``|x - w|`` does not scale with ``w``.
+    """
+    prices = _prices(dtype)
+    parts = {"arithmetic": energy(complexity, dtype)}
+    for kind, (multiplications, additions) in complexity.extras.items():
+        free = kind == "power activation" and dtype == "int8"
+        parts[kind] = 0.0 if free else _millijoules(multiplications, additions, prices)
+    # one sum a multiply-add, one a tap of two additions
+    sums = complexity.multiplications + (complexity.additions - complexity.multiplications) // 2
+    parts["wide sums"] = sums * (INT32_ADD - prices["add"]) * 1e-9 if dtype == "int8" else 0.0
+    parts["memory"] = complexity.traffic * DRAM_BYTE * (1 if dtype == "int8" else 4) * 1e-9
+    return parts
+
+
+_TWINS: tuple[tuple[str, str, str, int, dict[str, Any], dict[str, Any]], ...] = (
+    ("VDSR", "", "vdsr", 1, {}, {}),
+    *(("EDSR", v, "edsr", s, {}, {"variant": v}) for v in "BA" for s in (2, 3, 4)),
+    *(
+        (
+            "EDSR-baseline",
+            v,
+            "edsr_baseline",
+            2,
+            {},
+            {"variant": v, "num_feats": 64, "num_blocks": 16, "res_scale": 1.0},
+        )
+        for v in "BA"
+    ),
+)
+
+
+@functools.cache
+def _pairs() -> list[tuple[dict[str, Any], Complexity, Complexity]]:
+    """Convolutional network and adder twin, for one HR output of 1280x720 pixels."""
+    found = []
+    for model, variant, cnn, scale, plain, options in _TWINS:
+        adder = "addersr_vdsr" if cnn == "vdsr" else "addersr_edsr"
+        channels = 1 if cnn == "vdsr" else 3
+        with torch.device("meta"):
+            twins = create_model(cnn, scale, **plain), create_model(adder, scale, **options)
+        size = lr_size(scale, PIXELS_720P)
+        key = {"model": model, "scale": "any" if cnn == "vdsr" else f"x{scale}", "variant": variant}
+        a, b = (count(m, size, channels=channels) for m in twins)
+        found.append((key, a, b))
+    return found
+
+
+def energy_table() -> pd.DataFrame:
+    """AdderSR's energy comparison by the papers' rule, one 1280x720 output: VDSR (any scale: its input is upscaled) and
+    EDSR with the upsampler of adders (variant B) or convolutions (A).
+
+    Columns: model, scale, variant; ``cnn_ops`` (multiplications, and as many additions), ``ann_mul``, ``ann_add`` in G;
+    ``cnn_float32``, ``ann_float32``, ``ratio_float32`` in mJ, and the same for int8.
+    """
+    import pandas as pd
+
+    rows = []
+    for key, cnn, ann in _pairs():
+        row = key | {
+            "cnn_ops": cnn.multiplications / 1e9,
+            "ann_mul": ann.multiplications / 1e9,
+            "ann_add": ann.additions / 1e9,
+        }
+        for dtype in PICOJOULES:
+            a, b = energy(cnn, dtype), energy(ann, dtype)
+            row |= {f"cnn_{dtype}": a, f"ann_{dtype}": b, f"ratio_{dtype}": a / b}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def honest_energy_table(dtype: str = "float32") -> pd.DataFrame:
+    """The same pairs with everything in :func:`energy_breakdown`, in mJ; a convolutional and an adder row for each.
+
+    Columns: model, scale, variant, network, the breakdown's parts, ``total``, and three ratios on the adder's row:
+    ``ratio`` of the rule, ``ratio_all_arithmetic`` with the extras, ``ratio_with_memory`` of the totals.
+    """
+    import pandas as pd
+
+    rows = []
+    for key, cnn, ann in _pairs():
+        a, b = energy_breakdown(cnn, dtype), energy_breakdown(ann, dtype)
+        ta, tb = sum(a.values()), sum(b.values())
+        ratios = {
+            "ratio": a["arithmetic"] / b["arithmetic"],
+            "ratio_all_arithmetic": (ta - a["memory"]) / (tb - b["memory"]),
+            "ratio_with_memory": ta / tb,
+        }
+        rows.append(key | {"network": "convolutions"} | a | {"total": ta})
+        rows.append(key | {"network": "adders"} | b | {"total": tb} | ratios)
+    return pd.DataFrame(rows)

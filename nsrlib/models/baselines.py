@@ -1,14 +1,18 @@
-"""Networks that the papers compare with: bicubic, IMDN, RFDN.
+"""Networks that the papers compare with: bicubic, EDSR, IMDN, RFDN, VDSR.
 
 All take ``(N, 3, H, W)`` in [0, 1] and return ``(N, 3, rH, rW)``, not clipped.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterable
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nsrlib.images import imresize
+from nsrlib.images import imresize, luma
 from nsrlib.layers import ESA, DistillationBlock, check_input, conv_layer
 
 
@@ -135,3 +139,169 @@ class IMDN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         check_input(x, type(self).__name__, 3, self.min_size)
         return self.model(x)
+
+
+# --- VDSR -------------------------------------------------------------------------------------------------------------
+
+
+class LumaResidual(nn.Module):
+    """What VDSR and its adder twin share: a chain of layers that adds detail to the bicubically upscaled luma.
+
+    Input ``(N, 1, H, W)``, taken as the plane itself, or RGB ``(N, 3, H, W)``: the detail of its luma (BT.601, 16..235
+    of 255) is then added to all three channels, times 255 / 219, which raises the luma by that detail and leaves the
+    colour differences bicubic. Output ``(N, 1 or 3, rH, rW)``. At scale 1 the input has been upscaled already.
+
+    Args:
+        layers: between the first convolution (with ReLU) and the last; each keeps ``num_feats`` channels.
+    """
+
+    min_size = 1
+
+    def __init__(self, scale: int, num_feats: int, layers: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.scale = scale
+        self.head = nn.Conv2d(1, num_feats, 3, padding=1)
+        self.body = nn.Sequential(*layers)
+        self.tail = nn.Conv2d(num_feats, 1, 3, padding=1)
+        self.halo = math.ceil((len(self.body) + 2) / scale) + 3
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+        with torch.no_grad():
+            self.tail.weight.mul_(0.1)  # starts near bicubic
+
+    def detail(self, plane: Tensor) -> Tensor:
+        """``(N, 1, rH, rW)``, upscaled already, to what is added to it."""
+        return self.tail(self.body(F.relu(self.head(plane))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        colour = x.shape[1:2] == (3,)
+        check_input(x, type(self).__name__, 3 if colour else 1, self.min_size)
+        up = x if self.scale == 1 else imresize(x.to(torch.promote_types(x.dtype, torch.float32)), self.scale)
+        up = up.to(x.dtype)
+        if not colour:
+            return up + self.detail(up)
+        return up + 255 / 219 * self.detail((luma(up)[:, None] / 255).to(x.dtype))
+
+
+class VDSR(LumaResidual):
+    """VDSR (Kim et al., CVPR 2016): 20 convolutions of 64 channels on upscaled luma, 665,921 parameters.
+
+    Args:
+        scale: 1 for input that has been upscaled already; the weights do not depend on it.
+        num_layers: convolutions in all, at least 3.
+    """
+
+    def __init__(self, scale: int = 4, num_feats: int = 64, num_layers: int = 20) -> None:
+        check_depth(num_layers)
+        layers = (
+            nn.Sequential(nn.Conv2d(num_feats, num_feats, 3, padding=1), nn.ReLU()) for _ in range(num_layers - 2)
+        )
+        super().__init__(scale, num_feats, layers)
+
+
+def check_depth(num_layers: int) -> None:
+    if num_layers < 3:
+        raise ValueError(f"num_layers must be at least 3 (first, middle, last), got {num_layers}")
+
+
+# --- EDSR -------------------------------------------------------------------------------------------------------------
+
+
+class MeanShift(nn.Module):
+    """Add ``sign`` times DIV2K's mean colour. Buffers, named as in the released files: nothing here is trained."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, img_range: float, sign: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.eye(3)[:, :, None, None])
+        self.register_buffer("bias", sign * img_range * torch.tensor([0.4488, 0.4371, 0.4040]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight, self.bias)
+
+
+class ScaledResidual(nn.Module):
+    """``x + res_scale * body(x)``, EDSR's block."""
+
+    def __init__(self, res_scale: float, *body: nn.Module) -> None:
+        super().__init__()
+        self.body, self.res_scale = nn.Sequential(*body), res_scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.res_scale * self.body(x)
+
+
+def conv3x3(c_in: int, c_out: int) -> nn.Module:
+    return nn.Conv2d(c_in, c_out, 3, padding=1)
+
+
+class EDSRFrame(nn.Module):
+    """What EDSR and its adder twin share: mean shift, first convolution, long skip, upsampler, last convolution.
+
+    Args:
+        scale: 2, 3 or 4. x4 is x2 twice.
+        body: the blocks and one layer after them, each keeping ``num_feats`` channels.
+        img_range: the network works on [0, img_range] inside.
+        upsampling: makes the layer before each pixel shuffle.
+    """
+
+    min_size = 1
+
+    def __init__(
+        self,
+        scale: int,
+        num_feats: int,
+        body: Iterable[nn.Module],
+        img_range: float,
+        upsampling: Callable[[int, int], nn.Module] = conv3x3,
+    ) -> None:
+        super().__init__()
+        self.scale, self.num_feats, self.img_range = scale, num_feats, img_range
+        self.sub_mean, self.add_mean = MeanShift(img_range, -1), MeanShift(img_range, 1)
+        self.head = nn.Sequential(conv3x3(3, num_feats))
+        self.body = nn.Sequential(*body)
+        self.halo = 2 * len(self.body) + 4
+        up: list[nn.Module] = []
+        for r in (3,) if scale == 3 else (2,) * int(math.log2(scale)):
+            up += [upsampling(num_feats, r * r * num_feats), nn.PixelShuffle(r)]
+        self.tail = nn.Sequential(nn.Sequential(*up), conv3x3(num_feats, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_input(x, type(self).__name__, 3, self.min_size)
+        head = self.head(self.sub_mean(x * self.img_range))
+        return self.add_mean(self.tail(self.body(head) + head)) / self.img_range
+
+
+class EDSR(EDSRFrame):
+    """EDSR (Lim et al., CVPR Workshops 2017) as released, 40.7 M parameters at x2; values 0..255 inside."""
+
+    def __init__(
+        self,
+        scale: int = 4,
+        num_feats: int = 256,
+        num_blocks: int = 32,
+        res_scale: float = 0.1,
+        img_range: float = 255.0,
+    ) -> None:
+        c = num_feats
+        blocks = [ScaledResidual(res_scale, conv3x3(c, c), nn.ReLU(), conv3x3(c, c)) for _ in range(num_blocks)]
+        super().__init__(scale, c, [*blocks, conv3x3(c, c)], img_range)
+
+
+class EDSRBaseline(EDSR):
+    """EDSR's small form: 64 channels, 16 blocks, blocks not scaled; 1.37 M parameters at x2."""
+
+    def __init__(
+        self,
+        scale: int = 4,
+        num_feats: int = 64,
+        num_blocks: int = 16,
+        res_scale: float = 1.0,
+        img_range: float = 255.0,
+    ) -> None:
+        super().__init__(scale, num_feats, num_blocks, res_scale, img_range)
