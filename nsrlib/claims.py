@@ -9,7 +9,8 @@ how       meaning                                           verdict "reproduced"
 ========  ================================================  ========================================================
 exact     follows without training (counts, arithmetic)     equal to every printed digit
 weights   published weights on the real benchmark           PSNR within 0.01 dB, SSIM within 0.0005
-trained   trained here, smaller or shorter than the paper   "trend holds": the paper's ordering, over 3 seeds or more
+trained   trained here, smaller or shorter than the paper   "trend holds": the paper's ordering, over 3 seeds or more;
+                                                            "within noise": the seeds differ more than the variants
 open      not measured                                      never; the reason is given. Numbers that the paper itself
                                                             quotes from other papers are "quoted"
 ========  ================================================  ========================================================
@@ -25,11 +26,14 @@ import time
 from collections.abc import Mapping, Sequence
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
 from nsrlib.provenance import REPOSITORY, commit, device_name, versions, write_json
+
+if TYPE_CHECKING:
+    from nsrlib.studies import StudyResult
 
 PUBLISHED_DIR = REPOSITORY / "data" / "published"
 RESULTS_DIR = REPOSITORY / "data" / "results"
@@ -124,23 +128,12 @@ class Ledger:
         """
         known = known or {}
         for key in measured:
-            if key not in self.published.index:
-                import difflib
-
-                near = difflib.get_close_matches(key, list(self.published.index), 1)
-                raise KeyError(
-                    f"{key!r} is not in data/published/{self.paper}.csv" + (f"; near: {near[0]}" if near else "")
-                )
+            self._published_row(key)
             if not math.isfinite(measured[key]):
                 raise ValueError(f"{key} is not a finite number: {measured[key]}")
         for key, value in measured.items():
-            cell: Any = self.published.loc[key]
-            self.rows[key] = {
-                "id": key,
-                "paper": self.paper,
-                **{k: cell[k] for k in ("table", "row", "column", "metric", "unit", "source")},
-                "scale": None if pd.isna(cell["scale"]) else int(cell["scale"]),
-                "published": cell["value"],
+            cell = self._published_row(key)
+            self.rows[key] = self._row(key) | {
                 "ours": float(value),
                 "difference": float(value) - float(cell["value"]),
                 "how": how,
@@ -149,6 +142,64 @@ class Ledger:
             }
         self.save()
         return self.table(list(measured))
+
+    def trend(self, study: StudyResult, metric: str, claims: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
+        """Test orderings that the paper claims (published value ``>0``) on a trained study.
+
+        Args:
+            study: its runs. metric: one of its columns, in the claims' unit.
+            claims: id of the published ordering -> (better variant, worse variant).
+
+        Returns:
+            :meth:`table` of these cells; ours is the mean difference, the verdict that of
+            :func:`nsrlib.studies.ordering`: trend holds, differs, within noise, or open with too few seeds.
+
+        Raises:
+            KeyError: an id that was never published. ValueError: an unknown variant or metric; an id that is no
+            ordering.
+        """
+        from nsrlib.studies import ordering
+
+        for key in claims:
+            if (found := self._published_row(key)["metric"]) != "ordering":
+                raise ValueError(f"{key} is no ordering, its metric is {found}")
+        tested = ordering(study.table, metric, list(claims.values()))
+        words = {"ordering holds": "trend holds", "does not": "differs", "too few seeds": "open"}
+        for key, test in zip(claims, tested.to_dict("records"), strict=True):
+            verdict = words.get(test["verdict"], test["verdict"])
+            interval = f"95 %: {test['low']:+.3f} to {test['high']:+.3f}, {test['seeds']} seeds"
+            few = verdict == "open"
+            self.rows[key] = self._row(key) | {
+                "ours": None if few else float(test["difference"]),
+                "difference": None,
+                "how": "open" if few else "trained",
+                "verdict": verdict,
+                "reason": f"only {test['seeds']} seeds" if few else interval,
+                "scale of training": study.describe(),
+            }
+        self.save()
+        return self.table(list(claims))
+
+    def _published_row(self, key: str) -> Any:
+        if key not in self.published.index:
+            import difflib
+
+            near = difflib.get_close_matches(key, list(self.published.index), 1)
+            raise KeyError(
+                f"{key!r} is not in data/published/{self.paper}.csv" + (f"; near: {near[0]}" if near else "")
+            )
+        return self.published.loc[key]
+
+    def _row(self, key: str) -> dict[str, Any]:
+        """What the ledger says of a published number before anything is measured."""
+        cell = self._published_row(key)
+        return {
+            "id": key,
+            "paper": self.paper,
+            **{k: cell[k] for k in ("table", "row", "column", "metric", "unit", "source")},
+            "scale": None if pd.isna(cell["scale"]) else int(cell["scale"]),
+            "published": cell["value"],
+        }
 
     def table(self, ids: Sequence[str]) -> pd.DataFrame:
         """Rows of the ledger for reading: published, ours (one digit more than printed), difference, verdict, source.
@@ -162,7 +213,9 @@ class Ledger:
             d = decimals(r["published"]) + 1
             unit = "" if r["unit"] == "1" else f" {r['unit']}"
             values = {"ours": "", "difference": ""}
-            if r["ours"] is not None:
+            if r["metric"] == "ordering":
+                values = {"ours": "" if r["ours"] is None else f"{r['ours']:+.3f}{unit}", "difference": r["reason"]}
+            elif r["ours"] is not None:
                 values = {"ours": f"{r['ours']:.{d}f}", "difference": f"{r['difference']:+.{d}f}"}
             rows.append(
                 r | values | {"published": r["published"] + unit, "scale": f"x{r['scale']}" if r["scale"] else ""}
@@ -183,6 +236,9 @@ class Ledger:
             scale = f" x{r['scale']}" if r["scale"] else ""
             column = "" if r["column"] == "model" else f" {r['column']}"
             unit = "" if r["unit"] in ("1", "") else f" {r['unit']}"
+            if r["metric"] == "ordering" and r["ours"] is not None:
+                lines.append(f"{r['row']}: {r['verdict']}, {r['ours']:+.3f}{unit} ({r['reason']})")
+                continue
             ours = "" if r["ours"] is None else f"{as_printed(r['ours'], r['published'])} ours, "
             cell = f"{r['row']}{scale}{column} {r['metric']}"
             line = f"{cell}: {r['published']}{unit} published, {ours}{r['verdict']}"
@@ -211,17 +267,12 @@ class Ledger:
         Returns:
             Columns verdict, reason, cells, example.
         """
-        for key, cell in self.published.iterrows():
+        for key in self.published.index:
             if key in self.rows:
                 continue
             why = next((text for pattern, text in reasons.items() if fnmatch.fnmatchcase(str(key), pattern)), "")
             is_quoted = not why and any(fnmatch.fnmatchcase(str(key), pattern) for pattern in quoted)
-            self.rows[str(key)] = {
-                "id": str(key),
-                "paper": self.paper,
-                **{k: cell[k] for k in ("table", "row", "column", "metric", "unit", "source")},
-                "scale": None if pd.isna(cell["scale"]) else int(cell["scale"]),
-                "published": cell["value"],
+            self.rows[str(key)] = self._row(str(key)) | {
                 "ours": None,
                 "difference": None,
                 "how": "open",
@@ -348,13 +399,15 @@ def scoreboard_markdown(board: pd.DataFrame | None = None) -> str:
     """The scoreboard by paper and table as a Markdown table, for the README."""
     board = scoreboard() if board is None else board
     lines = [
-        "| paper | table | cells | exact | with weights | trend | differs | open | quoted | command |",
-        "|---|---|--:|--:|--:|--:|--:|--:|--:|---|",
+        "| paper | table | cells | exact | with weights | trend | noise | differs | open | quoted | command |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|---|",
     ]
     for (paper, table), cells in board.groupby(["paper", "table"], sort=False):
         good = cells[cells["verdict"].isin(["reproduced", "trend holds"])]
         counts = [int((good["how"] == how).sum()) for how in ("exact", "weights", "trained")]
-        counts += [int((cells["verdict"] == verdict).sum()) for verdict in ("differs", "open", "quoted")]
+        counts += [
+            int((cells["verdict"] == verdict).sum()) for verdict in ("within noise", "differs", "open", "quoted")
+        ]
         numbers = " | ".join(str(n) if n else "" for n in counts)
         lines.append(f"| {paper} | {table} | {len(cells)} | {numbers} | `{cells['command'].iloc[0]}` |")
     good = board[board["verdict"].isin(["reproduced", "trend holds"])]

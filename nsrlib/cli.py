@@ -26,7 +26,7 @@ def main() -> None:
     """Run the command; a problem the user can solve becomes one line and exit status 1."""
     try:
         app()
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, ArithmeticError) as error:  # ArithmeticError: a loss that is not finite
         typer.secho(f"nsr: {_one_line(error)}", fg="red", err=True)
         sys.exit(1)
     except (MemoryError, RuntimeError) as error:
@@ -46,13 +46,13 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _assignments(pairs: list[str] | None) -> dict[str, Any]:
+def _assignments(pairs: list[str] | None, option: str = "-p") -> dict[str, Any]:
     """``["scale=4", "sets='set5'"]`` -> values; what is no Python literal is a string."""
     values: dict[str, Any] = {}
     for pair in pairs or []:
         name, equals, text = pair.partition("=")
         if not equals or not name.isidentifier():
-            raise ValueError(f"-p takes name=value, got {pair!r}")
+            raise ValueError(f"{option} takes name=value, got {pair!r}")
         try:
             values[name] = ast.literal_eval(text)
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # all that literal_eval may raise
@@ -128,7 +128,7 @@ def scoreboard(
 
 @app.command()
 def evaluate(
-    weights: Annotated[str, typer.Argument(help="A weights file, or 'published'.")],
+    weights: Annotated[str, typer.Argument(help="A weights file, 'published', or 'trained' (small, from here).")],
     model: Annotated[str, typer.Option(help="See 'nsr models'.")],
     on: Annotated[str, typer.Option(help="Data sets or folders, separated by commas.")] = "set5",
     scale: Scale = 4,
@@ -149,7 +149,7 @@ def evaluate(
         raise ValueError(f"--space must be one of {', '.join(metrics.PRESETS)}, got {space!r}")
     if csv and not csv.parent.is_dir():
         raise FileNotFoundError(f"no such folder: {csv.parent}")
-    network = models.create_model(model, scale, pretrained=weights)
+    network = models.create_model(model, scale, pretrained=weights == "trained" or weights)
     protocol = metrics.PRESETS[space](scale if crop is None else crop)
     typer.echo(f"{model} x{scale}; {protocol}")
     tables = []
@@ -173,7 +173,7 @@ def upscale(
     target: Annotated[Path | None, typer.Argument(help="Default: beside the source, as NAME_x4.png.")] = None,
     model: Annotated[str, typer.Option(help="See 'nsr models'.")] = "bsrn",
     scale: Scale = 4,
-    weights: Annotated[str, typer.Option(help="'published' or a file.")] = "published",
+    weights: Annotated[str, typer.Option(help="'published', 'trained' (small, from here) or a file.")] = "published",
     tile: Annotated[int, typer.Option(help="Side of the tiles in input pixels; 0: choose by size.")] = 0,
     device: Device = "auto",
 ) -> None:
@@ -183,13 +183,84 @@ def upscale(
     if not source.is_file():
         raise FileNotFoundError(f"no such image: {source}")
     target = target or evaluation.default_output(source, scale)
-    network = models.create_model(model, scale, pretrained=weights)
+    network = models.create_model(model, scale, pretrained=weights == "trained" or weights)
     progress = sys.stderr.isatty()
     picture = evaluation.upscale_file(network, source, target, tile=tile or "auto", device=device, progress=progress)
     for note in picture.notes:
         typer.echo(f"note: {note}")
     h, w = picture.rgb.shape[:2]
     typer.echo(f"{source.name} {w}x{h} -> {target} {w * scale}x{h * scale}")
+
+
+@app.command()
+def train(
+    model: Annotated[str, typer.Argument(help="See 'nsr models'.")],
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--data",
+            help="Training sets or folders, repeatable. Default: t91, else embedded photographs.",
+        ),
+    ] = None,
+    scale: Scale = 4,
+    config: Annotated[list[str] | None, typer.Option("-c", help="name=value, an option of the network.")] = None,
+    recipe: Annotated[list[str] | None, typer.Option("-r", help="name=value, a field of the recipe.")] = None,
+    profile: Annotated[str, typer.Option(help="quick, cpu, gpu, or paper: the published recipe.")] = "cpu",
+    out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/train-MODEL-xSCALE.")] = None,
+    validate: Annotated[str, typer.Option(help="Set or folder whose PSNR is followed; '' for none.")] = "embedded_val",
+    skip_broken: Annotated[bool, typer.Option(help="Leave out images that cannot be read or are too small.")] = False,
+    fresh: Annotated[bool, typer.Option(help="Start anew where a run was interrupted.")] = False,
+    device: Device = "auto",
+) -> None:
+    """Train a network on your images. The same command goes on where it was interrupted.
+
+    Several GPUs: torchrun --nproc-per-node 8 -m nsrlib.cli train ...
+    """
+    from nsrlib import experiments
+
+    folder = out or Path("runs") / f"train-{model}-x{scale}"
+    _, line = experiments.train(
+        model,
+        scale,
+        data,
+        profile=profile,
+        config=_assignments(config, "-c"),
+        recipe=_assignments(recipe, "-r"),
+        validate=validate or None,
+        out=folder,
+        skip_broken=skip_broken,
+        resume=not fresh,
+        device=device,
+        say=typer.echo,
+    )
+    if line:
+        typer.echo(line)
+
+
+@app.command()
+def study(
+    paper: Annotated[str, typer.Argument(help="bsrn, ...")],
+    names: Annotated[list[str] | None, typer.Argument(help="Which studies; default: all.")] = None,
+    profile: Annotated[str, typer.Option(help="quick, cpu, gpu or paper.")] = "cpu",
+    out: Annotated[Path | None, typer.Option(help="Folder of the runs; default: runs/studies/PAPER-PROFILE.")] = None,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", help="Runs at once, a thread each.")] = 1,
+    store: Annotated[bool, typer.Option(help="Keep the results in data/results.")] = False,
+) -> None:
+    """Train a paper's ablations, variants times seeds; finished runs are kept and not repeated."""
+    from nsrlib import experiments, studies
+
+    table = experiments.studies(paper, profile)
+    if unknown := sorted(set(names or []) - set(table)):
+        raise ValueError(f"{paper} has no study {unknown[0]!r}; there are: {', '.join(table)}")
+    folder = out or Path("runs") / "studies" / f"{paper}-{profile}"
+    for name in names or table:
+        result = table[name].run(folder / name.replace(" ", "-"), jobs=jobs)
+        typer.echo(f"{name}: {result.describe()}")
+        metrics = [c for c in result.table.columns if c.startswith("psnr")]
+        for metric in metrics:
+            typer.echo(studies.summary(result.table, metric).to_string(float_format=lambda v: f"{v:.3f}"))
+        if store:
+            result.store(experiments.stored_path(paper, name, profile))
 
 
 @app.command()
@@ -206,26 +277,73 @@ def models() -> None:
 
 @app.command()
 def bench(
-    what: Annotated[str, typer.Argument(help="models")] = "models",
+    what: Annotated[str, typer.Argument(help="models or kernels")] = "models",
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: PyTorch's.")] = None,
-    repeats: Annotated[int, typer.Option(help="Best of so many.")] = 7,
+    repeats: Annotated[int, typer.Option(help="models: best of so many.")] = 7,
     device: Device = "auto",
+    audit: Annotated[bool, typer.Option("--audit", help="kernels: compile and read them; needs no GPU.")] = False,
+    budget: Annotated[float, typer.Option(help="kernels: minutes; what no longer fits is left out.")] = 25,
+    only: Annotated[str, typer.Option(help="kernels: one operator, or with --audit part of a name.")] = "",
+    resume: Annotated[bool, typer.Option(help="kernels: keep what --out holds of the same versions.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write here (tables: .csv or .json).")] = None,
 ) -> None:
-    """Time the networks on this machine."""
-    from nsrlib import evaluation
+    """Time the networks, or the operators and their rivals, on this machine."""
+    if what not in ("models", "kernels"):
+        raise ValueError(f"nsr bench takes 'models' or 'kernels', got {what!r}")
+    if out and not out.parent.is_dir():
+        raise FileNotFoundError(f"no such folder: {out.parent}")
+    if out and (what == "models" or audit) and out.suffix not in (".csv", ".json"):
+        raise ValueError(f"--out must end in .csv or .json, got {out.name}")
+    if audit and what == "models":
+        raise ValueError("--audit is for nsr bench kernels")
+    if what == "kernels" and not audit:
+        _bench_kernels(device, budget, only, resume, threads, out)
+        return
+    if audit:
+        from nsrlib.ops.audit import audit_all, entries
 
-    if what != "models":
-        raise ValueError(f"nsr bench takes 'models', got {what!r}")
-    table = evaluation.latency(
-        evaluation.contenders(evaluation.pick_device(device)),
-        [(128, 128), (180, 320)],
-        device=device,
-        repeats=repeats,
-        threads=threads,
+        names = [name for name in entries() if only in name]
+        if not names:
+            raise ValueError(f"--only {only!r} is in no name; there are: {', '.join(entries())}")
+        table = audit_all(names, progress=sys.stderr.isatty())
+        typer.echo(f"Triton {table.attrs['triton']}; registers a thread, stack and shared memory in bytes")
+        shown = table.drop(columns=["kernel", "loop_barriers", "loop_spills"])
+        typer.echo(shown.to_string(index=False, float_format=lambda v: f"{v:.0%}", max_colwidth=48))
+    else:
+        from nsrlib import evaluation
+
+        table = evaluation.latency(
+            evaluation.contenders(evaluation.pick_device(device)),
+            [(128, 128), (180, 320)],
+            device=device,
+            repeats=repeats,
+            threads=threads,
+        )
+        typer.echo(f"seconds of one pass, best of {repeats}, {table.attrs['device']}, {table.attrs['threads']} threads")
+        wide = table.pivot_table(index="model", columns="input", values="seconds", sort=False)
+        typer.echo(wide.to_string(float_format=lambda v: f"{v:.4f}"))
+    if out and out.suffix == ".csv":
+        table.to_csv(out, index=False)
+    elif out:
+        from nsrlib.provenance import commit, cpu_name, device_name, versions, write_json
+
+        hardware = cpu_name() if audit or table.attrs["device"] == "cpu" else device_name()
+        attrs = {**table.attrs, "hardware": hardware, "versions": versions(), "commit": commit()}
+        write_json(out, {**attrs, "rows": table.to_dict("records")})
+
+
+def _bench_kernels(device: str, budget: float, only: str, resume: bool, threads: int | None, out: Path | None) -> None:
+    from nsrlib import bench
+
+    command = " ".join(["nsr bench kernels", *([f"--threads {threads}"] if threads else [])])
+    table = bench.kernels(
+        device, budget=budget, only=only, resume=resume, threads=threads, out=out, command=command, say=typer.echo
     )
-    typer.echo(f"seconds of one pass, best of {repeats}, {table.attrs['device']}, {table.attrs['threads']} threads")
-    wide = table.pivot_table(index="model", columns="input", values="seconds", sort=False)
-    typer.echo(wide.to_string(float_format=lambda v: f"{v:.4f}"))
+    columns = ["way", "median_ms", "spread_ms", "speedup", "percent_of_limit", "max_error", "skipped"]
+    for case, rows in table.groupby("case", sort=False):
+        shown = rows[columns].dropna(axis=1, how="all")
+        typer.echo(f"\n{case}\n{shown.to_string(index=False, na_rep='', float_format=lambda v: f'{v:.3g}')}")
+    typer.echo(f"\n{bench.verdicts(table).to_string(index=False, na_rep='', float_format=lambda v: f'{v:.3g}')}")
 
 
 @data_app.command("list")

@@ -6,6 +6,7 @@ end the notebook cell with a semicolon.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -17,12 +18,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
+from matplotlib.ticker import EngFormatter
 from torch import Tensor, nn
 
 from nsrlib.data import ImageSet
 from nsrlib.evaluation import upscale
 from nsrlib.images import to_tensor, to_uint8
 from nsrlib.metrics import Protocol, psnr
+from nsrlib.studies import StudyResult, summary
 
 BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, GRAY = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#777777",
@@ -366,6 +369,74 @@ def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float]) -> No
     ax.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": "#555555", "linewidth": 0.9})
 
 
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def study(result: StudyResult, metric: str, *, baseline: str, title: str = "", label: str = "PSNR (dB)") -> Figure:
+    """A trained study: every seed's value on the left, paired differences with their 95 % interval on the right.
+
+    Args:
+        baseline: the variant that the others are compared with, seed by seed.
+        metric: a column of ``result.table``. label: what it is, with its unit.
+    """
+    table = summary(result.table, metric, baseline)
+    names = list(table.index)
+    fig, (left, right) = plt.subplots(1, 2, figsize=(8.6, 0.9 + 0.42 * len(names)), width_ratios=[1.1, 1], sharey=True)
+    for y, name in enumerate(names):
+        values = result.table.loc[result.table["variant"] == name, metric]
+        left.plot(values, [y] * len(values), "o", color=BLUE, alpha=0.45, ms=5, mec="none")
+        left.plot([table.loc[name, "mean"]] * 2, [y - 0.3, y + 0.3], color=BLUE, lw=2)
+        if name == baseline:
+            right.text(0, y, "compared with", ha="center", va="center", color=GRAY, fontsize=8, backgroundcolor="w")
+            continue
+        low, high = cast(float, table.loc[name, "low"]), cast(float, table.loc[name, "high"])
+        colour = GREEN if low > 0 else RED if high < 0 else GRAY
+        right.plot([low, high], [y, y], color=colour, lw=2)
+        right.plot([table.loc[name, "difference"]], [y], "o", color=colour)
+    right.axvline(0, color="black", lw=0.8)
+    left.set_yticks(range(len(names)), names)
+    left.invert_yaxis()
+    for ax in (left, right):
+        ax.grid(axis="y", visible=False)
+    left.set(xlabel=f"{label}, one dot a seed", title=title)
+    right.set_xlabel(f"difference to {baseline}, 95 % interval")
+    return fig
+
+
+def learning_curves(curves: pd.DataFrame, metric: str = "psnr", *, title: str = "", label: str = "PSNR (dB)") -> Figure:
+    """Mean over seeds against the step, one line a variant, with the seeds' range.
+
+    Args:
+        curves: columns variant, seed, step and ``metric``, as ``StudyResult.curves``.
+    """
+    fig, ax = plt.subplots(figsize=(7, 3.2))
+    groups = curves.dropna(subset=[metric]).groupby("variant", sort=False)
+    for colour, (name, rows) in zip(itertools.cycle(_cycle()), groups, strict=False):
+        at = rows.groupby("step")[metric].agg(["mean", "min", "max"])
+        ax.fill_between(at.index, at["min"], at["max"], color=colour, alpha=0.15, lw=0)
+        ax.plot(at.index, at["mean"], color=colour, marker="o", ms=3, label=str(name))
+    ax.set(xlabel="step", ylabel=label, title=title)
+    ax.legend(loc="lower right")
+    return fig
+
+
+def history(rows: pd.DataFrame, title: str = "") -> Figure:
+    """A training run: the loss (logarithmic) and, where it was validated, the PSNR."""
+    validated = "psnr" in rows.columns
+    fig, axes = plt.subplots(1, 2 if validated else 1, figsize=(8.6 if validated else 5, 2.8), squeeze=False)
+    axes[0, 0].semilogy(rows["step"], rows["loss"], color=BLUE)
+    axes[0, 0].set(xlabel="step", ylabel="loss", title=title)
+    if validated:
+        seen = rows.dropna(subset=["psnr"])
+        axes[0, 1].plot(seen["step"], seen["psnr"], color=ORANGE, marker="o", ms=3)
+        axes[0, 1].set(xlabel="step", ylabel="validation PSNR (dB)")
+    return fig
+
+
+def _cycle() -> list[str]:
+    return [BLUE, ORANGE, GREEN, PINK, SKY, RED, GRAY, YELLOW]
+
+
 def save(fig: Figure, name: str, out_dir: str | Path = "") -> None:
     """Keep a figure as ``<out_dir>/figures/<name>.png`` when there is an ``out_dir``."""
     if not str(out_dir):
@@ -386,3 +457,57 @@ def style_numbers(table: pd.DataFrame, digits: Mapping[str, int] | int = 3) -> p
 
 def _text(value: Any, digits: int) -> str:
     return "" if pd.isna(value) else f"{value:,.{digits}f}"
+
+
+# --- operators --------------------------------------------------------------------------------------------------------
+
+
+def roofline(rows: pd.DataFrame) -> Figure:
+    """What a device can do at best, and what the operators reach: operations a second over operations a byte.
+
+    The slope is the copy rate, the level lines are the rates of the units. Each case hangs on a dotted line from its
+    limit; the numbered marks are ours, the hollow ones the alternatives that compute the same.
+
+    Args:
+        rows: :func:`nsrlib.bench.table`; cases whose work is not counted are left out.
+
+    Raises:
+        ValueError: no case is left.
+    """
+    limits, where = rows.attrs["limits"], rows.attrs["provenance"]
+    rows = rows[rows["unit"].notna() & rows["median_ms"].notna() & rows["equal"].eq(True)]
+    if rows.empty:
+        raise ValueError("rows must hold a measured case with a count of its work")
+    time = rows["median_ms"] if where["cuda"] else rows["best_ms"]  # what ratios are made of, there and here
+    rows = rows.assign(x=rows["operations"] / rows["bytes"], y=1000 * rows["operations"] / time)
+    colours = dict(zip(rows["op"].unique(), (BLUE, RED, GREEN, PINK, ORANGE, SKY), strict=False))
+    rates = {unit: limits[unit] for unit in rows["unit"].unique()}
+    copy, ridge = limits["copy"], max(rates.values()) / limits["copy"]
+    left, right = min(rows["x"].min(), ridge) / 4, max(rows["x"].max(), ridge) * 5
+    short = EngFormatter(places=0)
+    line: dict[str, Any] = {"color": "#333333", "linewidth": 1.4}
+    text: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8}
+
+    fig, ax = plt.subplots(figsize=(10.5, 5.2))
+    ax.plot([left, ridge], [left * copy, ridge * copy], **line)
+    ax.annotate(f"copy, {short(copy)}B/s", (ridge, ridge * copy), xytext=(-8, 0), ha="right", **text)
+    for unit, rate in rates.items():
+        ax.plot([rate / copy, right], [rate, rate], **line)
+        ax.annotate(f"{unit}, {short(rate)}/s", (right, rate), xytext=(0, 3), ha="right", **text)
+    for number, (_, case) in enumerate(rows.groupby("case", sort=False), 1):
+        first, ours = case.iloc[0], case["way"] == "nsrlib"
+        colour, x = colours[first["op"]], first["x"]
+        ax.plot([x, x], [case["y"].min(), min(x * copy, rates[first["unit"]])], color=colour, lw=0.8, ls=":", zorder=2)
+        ax.scatter(case["x"][~ours], case["y"][~ours], s=22, facecolor="white", edgecolor=colour, lw=0.9, zorder=3)
+        share = f": {first['percent_of_limit']:.0f} %" if ours.any() else ""
+        ax.scatter(
+            case["x"][ours], case["y"][ours], s=52, color=colour, zorder=4, label=f"{number}  {first['case']}{share}"
+        )
+        side: dict[str, Any] = {"xytext": (6, 0), "ha": "left"} if number % 2 else {"xytext": (-6, 0), "ha": "right"}
+        for y in case["y"][ours]:
+            ax.annotate(str(number), (x, y), va="center", color=colour, fontweight="bold", **side, **text)
+    ax.set(xscale="log", yscale="log", xlabel="operations a byte (least traffic)", ylabel="operations a second")
+    ax.set_xlim(left, right)
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7.5, title="ours, share of the limit")
+    ax.set_title(f"Operators on {where['device']}" + ("" if where["cuda"] else f", threads: {where['threads']}"))
+    return fig

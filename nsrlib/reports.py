@@ -255,7 +255,7 @@ def _decimals(row: Mapping[str, Any]) -> int:
     """Digits that the paper printed; JSON drops trailing zeros, so PSNR and SSIM have a least number."""
     printed = str(row.get("published") if row.get("published") is not None else "")
     digits = len(printed.partition(".")[2]) if re.fullmatch(r"-?[\d,]+\.?\d*", printed) else 0
-    return max(digits, {"psnr": 2, "ssim": 4}.get(str(row.get("metric") or "").lower(), 0))
+    return max(digits, {"psnr": 2, "ssim": 4, "ordering": 3}.get(str(row.get("metric") or "").lower(), 0))
 
 
 def _number(value: Any, row: Mapping[str, Any]) -> str:

@@ -45,6 +45,8 @@ def train_and_score(
     train: Sequence[str] = ("t91",),
     test: Sequence[str] = ("set5",),
     patches: Mapping[str, Any] | None = None,
+    setup: str = "",
+    options: Mapping[str, Any] | None = None,
     points: int = 8,
     out: str | None = None,
 ) -> dict[str, Any]:
@@ -54,6 +56,9 @@ def train_and_score(
         model, scale, config: for :func:`nsrlib.create_model`.
         recipe: fields of :class:`~nsrlib.training.Recipe`; ``seed`` is set to the run's.
         train: training sets. patches: keywords of :class:`~nsrlib.patches.Patches`.
+        setup: ``module:function``, called as ``function(network, recipe, **options)``; returns further keywords of
+            :func:`~nsrlib.training.fit` (losses, networks, hooks). ``measure`` among them is called with the trained
+            network and returns further numbers.
         test: sets on which PSNR and SSIM are measured under the model's usual protocol, with LR made the papers' way.
         points: validations on the first test set along the way, for the learning curve.
         out: folder of the run's checkpoints.
@@ -71,6 +76,12 @@ def train_and_score(
     tests = {name: data.load(name, scale) for name in test}
     first = next(iter(tests.values()))
 
+    extra: dict[str, Any] = {}
+    if setup:
+        module, _, function = setup.partition(":")
+        extra = dict(getattr(importlib.import_module(module), function)(network, full, **dict(options or {})))
+    measure = extra.pop("measure", None)
+
     def validate(net: Any) -> dict[str, float]:
         return {"psnr": float(evaluation.evaluate(net, first, fast=False)["psnr"].mean())}
 
@@ -84,11 +95,14 @@ def train_and_score(
         out=out,
         progress=False,
         metadata={"model": model, "scale": scale, "config": json.dumps(dict(config or {}))},
+        **extra,
     )
     scores: dict[str, Any] = {}
     for name, images in tests.items():
         table = evaluation.evaluate(result.model, images)
         scores[f"psnr_{name}"], scores[f"ssim_{name}"] = float(table["psnr"].mean()), float(table["ssim"].mean())
+    if measure:
+        scores |= dict(measure(result.model))
     return scores | {
         "params": sum(p.numel() for p in network.parameters()),
         "loss": float(result.history["loss"].iloc[-1]),
@@ -133,8 +147,8 @@ class Study:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds of study {self.name!r} must be different numbers, got {self.seeds!r}")
         for variant in self.variants:
-            if not all(c.isalnum() or c in " ._+-=" for c in variant):
-                raise ValueError(f"variant names become file names: letters, digits and ' ._+-=', got {variant!r}")
+            if not all(c.isalnum() or c in " ,._+-=" for c in variant):
+                raise ValueError(f"variant names become file names: letters, digits and ' ,._+-=', got {variant!r}")
 
     def settings(self, variant: str) -> dict[str, Any]:
         """All settings of a variant."""
@@ -197,18 +211,30 @@ class Study:
             min(jobs, len(todo)), mp_context=multiprocessing.get_context("spawn"), initializer=_one_thread
         ) as pool:
             futures = {pool.submit(_run_one, *a): run for run, a in zip(todo, arguments, strict=True)}
-            for future in as_completed(futures):
-                yield *futures[future], _attempt(future.result)
+            try:
+                for future in as_completed(futures):
+                    yield *futures[future], _attempt(future.result)
+            except BaseException:  # Ctrl-C: end what runs, begin nothing new
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
 
     def _file(self, folder: Path, variant: str, seed: int) -> Path:
         return folder / f"{variant}-seed{seed}-{self.digest(variant)}.json"
 
     def collect(self, out: str | os.PathLike) -> StudyResult:
-        """The finished runs in a folder."""
+        """The finished runs in a folder. ValueError that names a damaged file."""
         files = [self._file(Path(out), v, s) for v, s in itertools.product(self.variants, self.seeds)]
-        runs = [json.loads(path.read_text()) for path in files if path.exists()]
+        runs = [_stored_run(path) for path in files if path.exists()]
         settings = {variant: self.settings(variant) for variant in self.variants}
         return StudyResult(self.name, runs, settings, self.note)
+
+
+def _stored_run(path: Path) -> dict[str, Any]:
+    try:
+        run = json.loads(path.read_text())
+        return {key: run[key] for key in ("variant", "seed", "metrics", "curve", "provenance")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path.name} is not a finished run ({error}); delete it, and it is run again") from None
 
 
 class StudyError(RuntimeError):
@@ -310,7 +336,7 @@ def summary(table: pd.DataFrame, metric: str, baseline: str | None = None) -> pd
     """
     import pandas as pd
 
-    _check(table, metric)
+    _check(table, metric, [] if baseline is None else [baseline])
     groups = table.groupby("variant", sort=False)[metric]
     result = pd.DataFrame({"mean": groups.mean(), "sd": groups.std(ddof=1), "seeds": groups.count()})
     if baseline is not None:
@@ -360,7 +386,7 @@ def overall(verdicts: pd.DataFrame) -> str:
 def _paired(table: pd.DataFrame, metric: str, a: str, b: str) -> dict[str, float]:
     from scipy import stats
 
-    wide = table.pivot_table(index="seed", columns="variant", values=metric)[[a, b]].dropna()
+    wide = table.pivot_table(index="seed", columns="variant", values=metric).reindex(columns=[a, b]).dropna()
     difference = wide[a] - wide[b]
     n = len(difference)
     mean, sd = float(difference.mean()), float(difference.std(ddof=1)) if n > 1 else float("nan")

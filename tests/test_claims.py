@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from nsrlib import claims
 from nsrlib.claims import Ledger, VerdictError, as_printed, decimals, judge
+from nsrlib.studies import StudyResult
 
 TOY = """\
 id,table,row,column,scale,metric,value,unit,source
@@ -29,6 +30,11 @@ t/BSRN/params,t,BSRN,model,4,params,352,K,Table 3
 t/BSRN/adds,t,BSRN,model,4,multi_adds,73.0,G,Table 3
 t/RFDN/set5/psnr,t,RFDN,Set5,4,psnr,32.24,dB,"RFDN Table 3, a public transcription of a table that is quoted"
 abl/ESA/change,abl,without ESA,model,,params_change,-9,%,a summary
+"""
+ORDERINGS = """\
+abl/a->-b/ordering,abl,a > b,BSRN,4,ordering,>0,dB,a summary
+abl/a->-c/ordering,abl,a > c,BSRN,4,ordering,>0,dB,a summary
+abl/a->-d/ordering,abl,a > d,BSRN,4,ordering,>0,dB,a summary
 """
 
 
@@ -323,7 +329,8 @@ def test_show_keeps_the_mark_of_what_was_only_recalled(toy):
 @pytest.mark.parametrize("paper", sorted(p.stem for p in claims.PUBLISHED_DIR.glob("*.csv")))
 def test_recalled_numbers_stay_marked_through_show(paper):
     ledger = Ledger(paper)
-    table = ledger.compare({key: float(v) for key, v in ledger.published["value"].items()}, "exact")
+    numbers = ledger.published[ledger.published["metric"] != "ordering"]["value"]
+    table = ledger.compare({key: float(v) for key, v in numbers.items()}, "exact")
     recalled = table["source"].str.contains("recall", case=False).to_numpy()
     assert claims.show(table)["source"].str.startswith("recalled").to_numpy().tolist() == recalled.tolist()
 
@@ -439,6 +446,80 @@ def test_the_commit_is_short_and_hexadecimal():
     assert re.fullmatch(r"[0-9a-f]{7,16}(-dirty)?", claims.commit(claims.REPOSITORY))
 
 
+# --- trained orderings ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trained(toy):
+    """A ledger of orderings and a study whose differences to ``a`` are clearly below, above and within noise."""
+    (toy / "published" / "toy.csv").write_text(TOY + ORDERINGS)
+    values = {"a": (30.0, 31.0, 32.0), "b": (29.9, 30.89, 31.91), "c": (30.2, 31.21, 32.19), "d": (30.4, 30.6, 32.1)}
+    runs = [
+        {"variant": v, "seed": s, "metrics": {"psnr": x}, "curve": [], "provenance": {"device": "a processor"}}
+        for v, xs in values.items()
+        for s, x in enumerate(xs)
+    ]
+    return Ledger("toy", out_dir=toy / "out"), StudyResult("toy study", runs, {v: {} for v in values}, "tiny")
+
+
+CLAIMED = {f"abl/a->-{other}/ordering": ("a", other) for other in "bcd"}
+
+
+def test_a_trained_ordering_holds_fails_or_drowns_in_noise(trained):
+    ledger, study = trained
+    table = ledger.trend(study, "psnr", CLAIMED)
+    assert list(table["verdict"]) == ["trend holds", "differs", "within noise"]
+    assert list(table["published"]) == [">0 dB"] * 3
+    assert list(table["ours"]) == ["+0.100 dB", "-0.200 dB", "-0.033 dB"]
+    row = ledger.rows["abl/a->-b/ordering"]
+    assert (row["how"], row["ours"]) == ("trained", pytest.approx(0.1))
+    assert row["scale of training"] == "tiny; 3 seeds, a processor."
+
+
+def test_the_verdict_of_an_ordering_gives_its_interval_and_never_raises(trained):
+    ledger, study = trained
+    lines = ledger.verdict(ledger.trend(study, "psnr", CLAIMED)).splitlines()
+    # by hand: differences 0.10, 0.11, 0.09 have mean 0.1 and sd 0.01; t(0.975, 2) = 4.3027
+    assert lines[0] == "a > b: trend holds, +0.100 dB (95 %: +0.075 to +0.125, 3 seeds)"
+    assert lines[1].startswith("a > c: differs, -0.200 dB (95 %: -0.225 to -0.175")
+    assert lines[2].startswith("a > d: within noise, -0.033 dB")
+
+
+def test_two_seeds_leave_an_ordering_open(trained):
+    ledger, study = trained
+    study.runs = [r for r in study.runs if r["seed"] < 2]
+    table = ledger.trend(study, "psnr", CLAIMED)
+    assert set(table["verdict"]) == {"open"}
+    assert "a > b x4 BSRN ordering: >0 dB published, open (only 2 seeds)" in ledger.verdict(table)
+
+
+@pytest.mark.parametrize(
+    ("claimed", "error", "message"),
+    [
+        ({"abl/a->-x/ordering": ("a", "b")}, KeyError, r"abl/a->-x/ordering.* near: abl/a->-"),
+        ({"t/BSRN/params": ("a", "b")}, ValueError, "t/BSRN/params is no ordering, its metric is params"),
+        ({"abl/a->-b/ordering": ("a", "x")}, ValueError, "no variant 'x'; there are: a, b, c, d"),
+    ],
+    ids=["never published", "a number", "unknown variant"],
+)
+def test_a_wrong_ordering_is_refused_and_leaves_the_ledger_alone(trained, claimed, error, message):
+    ledger, study = trained
+    with pytest.raises(error, match=message):
+        ledger.trend(study, "psnr", claimed)
+    assert ledger.rows == {}
+
+
+def test_orderings_count_on_the_scoreboard(trained, toy):
+    ledger, study = trained
+    ledger.trend(study, "psnr", CLAIMED)
+    claims.store(toy / "out")
+    lines = claims.scoreboard_markdown(claims.scoreboard(["toy"])).splitlines()
+    names = [name.strip() for name in lines[0].strip("|").split("|")]
+    row = next(line for line in lines if "| abl |" in line)
+    cells = dict(zip(names, (c.strip() for c in row.strip("|").split("|")), strict=True))
+    assert (cells["trend"], cells["noise"], cells["differs"], cells["open"]) == ("1", "1", "1", "1")
+
+
 # --- the scoreboard ---------------------------------------------------------------------------------------------------
 
 
@@ -489,8 +570,8 @@ def test_the_markdown_table_counts_by_paper_and_table(toy):
     names = [name.strip() for name in header.strip("|").split("|")]
     cells = [dict(zip(names, (c.strip() for c in row.strip("|").split("|")), strict=True)) for row in rows]
     assert cells[0] == {
-        "paper": "toy", "table": "t", "cells": "5", "exact": "", "with weights": "1", "trend": "", "differs": "1",
-        "open": "2", "quoted": "1", "command": "`nsr reproduce toy --profile cpu`",
+        "paper": "toy", "table": "t", "cells": "5", "exact": "", "with weights": "1", "trend": "", "noise": "",
+        "differs": "1", "open": "2", "quoted": "1", "command": "`nsr reproduce toy --profile cpu`",
     }  # fmt: skip
     assert (cells[1]["table"], cells[1]["cells"], cells[1]["open"]) == ("abl", "1", "1")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import subprocess
@@ -13,14 +14,16 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
 from nsrlib import claims, cli, evaluation, models, runs
 from nsrlib.data import sources
 from nsrlib.images import imresize, read_picture
+from nsrlib.ops import audit
 
-COMMANDS = ["reproduce", "report", "scoreboard", "evaluate", "upscale", "models", "bench", "data"]
+COMMANDS = ["reproduce", "report", "scoreboard", "evaluate", "upscale", "models", "train", "study", "bench", "data"]
 
 
 class Done(NamedTuple):
@@ -127,7 +130,13 @@ def test_wrong_usage_has_status_two(nsr, arguments):
         ("evaluate published --model rfdn --scale 2", "no published weights for rfdn x2"),
         ("upscale nowhere.png --model bicubic", r"no such image: nowhere\.png"),
         ("upscale . --model bicubic", "no such image: "),
-        ("bench kernals", "nsr bench takes 'models', got 'kernals'"),
+        ("bench kernals", "nsr bench takes 'models' or 'kernels', got 'kernals'"),
+        ("bench kernels --only conv3d", "unknown operator 'conv3d'; known: adder2d, "),
+        ("bench kernels --budget 0", "budget must be positive, got 0"),
+        ("bench kernels --audit --only conv3d", "--only 'conv3d' is in no name; there are: adder2d forward 64->64, "),
+        ("bench kernels --audit --out audit.txt", r"--out must end in \.csv or \.json, got audit\.txt"),
+        ("bench kernels --out nowhere/x.json", "no such folder: nowhere"),
+        ("bench models --audit", "--audit is for nsr bench kernels"),
         ("bench --repeats 0", "repeats must be at least 1, got 0"),
         ("bench --threads -1", "threads must be at least 1, got -1"),
         ("bench --device nonsense", "device 'nonsense' cannot be used"),
@@ -494,6 +503,58 @@ def test_bench_prints_a_line_for_each_network(nsr, monkeypatch):
     assert re.search(r"^tiny\s+\d\.\d{4}\s+\d\.\d{4}$", done.out, re.M)
 
 
+def test_bench_writes_its_table(nsr, monkeypatch, tmp_path):
+    monkeypatch.setattr(evaluation, "contenders", lambda device="cpu": {"tiny": models.create_model("bicubic", 2)})
+    for name in ("times.json", "times.csv"):
+        assert nsr("bench", "--repeats", 1, "--device", "cpu", "--out", tmp_path / name).code == 0
+    stored = json.loads((tmp_path / "times.json").read_text())
+    assert [row["input"] for row in stored["rows"]] == ["128x128", "320x180"]
+    assert stored["device"] == "cpu"
+    assert stored["versions"]["torch"] == torch.__version__
+    assert (tmp_path / "times.csv").read_text().startswith("model,input,seconds\ntiny,128x128,")
+
+
+def test_bench_kernels_prints_every_case_and_what_was_reached(nsr, monkeypatch, tmp_path):
+    from nsrlib import bench
+
+    monkeypatch.setattr(bench, "cases", lambda device: [bench.Case("mixed_conv2d_hard", (2, 16, 6, 5), 16)])
+    monkeypatch.setattr(bench, "limits", lambda *args: {"copy": 1e10, "float32": 1e11})
+    monkeypatch.setattr(bench, "_library", lambda run, case, device, name, **options: {name: bench.Way(run, **options)})
+    done = nsr("bench", "kernels", "--device", "cpu", "--threads", 1, "--out", tmp_path / "cpu.json")
+    assert done.code == 0
+    case = "mixed_conv2d_hard forward float32 2x16x6x5 to 16, NCHW"
+    assert re.search(rf"^{case}: [\d.]+ ms, .* limit; .* takes [\d.]+ times as long$", done.out, re.M)
+    assert re.search(rf"^{case}\n +way +median_ms", done.out, re.M)
+    assert re.search(r"^ +aim +least +worst +best +verdict$", done.out, re.M)
+    assert json.loads((tmp_path / "cpu.json").read_text())["provenance"]["command"] == "nsr bench kernels --threads 1"
+
+
+def test_bench_audit_prints_and_writes_what_became_of_the_kernels(nsr, tmp_path, monkeypatch):
+    def audit_all(names, progress):
+        columns = [
+            "target",
+            "kernel",
+            "num_warps",
+            "registers",
+            "stack",
+            "share",
+            "loop_barriers",
+            "loop_spills",
+            "mix",
+        ]
+        row = dict(zip(columns, ["sm_90", "k", 4, 232, 0, 0.849, 0, 0, "FADD:1152 " * 9], strict=True))
+        table = pd.DataFrame([{"case": name, **row} for name in names])
+        table.attrs = {"triton": "3.7"}
+        return table
+
+    monkeypatch.setattr(audit, "audit_all", audit_all)
+    done = nsr("bench", "kernels", "--audit", "--only", "12->64", "--out", tmp_path / "audit.csv")
+    assert done.code == 0
+    assert done.out.startswith("Triton 3.7; registers a thread, stack and shared memory in bytes\n")
+    assert re.search(r"^bsconv2d 12->64 bfloat16, head +sm_90 .* 85% FADD:1152 .*\.\.\.$", done.out, re.M)
+    assert (tmp_path / "audit.csv").read_text().splitlines()[1].endswith("FADD:1152 " * 9)
+
+
 def test_scoreboard_counts_verdicts(nsr):
     done = nsr("scoreboard", "--paper", "bsrn")
     assert done.code == 0
@@ -507,3 +568,104 @@ def test_damaged_results_are_one_line(nsr, tmp_path, monkeypatch):
     (tmp_path / "results" / "bsrn").mkdir(parents=True)
     (tmp_path / "results" / "bsrn" / "cpu.json").write_text("{")
     refused(nsr("scoreboard"), r"results/bsrn/cpu\.json is damaged: ")
+
+
+# --- train, study -----------------------------------------------------------------------------------------------------
+
+TINY = (
+    "-s",
+    2,
+    "-c",
+    "num_feats=8",
+    "-c",
+    "num_blocks=1",
+    "--profile",
+    "quick",
+    "-r",
+    "iterations=4",
+    "-r",
+    "patch=16",
+)
+
+
+def a_folder_of_photos(count: int = 3, side: int = 64) -> Path:
+    folder = Path("photos")
+    folder.mkdir()
+    for k in range(count):
+        Image.fromarray(photo(side, side, 3, seed=k)).save(folder / f"{k}.png")
+    return folder
+
+
+def test_train_learns_from_a_folder_and_leaves_log_curves_and_weights(nsr):
+    done = nsr("train", "rfdn", "--data", a_folder_of_photos(), *TINY, "--validate", "embedded_val", "--out", "run")
+    assert done.code == 0, done
+    first, recipe, last = done.out.splitlines()
+    assert re.match(r"rfdn x2: [\d,]+ parameters; Patches\(photos x2, 3 images, ", first)
+    assert recipe.startswith("recipe: 4 steps of 8 patches of 16x16, l1, adam")
+    assert re.match(r"4 steps in \d+ s, loss [\d.e-]+, \d+\.\d\d dB on embedded_val; see run", last)
+    kept = {p.name for p in Path("run").iterdir()}
+    assert {"log.txt", "history.csv", "recipe.json", "weights.safetensors", "events", "figures"} <= kept
+    assert (Path("run") / "figures" / "curves.png").stat().st_size > 5000
+    assert models.read_metadata("run/weights.safetensors")["config"] == '{"num_feats": 8, "num_blocks": 1}'
+    # the curves hold a row per step, the last with the PSNR on the held-out picture
+    history = pd.read_csv("run/history.csv")
+    assert list(history["step"]) == [1, 2, 3, 4]
+    assert history["psnr"].notna().iloc[-1]
+
+
+def test_train_goes_on_where_it_was_and_refuses_another_recipe_there(nsr):
+    folder = a_folder_of_photos()
+    common = ("train", "rfdn", "--data", folder, *TINY, "--validate", "", "--out", "run")
+    assert nsr(*common).code == 0
+    again = nsr(*common)
+    assert "4 steps" in again.out
+    assert "resumed at step 4" in Path("run/log.txt").read_text()
+    refused(nsr(*common, "-r", "lr=0.5"), r"another recipe \(lr 0\.001 -> 0\.5\)")
+    assert nsr(*common, "-r", "lr=0.5", "--fresh").code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-r", "loss=l3"], "loss must be one of l1, l2, charbonnier, got 'l3'"),
+        (["-r", "batch=0"], "batch must be a positive whole number, got 0"),
+        (["-r", "schedule=steps"], "schedule must be one of constant, cosine"),
+        (["-r", "speed=2"], "a recipe has no speed; it has iterations, batch"),
+        (["-r", "patch=40"], r"patch=40 is larger than 3 of 3 images, first 0 \(32x32\)"),
+        (["-c", "width=2"], "rfdn takes no keyword 'width'"),
+        (["--profile", "fast"], "profile must be one of quick, cpu, gpu, paper, got 'fast'"),
+        (["--data", "set5"], "do not train on set5: it is a test set"),
+    ],
+    ids=str,
+)
+def test_train_says_what_is_wrong_and_leaves_no_folder(nsr, options, message):
+    refused(nsr("train", "rfdn", "--data", a_folder_of_photos(), *TINY, "--out", "run", *options), message)
+    assert not Path("run").exists()
+
+
+def test_train_refuses_or_leaves_out_a_broken_file_as_asked(nsr):
+    folder = a_folder_of_photos()
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    common = ("train", "rfdn", "--data", folder, *TINY, "--validate", "", "--out", "run")
+    refused(nsr(*common), r"broken\.png")
+    with pytest.warns(UserWarning, match="1 of 4 images skipped"):
+        done = nsr(*common, "--skip-broken")
+    assert done.code == 0
+    assert "3 images" in done.out
+    assert "1 left out" in done.out
+
+
+def test_study_runs_a_grid_and_repeats_nothing(nsr, monkeypatch):
+    done = nsr("study", "bsrn", "attention", "--profile", "quick", "--out", "runs")
+    assert done.code == 0, done
+    assert "without ESA" in done.out
+    kept = {p: p.stat().st_mtime_ns for p in Path("runs/attention").iterdir()}
+    assert len(kept) == 4
+    assert all(p.suffix == ".json" for p in kept)
+    assert nsr("study", "bsrn", "attention", "--profile", "quick", "--out", "runs").out == done.out
+    assert {p: p.stat().st_mtime_ns for p in Path("runs/attention").iterdir()} == kept
+
+
+def test_study_lists_what_there_is(nsr):
+    refused(nsr("study", "bsrn", "colours"), "bsrn has no study 'colours'; there are: decompositions, attention")
+    refused(nsr("study", "none"), "no studies for 'none'; there are: .*bsrn")

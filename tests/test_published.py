@@ -15,9 +15,12 @@ PAPERS = {"nsr", "addersr", "bsrn", "drcn", "drn"}
 SCALES = {"", "2", "3", "4", "8"}  # empty: the number belongs to no magnification
 UNITS = {  # the units each metric may be printed in; a paper that measures something else adds it here
     "psnr": {"dB"},
+    "ordering": {"dB"},  # a conclusion without numbers: one row is better than another
     "val_psnr": {"dB"},
     "test_psnr": {"dB"},
     "ssim": {"1"},
+    "energy_ratio": {"1"},
+    "unpaired_share": {"1"},
     "params": {"K", "M", "1"},
     "params_change_percent": {"%"},
     "multi_adds": {"G"},
@@ -26,6 +29,7 @@ UNITS = {  # the units each metric may be printed in; a paper that measures some
     "memory": {"M"},
     "time": {"ms", "s"},
     "convs": {"1"},
+    "receptive_field": {"px"},
     # places in the NTIRE 2022 ranking, printed in parentheses beside the value they rank
     "time_rank": {"1"},
     "params_rank": {"1"},
@@ -78,8 +82,15 @@ class TestForm:
 
     def test_every_value_is_a_plain_decimal_number(self, path):
         for row in read(path)[1]:
+            if row["metric"] == "ordering":
+                assert row["value"] == ">0", row
+                continue
             assert re.fullmatch(r"-?\d+(\.\d+)?", row["value"]), row
             assert Decimal(row["value"]).is_finite()
+
+    def test_an_ordering_names_its_two_sides(self, path):
+        orderings = [row for row in read(path)[1] if row["metric"] == "ordering"]
+        assert all(len(set(row["row"].split(" > "))) == 2 for row in orderings)
 
     def test_every_metric_has_one_of_its_units(self, path):
         for row in read(path)[1]:
@@ -103,7 +114,9 @@ def test_bsrn_holds_every_number_that_was_found(bsrn):
     # scales and 8 older models at x4, 12 numbers each, without CARN's parameters at x3 and x4. ntire: 10 networks of
     # 8 numbers, the first-track sum and place of 8 of them, and 10 single places.
     counts = Counter(row["table"] for row in bsrn.values())
-    assert counts == {"fig1": 14 * 2 + 1, "attention": 1, "comparison": 23 * 12 - 2, "ntire": 10 * 8 + 8 * 2 + 10}
+    orderings = {"attention": 2 + 1, "activations": 3, "decompositions": 3, "sizes": 2}
+    numbers = {"fig1": 14 * 2 + 1, "comparison": 23 * 12 - 2, "ntire": 10 * 8 + 8 * 2 + 10}
+    assert counts == numbers | orderings
 
 
 def test_bsrn_ids_spell_out_table_row_and_metric(bsrn):
@@ -197,3 +210,83 @@ def test_bsrn_older_rows_agree_with_figure_1(bsrn):
     for model in ("SRCNN", "VDSR", "DRRN", "MemNet", "IDN", "LapSRN", "PAN"):
         assert bsrn[f"comparison/{model}/x4/Set5/psnr"]["value"] == bsrn[f"fig1/{model}/psnr"]["value"]
         assert bsrn[f"comparison/{model}/x4/params"]["value"] == bsrn[f"fig1/{model}/params"]["value"]
+
+
+# --- AdderSR ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def addersr():
+    """The rows of the AdderSR paper by id."""
+    return {row["id"]: row for row in read(FOLDER / "addersr.csv")[1]}
+
+
+def test_addersr_holds_every_number_that_was_found(addersr):
+    counts = Counter(row["table"] for row in addersr.values())
+    # two networks, convolutions and adders, three scales, four sets, PSNR and SSIM; the energy ratio of two abstracts
+    assert counts == {"comparison": 2 * 2 * 3 * 4 * 2, "abstract": 1, "listing": 1, "ablation": 3}
+
+
+@pytest.mark.parametrize(
+    ("row", "scale", "cells"),
+    [
+        ("VDSR-Adder", 2, "37.37/0.9575 32.91/0.9112 31.82/0.8947 30.48/0.9099"),
+        ("EDSR-CNN", 3, "34.65/0.9282 30.52/0.8462 29.25/0.8093 28.80/0.8653"),
+        ("EDSR-Adder", 4, "32.13/0.8864 28.57/0.7800 27.58/0.7368 26.33/0.7874"),
+    ],
+)
+def test_addersr_comparison_rows_are_those_of_its_readme(addersr, row, scale, cells):
+    for name, cell in zip(BSRN_SETS[:4], cells.split(), strict=True):
+        start = f"comparison/{row}/x{scale}/{name}"
+        assert "/".join(addersr[f"{start}/{metric}"]["value"] for metric in ("psnr", "ssim")) == cell
+
+
+def test_addersr_loses_0_04_to_0_33_db_against_its_twins(addersr):
+    losses = {}
+    for name, row in addersr.items():
+        if row["metric"] == "psnr" and "-CNN/" in name:
+            twin = addersr[name.replace("-CNN/", "-Adder/")]
+            losses.setdefault(row["row"], []).append(Decimal(row["value"]) - Decimal(twin["value"]))
+    assert {row: (str(min(d)), str(max(d))) for row, d in losses.items()} == {
+        "VDSR CNN": ("0.04", "0.28"),
+        "EDSR CNN": ("0.09", "0.33"),
+    }
+
+
+# --- DRCN -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def drcn():
+    """The rows of the DRCN paper by id."""
+    return {row["id"]: row for row in read(FOLDER / "drcn.csv")[1]}
+
+
+def test_drcn_holds_every_number_that_was_found(drcn):
+    counts = Counter(row["table"] for row in drcn.values())
+    # six methods, four sets, three scales, PSNR and SSIM; the orderings of two figures; a user's network
+    assert counts == {"table1": 6 * 4 * 3 * 2, "fig4": 3, "fig5": 3, "model": 3, "note": 1, "jiny": 3 + 3}
+
+
+@pytest.mark.parametrize(
+    ("row", "scale", "cells"),
+    [
+        ("DRCN", 2, "37.63/0.9588 33.04/0.9118 31.85/0.8942 30.75/0.9133"),
+        ("DRCN", 3, "33.82/0.9226 29.76/0.8311 28.80/0.7963 27.15/0.8276"),
+        ("DRCN", 4, "31.53/0.8854 28.02/0.7670 27.23/0.7233 25.14/0.7510"),
+        ("Bicubic", 2, "33.66/0.9299 30.24/0.8688 29.56/0.8431 26.88/0.8403"),
+        ("RFL", 4, "30.14/0.8548 27.24/0.7451 26.75/0.7054 24.19/0.7096"),
+        ("A+", 3, "32.58/0.9088 29.13/0.8188 28.29/0.7835 26.03/0.7973"),
+    ],
+)
+def test_drcn_table_1_is_that_of_the_paper(drcn, row, scale, cells):
+    for name, cell in zip(BSRN_SETS[:4], cells.split(), strict=True):
+        start = f"table1/{row}/x{scale}/{name}"
+        assert "/".join(drcn[f"{start}/{metric}"]["value"] for metric in ("psnr", "ssim")) == cell
+
+
+def test_drcn_leads_every_cell_of_its_table(drcn):
+    for name, row in drcn.items():
+        if row["table"] == "table1" and row["row"] != "DRCN":
+            best = drcn["/".join(["table1", "DRCN", *name.split("/")[2:]])]
+            assert Decimal(row["value"]) < Decimal(best["value"]), name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import inspect
+import json
 import os
 import pickle
 from collections.abc import Callable, Mapping
@@ -15,18 +16,37 @@ import torch
 from torch import Tensor, nn
 
 from nsrlib.layers import one_by_one_dilation
-from nsrlib.models.baselines import IMDN, RFDN, Bicubic
-from nsrlib.models.bsrn import BSRN, BSRNS, FusedBSRN
+from nsrlib.models.addersr import AdderEDSR, AdderVDSR
+from nsrlib.models.baselines import EDSR, IMDN, RFDN, VDSR, Bicubic, EDSRBaseline
+from nsrlib.models.bsrn import BSRN, BSRNS, FusedBSRN, Kernels
+from nsrlib.models.drcn import LumaDRCN
+from nsrlib.models.drn import DRNL, DRNS
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "addersr_edsr": AdderEDSR,
+    "addersr_vdsr": AdderVDSR,
     "bicubic": Bicubic,
     "bsrn": BSRN,
     "bsrn_s": BSRNS,
+    "drcn": LumaDRCN,
+    "drn_l": DRNL,
+    "drn_s": DRNS,
+    "edsr": EDSR,
+    "edsr_baseline": EDSRBaseline,
     "imdn": IMDN,
     "rfdn": RFDN,
+    "vdsr": VDSR,
 }
 
-SCALES: dict[str, tuple[int, ...]] = {"bicubic": (1, 2, 3, 4, 8), "bsrn_s": (2, 3, 4)}
+SCALES: dict[str, tuple[int, ...]] = {
+    "addersr_vdsr": (1, 2, 3, 4),
+    "bicubic": (1, 2, 3, 4, 8),
+    "bsrn_s": (2, 3, 4),
+    "drcn": (1, 2, 3, 4),
+    "drn_l": (2, 4, 8),
+    "drn_s": (2, 4, 8),
+    "vdsr": (1, 2, 3, 4),
+}
 _DEFAULT_SCALES = (2, 3, 4)
 
 PUBLISHED: dict[tuple[str, int], str] = {
@@ -55,8 +75,8 @@ def create_model(name: str, scale: int = 4, pretrained: bool | str | os.PathLike
         name: one of :func:`list_models`.
         scale: upscaling factor.
         pretrained: False: random weights. ``"published"``: what the authors released (found in ``NSRLIB_DATA`` or the
-            cache, else downloaded and verified). True: small weights trained with this library, kept in the repository.
-            A path: that file.
+            cache, else downloaded and verified). True: small weights trained with this library, kept in the repository;
+            the network gets the size they were trained with. A path: that file.
         config: keywords of the network's class, for example ``num_feats=48``.
 
     Raises:
@@ -76,6 +96,8 @@ def create_model(name: str, scale: int = 4, pretrained: bool | str | os.PathLike
         raise ValueError(
             f"{name} takes no keyword {', '.join(map(repr, unknown))}; accepted: {', '.join(accepted) or 'none'}"
         )
+    if pretrained is True and name != "bicubic":
+        config = _trained_config(_weights_file(name, scale, True)) | config
     model = BUILDERS[name](scale=int(scale), **config)
     if pretrained is False or name == "bicubic":
         return model.eval() if name == "bicubic" else model
@@ -97,6 +119,18 @@ def _weights_file(name: str, scale: int, pretrained: bool | str | os.PathLike) -
             raise ValueError(f"no weights trained here for {name} x{scale} (there are: {have}); try 'published'")
         return path
     return pretrained  # type: ignore[return-value]
+
+
+def read_metadata(path: str | os.PathLike) -> dict[str, str]:
+    """What a ``.safetensors`` file says about itself: paper, recipe, data, seed, ...; empty if nothing."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return dict(file.metadata() or {})
+
+
+def _trained_config(path: str | os.PathLike) -> dict[str, Any]:
+    return json.loads(read_metadata(path).get("config", "{}"))
 
 
 def read_state_dict(path: str | os.PathLike) -> dict[str, Tensor]:
@@ -167,21 +201,25 @@ def load_weights(model: nn.Module, path: str | os.PathLike, strict: bool = True)
     return model
 
 
-def optimise(model: nn.Module, device: str | torch.device | None = None) -> nn.Module:
+def optimise(model: nn.Module, device: str | torch.device | None = None, kernels: Kernels = "auto") -> nn.Module:
     """The fastest inference-only form of ``model`` that computes the same function to float rounding.
 
-    BSRN becomes :class:`~nsrlib.models.bsrn.FusedBSRN`; any other network is copied channels last, with its 1x1
-    convolutions steered to oneDNN on a CPU. In evaluation mode, without gradients; ``model`` itself is left alone.
+    BSRN becomes :class:`~nsrlib.models.bsrn.FusedBSRN`, DRCN works in :class:`~nsrlib.models.drcn.FastDRCN`; any other
+    network is copied channels last, with its 1x1 convolutions steered to oneDNN on a CPU. In evaluation mode, without
+    gradients; ``model`` itself is left alone.
 
     Args:
         device: where the result shall be; default: where ``model`` is.
+        kernels: as for :class:`~nsrlib.models.bsrn.FusedBSRN`; plays no part for other networks.
     """
     if isinstance(model, FusedBSRN):
         return model.to(device)
     if device is None:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
     if isinstance(model, BSRN) and FusedBSRN.accepts(model):
-        fast: nn.Module = FusedBSRN(model)
+        fast: nn.Module = FusedBSRN(model, kernels)
+    elif isinstance(model, LumaDRCN):
+        fast = model.fast()
     else:
         fast = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for layer in fast.modules():
