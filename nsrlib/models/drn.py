@@ -1,0 +1,522 @@
+"""DRN-S and DRN-L with dual regression (Guo et al., CVPR 2020, arXiv 2003.07018; TPAMI 2024, arXiv 2207.07929).
+
+The network P upscales in steps of two and gives an image at every size; small networks D_k bring each back to the size
+below. ``L = sum_k |p^k - x^k| + lambda * sum_k |D_k(p^k) - x^(k-1)|`` (means over pixels) trains both. Images are in
+[0, 1] outside and 0..255 inside, as released. Shapes: ``(N, 3, H, W)`` in, ``(N, 3, rH, rW)`` out, not clipped.
+
+Where code and paper part ways, the code is followed, because the weights and counts are its own: the input is first
+upscaled by *PyTorch's* bicubic (a = -0.75, not antialiased), the two mean shifts are trained, all levels are computed
+at inference although the last alone is wanted. Channel attention needs 16 channels; here narrower blocks get one hidden
+channel.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nsrlib.data import ImageSet, Pair
+from nsrlib.images import imresize
+from nsrlib.layers import check_input
+from nsrlib.patches import Batch, Patches
+
+MEAN = (0.4488, 0.4371, 0.4040)
+"""Mean colour of DIV2K, [0, 1]."""
+
+# --- widths -----------------------------------------------------------------------------------------------------------
+
+_SEARCHED = {  # a hexadecimal digit a layer: width / 4
+    (4, 0.3): "359AAB9ABA9BA9B99AAABB9A9BABBBAAABABABAABBAAB9BABBABBBABBABABBBB",
+    (4, 0.5): "1248767676887678878787887887687878888888878888878788888788888878",
+    (4, 0.7): "1244354554454554545554554545455455555455545455545545555554545555",
+    (8, 0.3): "13589BA9AABBBABBA9AABBBABA9BBBBBAB9BB9AB9BAB9BABAABABABBAABBABBBB5554455455455555455455455454555",
+    (8, 0.5): "124688787888788788867878886876787687878887687877888767878788788883344444444444434444344443444444",
+    (8, 0.7): "124545355545554544545555544554555454555545455544555454554544545552221222222122222222122221222222",
+}
+
+
+def full_widths(scale: int, num_feats: int, num_blocks: int) -> dict[str, int]:
+    """Inner widths of the unpruned network by layer: those that search and pruning may lower.
+
+    In the order of the released configurations: ``down0`` ..., then for each stage ``up0.rcab0`` ... and
+    ``up0.shuffle``, the channels between pixel shuffle and 1x1 convolution. What blocks take and return stays as it is,
+    so additions and concatenations keep their shapes.
+    """
+    levels = _levels(scale)
+    widths = {f"down{p}": 2**p * num_feats for p in range(levels)}
+    for i in range(levels):
+        c = _stage_width(levels, i, num_feats)
+        widths |= {f"up{i}.rcab{b}": c for b in range(num_blocks)} | {f"up{i}.shuffle": c}
+    return widths
+
+
+def searched_widths(ratio: float, scale: int) -> list[int]:
+    """The widths that the authors' search found for DRN-S: ``ratio`` 0.3, 0.5 or 0.7 (S30, S50, S70), x4 or x8.
+
+    Source: ``DRN/pretrained_models/search_*.txt`` of guoyongcs/DRC, commit d374450.
+    """
+    if (scale, ratio) not in _SEARCHED:
+        have = ", ".join(f"{r} at x{s}" for s, r in _SEARCHED)
+        raise ValueError(f"no searched widths for ratio={ratio} at x{scale}; there are: {have}")
+    return [4 * int(letter, 16) for letter in _SEARCHED[scale, ratio]]
+
+
+def uniform_widths(full: Sequence[int], ratio: float) -> list[int]:
+    """``ceil(c * (1 - ratio))`` of every width: the manually designed networks. ValueError unless 0 < ratio < 1."""
+    check_ratio(ratio)
+    return [max(1, math.ceil(c * (1 - ratio) - 1e-9)) for c in full]
+
+
+def check_ratio(ratio: float) -> None:
+    if not 0 < ratio < 1:
+        raise ValueError(f"ratio is the share of channels to remove, between 0 and 1, got {ratio!r}")
+
+
+def check_widths(widths: Sequence[int], full: dict[str, int]) -> list[int]:
+    """``widths`` as a list. ValueError unless there is one for each layer, whole, from 1 to the full width."""
+    if len(widths) != len(full):
+        raise ValueError(f"widths must be {len(full)} numbers, one for each of {_few(full)}; got {len(widths)}")
+    for (name, most), width in zip(full.items(), widths, strict=True):
+        if int(width) != width or not 1 <= width <= most:
+            raise ValueError(f"width of {name} must be a whole number from 1 to {most}, got {width!r}")
+    return [int(w) for w in widths]
+
+
+def _few(names: dict[str, int]) -> str:
+    listed = list(names)
+    return ", ".join(listed if len(listed) < 5 else [*listed[:2], "...", listed[-1]])
+
+
+def _levels(scale: int) -> int:
+    if scale not in (2, 4, 8):
+        raise ValueError(f"scale must be 2, 4 or 8, got {scale!r}")
+    return int(scale).bit_length() - 1
+
+
+def _stage_width(levels: int, stage: int, num_feats: int) -> int:
+    return 2 ** (levels - max(stage - 1, 0)) * num_feats
+
+
+# --- networks ---------------------------------------------------------------------------------------------------------
+
+
+class DownBlock(nn.Module):
+    """Half the size: strided 3x3 convolution, LeakyReLU 0.2, 3x3 convolution, no bias. Also every dual network."""
+
+    def __init__(self, c_in: int, inner: int, c_out: int) -> None:
+        super().__init__()
+        self.dual_module = nn.Sequential(
+            nn.Sequential(nn.Conv2d(c_in, inner, 3, 2, 1, bias=False), nn.LeakyReLU(0.2, inplace=True)),
+            nn.Conv2d(inner, c_out, 3, 1, 1, bias=False),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dual_module(x)
+
+
+class ChannelAttention(nn.Module):
+    """Gate channels by a two-layer network of their means (RCAN, Zhang et al. 2018)."""
+
+    def __init__(self, channels: int, reduction: int = 16) -> None:
+        super().__init__()
+        hidden = max(1, channels // reduction)
+        self.avg_pool = nn.AdaptiveAvgPool2d(1)
+        self.conv_du = nn.Sequential(
+            nn.Conv2d(channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, channels, 1), nn.Sigmoid()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.conv_du(self.avg_pool(x))
+
+
+class RCAB(nn.Module):
+    """Residual channel attention block; ``inner`` channels between its two convolutions."""
+
+    def __init__(self, channels: int, inner: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, inner, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(inner, channels, 3, padding=1),
+            ChannelAttention(channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A prunable width: the channels between two convolutions of a DRN.
+
+    Attributes:
+        name: as in :func:`full_widths`.
+        producer, consumer: names of the convolutions whose output, input these channels are.
+        group: outputs of the producer that make one channel: 4 before a pixel shuffle, else 1.
+    """
+
+    name: str
+    producer: str
+    consumer: str
+    group: int = 1
+
+
+class DRN(nn.Module):
+    """Dual regression network of any size; :class:`DRNS` and :class:`DRNL` are the published ones.
+
+    Args:
+        scale: 2, 4 or 8.
+        num_feats: f, channels at full size; the stages have up to ``scale * f``.
+        num_blocks: B, attention blocks in each of log2(scale) stages.
+        widths: inner width of every layer in the order of :func:`full_widths`; default: full. A pruned network is an
+            ordinary one with other widths.
+
+    Raises:
+        ValueError: an unknown scale, sizes that are not positive, widths that do not fit.
+    """
+
+    min_size = 1
+
+    def __init__(
+        self, scale: int = 4, num_feats: int = 16, num_blocks: int = 30, widths: Sequence[int] | None = None
+    ) -> None:
+        super().__init__()
+        for name, value in (("num_feats", num_feats), ("num_blocks", num_blocks)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        f, levels = num_feats, _levels(scale)
+        self.scale, self.num_feats, self.num_blocks, self.num_levels = int(scale), f, num_blocks, levels
+        full = full_widths(scale, f, num_blocks)
+        inner = dict(zip(full, check_widths(list(full.values()) if widths is None else widths, full), strict=True))
+        # Context a tile needs; the attention looks at the whole picture, so that tiles differ a little in any case.
+        self.halo = math.ceil(sum((2 * num_blocks + 1) / 2**i for i in range(levels))) + 6
+        self.upsample = nn.Upsample(scale_factor=scale, mode="bicubic", align_corners=False)
+        self.sub_mean, self.add_mean = _mean_shift(-1), _mean_shift(1)
+        self.head = nn.Conv2d(3, f, 3, padding=1)
+        self.down = nn.ModuleList(DownBlock(2**p * f, inner[f"down{p}"], 2 ** (p + 1) * f) for p in range(levels))
+        self.up_blocks, self.slots = nn.ModuleList(), []
+        for p in range(levels):
+            start = f"down.{p}.dual_module"
+            self.slots.append(Slot(f"down{p}", f"{start}.0.0", f"{start}.1"))
+        for i in range(levels):
+            c, middle = _stage_width(levels, i, f), inner[f"up{i}.shuffle"]
+            self.up_blocks.append(
+                nn.Sequential(
+                    *(RCAB(c, inner[f"up{i}.rcab{b}"]) for b in range(num_blocks)),
+                    nn.Sequential(nn.Conv2d(c, 4 * middle, 3, padding=1), nn.PixelShuffle(2)),
+                    nn.Conv2d(middle, 2 ** (levels - i - 1) * f, 1),
+                )
+            )
+            start = f"up_blocks.{i}"
+            self.slots += [
+                Slot(f"up{i}.rcab{b}", f"{start}.{b}.body.0", f"{start}.{b}.body.2") for b in range(num_blocks)
+            ]
+            self.slots.append(Slot(f"up{i}.shuffle", f"{start}.{num_blocks}.0", f"{start}.{num_blocks + 1}", 4))
+        self.tail = nn.ModuleList(
+            nn.Conv2d(2 ** (levels - max(i - 1, 0)) * f, 3, 3, padding=1) for i in range(levels + 1)
+        )
+
+    @property
+    def widths(self) -> list[int]:
+        """Inner width of every layer, in the order of :func:`full_widths`."""
+        return [self.get_submodule(slot.consumer).in_channels for slot in self.slots]  # type: ignore[misc]
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """``(N, 3, H, W)`` -> what each image is read from, ``(N, C, 2^k H, 2^k W)`` for k = 0 .. log2(scale)."""
+        check_input(x, type(self).__name__, 3, self.min_size)
+        x = self.head(self.sub_mean(self.upsample(x * 255)))
+        copies = []
+        for down in self.down:
+            copies.append(x)
+            x = down(x)
+        found = [x]
+        for up, copy in zip(self.up_blocks, reversed(copies), strict=True):
+            x = torch.cat((up(x), copy), 1)
+            found.append(x)
+        return found
+
+    def images(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """:meth:`features` -> an image at every size, the smallest first, ``(N, 3, 2^k H, 2^k W)``."""
+        return [self.add_mean(tail(f)) / 255 for tail, f in zip(self.tail, features, strict=True)]
+
+    def forward(self, x: Tensor, all_levels: bool = False) -> Any:
+        """The largest image, or with ``all_levels`` the list of all, smallest (of the input's size) first."""
+        images = self.images(self.features(x))
+        return images if all_levels else images[-1]
+
+
+def _mean_shift(sign: int) -> nn.Conv2d:
+    conv = nn.Conv2d(3, 3, 1)
+    with torch.no_grad():
+        conv.weight.copy_(torch.eye(3)[:, :, None, None])
+        conv.bias.copy_(sign * 255 * torch.tensor(MEAN))  # type: ignore[union-attr]
+    return conv
+
+
+class DRNS(DRN):
+    """DRN-S: 4.8 M parameters at x4, 5.4 M at x8; x2, which was not published, takes the sizes of x4.
+
+    Args:
+        num_feats: default 16, at x8 8.
+        num_blocks, widths: see :class:`DRN`.
+    """
+
+    def __init__(
+        self,
+        scale: int = 4,
+        num_feats: int | None = None,
+        num_blocks: int = 30,
+        widths: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(scale, num_feats or (8 if scale == 8 else 16), num_blocks, widths)
+
+
+class DRNL(DRN):
+    """DRN-L: 9.8 M parameters at x4, 10.0 M at x8; x2, which was not published, takes the sizes of x4.
+
+    Args:
+        num_feats: default 20, at x8 10. num_blocks: default 40, at x8 36. widths: see :class:`DRN`.
+    """
+
+    def __init__(
+        self,
+        scale: int = 4,
+        num_feats: int | None = None,
+        num_blocks: int | None = None,
+        widths: Sequence[int] | None = None,
+    ) -> None:
+        f, b = (10, 36) if scale == 8 else (20, 40)
+        super().__init__(scale, num_feats or f, num_blocks or b, widths)
+
+
+def dual_networks(scale: int, num_feats: int) -> nn.ModuleList:
+    """D_1 .. D_S: each halves an image, ``(N, 3, H, W)`` -> ``(N, 3, H/2, W/2)``; 54 f parameters each."""
+    return nn.ModuleList(DownBlock(3, num_feats, 3) for _ in range(_levels(scale)))
+
+
+def load_dual_weights(duals: nn.ModuleList, path: str | os.PathLike) -> nn.ModuleList:
+    """Load a released ``*_dual_model.pt``, a list of state dicts, D_1 first. ValueError if it does not fit."""
+    states = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(states, list) or len(states) != len(duals):
+        raise ValueError(f"{os.path.basename(path)} must hold a list of {len(duals)} state dicts")
+    for dual, state in zip(duals, states, strict=True):
+        try:
+            dual.load_state_dict(state)
+        except RuntimeError as error:
+            raise ValueError(f"{os.path.basename(path)} does not fit: {' '.join(str(error).split())[:200]}") from None
+    return duals
+
+
+# --- losses -----------------------------------------------------------------------------------------------------------
+
+
+def pyramid(batch: Batch) -> list[Tensor]:
+    """Targets of all levels: the input itself, bicubic reductions of the target, the target.
+
+    The authors read the middle levels from files. Here they are MATLAB's bicubic of the *patch*, in float: not rounded
+    to whole grey levels nor clipped, and within ``2r`` pixels of its edge the patch is mirrored where the files go on.
+
+    Raises:
+        ValueError: sides of which one is not 2, 4 or 8 times the other.
+    """
+    (h, w), (hr_h, hr_w) = batch.input.shape[-2:], batch.target.shape[-2:]
+    r = hr_h // h
+    if r not in (2, 4, 8) or (hr_h, hr_w) != (r * h, r * w):
+        raise ValueError(f"the target must be 2, 4 or 8 times the input's size, got {hr_h}x{hr_w} for {h}x{w}")
+    middle = [imresize(batch.target, size=(2**k * h, 2**k * w)) for k in range(1, _levels(r))]
+    return [batch.input, *middle, batch.target]
+
+
+def dual_regression_loss(
+    outputs: Sequence[Tensor], targets: Sequence[Tensor], duals: Sequence[Callable[[Tensor], Tensor]] = ()
+) -> tuple[Tensor, Tensor]:
+    """Primal and dual term, neither weighted: sums over levels of mean absolute differences.
+
+    Args:
+        outputs: p^0 .. p^S. targets: x^0 .. x^S. duals: D_1 .. D_S, or none: the dual term is 0 then.
+
+    Raises:
+        ValueError: another number of levels, or sizes that differ; names the level.
+    """
+    if len(outputs) != len(targets) or (len(duals) and len(duals) != len(outputs) - 1):
+        raise ValueError(
+            f"{len(outputs)} outputs need as many targets and {len(outputs) - 1} dual networks or none, "
+            f"got {len(targets)} and {len(duals)}"
+        )
+    for k, (p, x) in enumerate(zip(outputs, targets, strict=True)):
+        if p.shape != x.shape:
+            raise ValueError(f"level {k} of the pyramid is {tuple(x.shape)}, but the output there {tuple(p.shape)}")
+    primal = torch.stack([F.l1_loss(p, x) for p, x in zip(outputs, targets, strict=True)]).sum()
+    if not len(duals):
+        return primal, primal.new_zeros(())
+    returned = [dual(p) for dual, p in zip(duals, outputs[1:], strict=True)]
+    for k, (d, x) in enumerate(zip(returned, targets, strict=False)):
+        if d.shape != x.shape:
+            raise ValueError(f"dual network {k + 1} returns {tuple(d.shape)}, but level {k} is {tuple(x.shape)}")
+    return primal, torch.stack([F.l1_loss(d, x) for d, x in zip(returned, targets, strict=False)]).sum()
+
+
+def brought_back(duals: Sequence[Callable[[Tensor], Tensor]], image: Tensor) -> Tensor:
+    """``D_1(...D_S(image))``: all the way down."""
+    for dual in reversed(list(duals)):
+        image = dual(image)
+    return image
+
+
+def drn_losses(
+    lambda_: float = 0.1,
+    *,
+    dual_hr: bool = False,
+    teacher: DRN | None = None,
+    unpaired: Patches | None = None,
+    unpaired_share: float = 0.3,
+) -> Callable[..., dict[str, Tensor]]:
+    """DRN's losses for :func:`nsrlib.training.fit`, with ``networks={"dual": dual_networks(...)}``.
+
+    ``fit`` gives the dual networks an optimiser of their own. That one Adam serves all of them changes nothing: Adam
+    treats every weight by itself.
+
+    Args:
+        lambda_: weight of the dual term. 0: without; the dual networks may be left out then.
+        dual_hr: also bring HR down and up again, ``lambda_ * |P(D_1(...D_S(y))) - y|``: twice the cost.
+        teacher: distil from this larger network, as the authors do after pruning: squared difference between the mean
+            over channels of what the last image is read from. Weighted by 1 with values of 0..255.
+        unpaired: low-resolution images without HR (CVPR 2020, Sec. 3.3): their ``input`` is used, their target is
+            never looked at. They add ``lambda_ * |D_1(...D_S(p^S)) - x|``, for nothing else is known of them; the
+            authors' code for this was not released.
+        unpaired_share: rho, their share of each batch, on top of the paired patches that ``fit`` draws. All terms are
+            means over both kinds, so the primal one counts ``1 - rho``.
+
+    Raises:
+        ValueError: a negative ``lambda_``, a share outside (0, 1); when called, dual networks that are missing.
+    """
+    if not 0 <= lambda_ < math.inf:
+        raise ValueError(f"lambda_ must be 0 or more, got {lambda_!r}")
+    if not 0 < unpaired_share < 1:
+        raise ValueError(f"unpaired_share must be between 0 and 1, got {unpaired_share!r}")
+    if lambda_ == 0 and (dual_hr or unpaired is not None):
+        raise ValueError("dual_hr and unpaired are dual terms: they need lambda_ above 0")
+    others = {"patches": unpaired}  # moved to the device once
+
+    def losses(model: Any, batch: Batch, step: int, dual: Any = None) -> dict[str, Tensor]:
+        if lambda_ and dual is None:
+            raise ValueError('lambda_ above 0 needs networks={"dual": dual_networks(scale, num_feats)}')
+        duals = list(dual) if lambda_ else []
+        if teacher is None:
+            outputs = model(batch.input, all_levels=True)
+        else:
+            features = model.features(batch.input)
+            outputs = model.images(features)
+        primal, back = dual_regression_loss(outputs, pyramid(batch), duals)
+        if others["patches"] is not None:
+            patches = others["patches"] = others["patches"].to(batch.input.device)
+            n = len(batch.input)
+            m = max(1, round(n * unpaired_share / (1 - unpaired_share)))
+            # fit seeds PyTorch's generator anew for every step and process
+            x = patches.batch(m, int(torch.randint(2**62, ()))).input
+            alone = F.l1_loss(brought_back(duals, model(x)), x)
+            primal, back = primal * n / (n + m), (n * back + m * alone) / (n + m)
+        terms = {"primal": primal}
+        if lambda_:
+            terms["dual"] = lambda_ * back
+        if dual_hr:
+            terms["dual HR"] = lambda_ * F.l1_loss(model(brought_back(duals, batch.target)), batch.target)
+        if teacher is not None:
+            with torch.no_grad():
+                wanted = teacher.to(batch.input.device).eval().features(batch.input)[-1].mean(1)
+            terms["distillation"] = F.mse_loss(features[-1].mean(1), wanted) / 255  # the rest is in [0, 1]
+        return terms
+
+    return losses
+
+
+def training_setup(network: DRN, recipe: Any, lambda_: float = 0.1, dual_hr: bool = False) -> dict[str, Any]:
+    """Keywords for :func:`~nsrlib.training.fit`: losses and dual networks; a ``setup`` of
+    :func:`~nsrlib.studies.train_and_score`. The dual networks' first weights follow from ``recipe.seed`` alone."""
+    networks = {}
+    if lambda_:
+        with torch.random.fork_rng():
+            torch.manual_seed(recipe.seed)
+            networks["dual"] = dual_networks(network.scale, network.num_feats)
+    return {"losses": drn_losses(lambda_, dual_hr=dual_hr), "networks": networks}
+
+
+def degraded(images: ImageSet | Sequence[Pair], kind: Literal["nearest", "blur"], sigma: float = 1.6) -> list[Pair]:
+    """The same HR images with LR made in another way, for adaptation (CVPR 2020, Sec. 4.3).
+
+    ``nearest``: every r-th pixel, counted from the middle of each r x r square; ``blur``: after a Gaussian of standard
+    deviation ``sigma`` (mirrored at the edge). How strongly the authors blurred was not found.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    if kind not in ("nearest", "blur"):
+        raise ValueError(f"kind must be 'nearest' or 'blur', got {kind!r}")
+    made = []
+    for pair in images:
+        if pair.lr is None:
+            raise ValueError(f"{pair.name} has no scale: load the set at one")
+        r = pair.hr.shape[0] // pair.lr.shape[0]
+        hr = pair.hr
+        if kind == "blur":
+            blurred = gaussian_filter(hr.astype(np.float64), (sigma, sigma, *(0,) * (hr.ndim - 2)))
+            hr = np.clip(np.floor(blurred + 0.5), 0, 255).astype(np.uint8)
+        made.append(replace(pair, lr=np.ascontiguousarray(hr[r // 2 :: r, r // 2 :: r])))
+    return made
+
+
+# --- what the dual loss can see ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Visibility:
+    """How much of an HR image a bicubic reduction fixes.
+
+    Attributes:
+        pixels: unknowns, n * n. rank: of the linear map to LR. share: rank / pixels, which is 1 / r^2.
+        smallest, largest: singular values. The rank is certain: rounding moves them by less than ``1e-10``.
+    """
+
+    scale: int
+    pixels: int
+    rank: int
+    share: float
+    smallest: float
+    largest: float
+
+
+def visibility(scale: int, size: int = 32) -> Visibility:
+    """Rank of MATLAB's bicubic reduction of ``size`` x ``size`` images by ``scale``.
+
+    The map is ``X -> A X A^T``, so its rank is that of A squared and its singular values are products of A's. The dual
+    loss of ``y + z`` equals that of ``y`` for every z in the null space, a share ``1 - 1 / r^2`` of all directions.
+
+    Raises:
+        ValueError: a size that the scale does not divide.
+    """
+    values = np.linalg.svd(_reduction(scale, size), compute_uv=False)
+    rank = int((values > 1e-10).sum())
+    return Visibility(scale, size**2, rank**2, rank**2 / size**2, float(values[rank - 1] ** 2), float(values[0] ** 2))
+
+
+def invisible(image: Tensor, scale: int) -> Tensor:
+    """The part of ``(..., n, n)`` that bicubic reduction by ``scale`` maps to zero: ``Z - A+ A Z (A+ A)^T``."""
+    a = torch.from_numpy(_reduction(scale, image.shape[-1])).to(image)
+    if image.shape[-2] != image.shape[-1]:
+        raise ValueError(f"image must be square, got {image.shape[-2]}x{image.shape[-1]}")
+    seen = torch.linalg.pinv(a) @ a
+    return image - seen @ image @ seen.T
+
+
+def _reduction(scale: int, size: int) -> np.ndarray:
+    """A, ``(size / scale, size)`` float64."""
+    if scale < 2 or size < scale or size % scale:
+        raise ValueError(f"size must be a multiple of the scale, got {size} at x{scale}")
+    return imresize(np.eye(size), (1 / scale, 1.0))
