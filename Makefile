@@ -1,6 +1,7 @@
 # make reproduce   execute the notebooks, write a report            make test    lint, types, unit tests, notebooks
 # make lab         open the notebooks in JupyterLab                 make bench   time the networks on this machine
 # make notebooks   execute the notebooks in place, to commit them   make clean   remove .venv and runs
+# make bench-gpu   test and time the kernels on one GPU, at most 25 minutes; results go to data/results/ops
 #
 # Everything is installed into .venv, nowhere else. Options: PYTHON=python3.12, PAPERS="bsrn", PROFILE=quick, ARGS=...
 
@@ -18,7 +19,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 TORCH_BACKEND ?= $(if $(UV_FIND_LINKS),,auto)
 
-.PHONY: reproduce test lint types unit nbval lab bench notebooks clean
+.PHONY: reproduce test lint types unit nbval lab bench bench-gpu notebooks clean
 
 reproduce: .venv/installed
 	$(BIN)/nsr reproduce $(PAPERS) --profile $(PROFILE) $(ARGS)
@@ -45,6 +46,14 @@ lab: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/nsr bench models
+
+# Each step has its share of the time, and none keeps the next from running.
+bench-gpu: .venv/installed
+	@failed=0; mkdir -p data/results/ops; \
+	timeout 420 env -u TRITON_INTERPRET $(BIN)/python -m pytest -q -n 4 tests/ops tests/test_bench.py || failed=1; \
+	env -u TRITON_INTERPRET $(BIN)/nsr bench kernels --device cuda --budget 15 $(ARGS) || failed=1; \
+	timeout 120 $(BIN)/nsr bench models --device cuda --out data/results/ops/models.json || failed=1; \
+	exit $$failed
 
 notebooks: .venv/installed
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \

@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 __all__ = ["create_model", "list_models", "load_weights"]
 
 _SUBMODULES = (
-    *("claims", "complexity", "data", "download", "evaluation", "images", "layers", "metrics", "models"),
+    *("bench", "claims", "complexity", "data", "download", "evaluation", "images", "layers", "metrics", "models"),
     *("ops", "patches", "plots", "provenance", "reports", "runs", "studies", "training"),
 )
 

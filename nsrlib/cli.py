@@ -246,7 +246,7 @@ def study(
     jobs: Annotated[int, typer.Option("--jobs", "-j", help="Runs at once, a thread each.")] = 1,
     store: Annotated[bool, typer.Option(help="Keep the results in data/results.")] = False,
 ) -> None:
-    """Train a paper's ablations, variants times seeds; finished runs are kept and not repeated."""
+    """Train a paper's ablations; finished runs are not repeated."""
     from nsrlib import experiments, studies
 
     table = experiments.studies(paper, profile)

@@ -40,6 +40,7 @@ def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         ("test", r"--nbval-lax .*notebooks"),
         ("lab", r"\.venv/bin/jupyter lab notebooks"),
         ("bench", r"\.venv/bin/nsr bench models"),
+        ("bench-gpu", r"-m pytest .* tests/ops .*nsr bench kernels --device cuda --budget 15 .*nsr bench models "),
     ],
 )
 def test_a_target_installs_first_and_into_its_own_folder_only(copy, target, last):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -223,6 +224,9 @@ class BSRNS(nn.Module):
 # --- the same function, faster ----------------------------------------------------------------------------------------
 
 Box = tuple[int, int, int, int]
+Kernels = Literal["auto", "library", "triton"]
+
+KERNELS: tuple[str, ...] = ("auto", "library", "triton")
 
 
 class FusedBSRN(nn.Module):
@@ -237,16 +241,26 @@ class FusedBSRN(nn.Module):
 
     Args:
         model: a :class:`BSRN` with BSConv-U, ESA, CCA and GELU (the published configuration, any width and depth).
+        kernels: what computes the 3x3 layers of stride 1: ``"library"`` convolutions, or ``"triton"``, the one kernel
+            of :func:`nsrlib.ops.bsconv2d` (on a GPU; elsewhere it calls the library itself). ``"auto"`` is the library:
+            the kernel is not chosen for anyone before a stored measurement of a GPU (``nsr bench kernels``, case
+            ``bsrn_x4``) shows that it pays.
+
+    Raises:
+        ValueError: another configuration, or unknown ``kernels``.
     """
 
     min_size = 15
     tile_step = 6
     """Tiles must start at multiples of this, the step of ESA's coarse map."""
 
-    def __init__(self, model: BSRN) -> None:
+    def __init__(self, model: BSRN, kernels: Kernels = "auto") -> None:
         super().__init__()
         if not self.accepts(model):
             raise ValueError("only BSRN with conv='bsconv_u', esa=True, cca=True and act='gelu' has a fused form")
+        if kernels not in KERNELS:
+            raise ValueError(f"kernels must be one of {', '.join(KERNELS)}, got {kernels!r}")
+        self.kernels = "library" if kernels == "auto" else kernels
         self.scale, self.halo = model.scale, model.halo
         for name, tensor in model.state_dict().items():
             tensor = tensor.detach().clone()
@@ -301,9 +315,17 @@ class FusedBSRN(nn.Module):
     def _conv1x1(self, x: Tensor, name: str, bias: bool = True) -> Tensor:
         return _conv1x1(x, self.get_buffer(f"{name}_weight"), self.get_buffer(f"{name}_bias") if bias else None)
 
-    def _bsconv(self, x: Tensor, name: str, stride: int = 1, padding: int = 1) -> Tensor:
-        z = self._conv1x1(x, f"{name}_pw", bias=False)
-        return self._depthwise(z, name, stride, padding)
+    def _bsconv(self, x: Tensor, name: str, gelu: bool = False, residual: Tensor | None = None) -> Tensor:
+        """``GELU(BSConv(x) + residual)``, the last two if asked for."""
+        if self.kernels == "triton":
+            from nsrlib.ops import bsconv2d  # here, because it brings Triton along
+
+            pointwise, depthwise, bias = (self.get_buffer(f"{name}_{n}") for n in ("pw_weight", "dw_weight", "dw_bias"))
+            return bsconv2d(x, pointwise, depthwise, bias, "gelu" if gelu else None, residual)
+        y = self._depthwise(self._conv1x1(x, f"{name}_pw", bias=False), name)
+        if residual is not None:
+            y.add_(residual)
+        return _gelu_(y) if gelu else y
 
     def _depthwise(self, z: Tensor, name: str, stride: int = 1, padding: int = 1) -> Tensor:
         weight = self.get_buffer(f"{name}_dw_weight")
@@ -314,15 +336,16 @@ class FusedBSRN(nn.Module):
         r = x
         for i in (1, 2, 3):
             distilled[:, (i - 1) * half : i * half] = self._conv1x1(r, f"B{k}_c{i}_d")
-            r = _gelu_(self._bsconv(r, f"B{k}_c{i}_r").add_(r))
+            r = self._bsconv(r, f"B{k}_c{i}_r", gelu=True, residual=r)
         distilled[:, 3 * half :] = self._bsconv(r, f"B{k}_c4")
         y = self._conv1x1(_gelu_(distilled), f"B{k}_c5")
         del r
 
         a = self._conv1x1(y, f"B{k}_esa_conv1")
-        b = F.max_pool2d(self._bsconv(a, f"B{k}_esa_conv2", stride=2, padding=0), kernel_size=7, stride=3)
-        b = _gelu_(self._bsconv(b, f"B{k}_esa_conv_max"))
-        b = _gelu_(self._bsconv(b, f"B{k}_esa_conv3"))
+        b = self._depthwise(self._conv1x1(a, f"B{k}_esa_conv2_pw", bias=False), f"B{k}_esa_conv2", stride=2, padding=0)
+        b = F.max_pool2d(b, kernel_size=7, stride=3)
+        b = self._bsconv(b, f"B{k}_esa_conv_max", gelu=True)
+        b = self._bsconv(b, f"B{k}_esa_conv3", gelu=True)
         b = self._bsconv(b, f"B{k}_esa_conv3_")
         b = _stretch(b, h, w, window)
         y *= self._conv1x1(self._conv1x1(a, f"B{k}_esa_conv_f").add_(b), f"B{k}_esa_conv4").sigmoid_()
@@ -351,7 +374,7 @@ class FusedBSRN(nn.Module):
         for k, weight in enumerate(self.get_buffer("c1_weight").split(c, 1), 1):
             f = self._block(f, k, distilled, window)
             fused = _conv1x1(f, weight).add_(fused)
-        fused = self._bsconv(_gelu_(fused), "c2").add_(shallow)
+        fused = self._bsconv(_gelu_(fused), "c2", residual=shallow)
         last = "upsampler_upsampleOneStep_0"
         y = F.conv2d(fused, self.get_buffer(f"{last}_weight"), self.get_buffer(f"{last}_bias"), padding=1)
         return F.pixel_shuffle(y, self.scale)

@@ -571,7 +571,9 @@ def _weight_grad_conv(
 ) -> Tensor:
     """``G X^T - diag(G 1) W``: the first term is large where ``X`` is, so both are kept in float32 without TF32."""
     acc = _accumulator(x.dtype)
-    with torch.backends.cudnn.flags(allow_tf32=False):
+    cudnn = torch.backends.cudnn  # flags() resets what it is not told, and switches cuDNN off
+    kept = {name: getattr(cudnn, name) for name in ("enabled", "benchmark", "deterministic")}
+    with cudnn.flags(**kept, allow_tf32=False):
         product = torch.ops.aten.convolution_backward(
             grad.to(acc), x.to(acc), weight.to(acc), None, stride, padding, (1, 1), False, (0, 0), 1,
             (False, True, False),

@@ -7,20 +7,29 @@ code is text already.
 
 Needs kernels that were *not* decorated under ``TRITON_INTERPRET=1``; a test starts a process without that variable.
 Registers and spills change from one Triton version to the next, hence :attr:`Audit.triton`.
+
+:func:`audit_all` does this for every kernel of the library, at the sizes of the papers: ``nsr bench kernels --audit``.
 """
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import re
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # backend, architecture, threads in a warp
 TARGETS: dict[str, tuple[str, int | str, int]] = {
@@ -79,7 +88,8 @@ class Mix:
     def count(self, *names: str) -> int:
         """Instructions with one of these names. ``FADD.SAT`` needs that modifier; ``FADD`` takes any modifiers.
 
-        AMD names carry no dots: ``v_add_f32`` also takes its encodings ``v_add_f32_e32`` and ``v_add_f32_e64``.
+        AMD names carry no dots: ``v_add_f32`` also takes its encodings ``v_add_f32_e32`` and ``v_add_f32_e64``. A
+        ``*`` stands for anything.
         """
         return sum(n for name, n in self.counts.items() if any(_matches(name, wanted) for wanted in names))
 
@@ -88,15 +98,19 @@ class Mix:
         return self.count(*names) / max(self.total, 1)
 
     def most_common(self, k: int = 8) -> dict[str, int]:
-        """The ``k`` most frequent instructions, modifiers left out."""
-        return dict(Counter({base: self.count(base) for base in {n.split(".")[0] for n in self.counts}}).most_common(k))
+        """The ``k`` most frequent instructions, modifiers and encodings left out."""
+        bases = sorted({_without_encoding(n.split(".")[0]) for n in self.counts})
+        return dict(Counter({base: self.count(base) for base in bases}).most_common(k))
 
 
 def _matches(name: str, wanted: str) -> bool:
     base, *modifiers = name.split(".")
     wanted_base, *wanted_modifiers = wanted.split(".")
-    base = re.sub(r"(?<=[a-z0-9])_(e32|e64|sdwa|dpp)$", "", base)
-    return base == wanted_base and set(wanted_modifiers) <= set(modifiers)
+    return fnmatchcase(_without_encoding(base), wanted_base) and set(wanted_modifiers) <= set(modifiers)
+
+
+def _without_encoding(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])_(e32|e64|sdwa|dpp)$", "", name)
 
 
 @dataclass(frozen=True)
@@ -133,12 +147,20 @@ class Audit:
             raise LookupError(f"{self.kernel} for {self.target} has no loop")
         return max(self.loops, key=lambda mix: mix.count(*names) if names else mix.total)
 
-    def row(self) -> dict[str, Any]:
-        """One row of a table, without the code."""
-        hot = self.hot_loop() if self.loops else self.code
+    def row(self, *useful: str) -> dict[str, Any]:
+        """One row of a table, without the code: loop and mix are of :meth:`hot_loop` (or of all code, without loops).
+
+        With ``useful`` names also their share of that loop, and how many barriers and spills it holds.
+        """
+        hot = self.hot_loop(*useful) if self.loops else self.code
         mix = " ".join(f"{name}:{n}" for name, n in hot.most_common(6).items())
         keys = ("kernel", "target", "num_warps", "registers", "stack", "spills", "shared")
-        return {**{key: getattr(self, key) for key in keys}, "loop": hot.total, "mix": mix}
+        row = {**{key: getattr(self, key) for key in keys}, "loop": hot.total, "mix": mix}
+        if useful:
+            row["share"] = hot.share(*useful)
+            row["loop_barriers"] = hot.count("BAR", "s_barrier")
+            row["loop_spills"] = hot.count("LDL", "STL", "scratch_load*", "scratch_store*")
+        return row
 
 
 def compile_for(
@@ -284,3 +306,183 @@ def _loops(asm: str, label: str, instruction: str, branch: str, to: str) -> tupl
         return Mix(dict(Counter(name for name, _ in names)))
 
     return mix(code), tuple(mix(code[a : b + 1]) for a, b in sorted(inner))
+
+
+# --- every kernel of the library --------------------------------------------------------------------------------------
+
+
+class Entry(NamedTuple):
+    """A kernel at one size: its launch for a target, from meta tensors, and the instructions that do its work."""
+
+    launch: Callable[[str], Launch]
+    useful: tuple[str, ...]
+    targets: tuple[str, ...] = tuple(TARGETS)
+
+
+# AMD's packed addition takes no absolute value: there it is a mask.
+ADD = ("FADD", "FADD2", "v_add_f32", "v_sub_f32", "v_subrev_f32", "v_pk_add_f32", "v_and_b32")
+SATURATE_AND_MULTIPLY_ADD = ("FADD.SAT", "FFMA", "FFMA2", "v_add_f32", "v_sub_f32", "v_fma*_f32", "v_pk_fma_f32")
+MATRIX = ("HMMA", "HGMMA", "UTCHMMA", "v_mfma*")
+
+
+def entries() -> dict[str, Entry]:
+    """Every kernel at the sizes of the papers: 64 to 256 channels, 3x3, batches of 16 patches of 48x48; BSRN's layers.
+
+    Those that find the limits of a card for the benchmark are not among them.
+    """
+    return {**_adder2d(), **_bsconv2d(), **_mixed_conv2d()}
+
+
+def _meta(*size: int, dtype: torch.dtype = torch.float32, last: bool = False) -> torch.Tensor:
+    layout = torch.channels_last if last else torch.contiguous_format
+    return torch.empty(size, dtype=dtype, device="meta", memory_format=layout)
+
+
+def _adder2d() -> dict[str, Entry]:
+    from nsrlib.ops.adder2d import forward_launch, input_grad_launch, int8_launch, weight_sign_grad_launch
+
+    one = (1, 1), (1, 1)
+
+    def forward(c: int, **options: Any) -> Callable[[str], Launch]:
+        x, weight = _meta(16, c, 48, 48, **options), _meta(c, c, 3, 3, dtype=options.get("dtype", torch.float32))
+        return lambda target: forward_launch(x, weight, x, *one)
+
+    def input_grad(c: int, rule: Any = "adder") -> Callable[[str], Launch]:
+        x, weight = _meta(16, c, 48, 48), _meta(c, c, 3, 3)
+        return lambda target: input_grad_launch(x, x, weight, x, *one, rule)
+
+    def int8(c: int) -> Callable[[str], Launch]:
+        x, y = (_meta(16, c, 48, 48, dtype=d, last=True) for d in (torch.int8, torch.int32))
+        weight = _meta(c, c, 3, 3, dtype=torch.int8)
+        return lambda target: int8_launch(x, weight, y, *one, vabsdiff4=TARGETS[target][0] == "cuda")
+
+    x, weight, partial = _meta(16, 64, 48, 48), _meta(64, 64, 3, 3), _meta(64, 64, 64, 3, 3)
+    compare = ("FSETP", "FSEL", "v_cmp*", "v_cndmask*")
+    found = {
+        f"adder2d {name} {c}->{c}": Entry(make(c), useful)
+        for c in (64, 256)
+        for name, make, useful in (
+            ("forward", forward, ADD),
+            ("input gradient", input_grad, SATURATE_AND_MULTIPLY_ADD),
+            ("int8", int8, ("VABSDIFF4", "v_sub*", "v_add*", "v_max*")),
+        )
+    }
+    return found | {
+        "adder2d forward 64->64 channels last": Entry(forward(64, last=True), ADD),
+        "adder2d forward 64->64 bfloat16": Entry(forward(64, dtype=torch.bfloat16), ADD),
+        "adder2d input sign gradient 64->64": Entry(input_grad(64, "sign"), compare),
+        "adder2d weight sign gradient 64->64": Entry(
+            lambda target: weight_sign_grad_launch(x, x, weight, partial, *one), compare
+        ),
+    }
+
+
+def _bsconv2d() -> dict[str, Entry]:
+    from nsrlib.ops.bsconv2d import fused_launch
+
+    def layer(c_in: int, c_out: int, dtype: torch.dtype, activation: str | None, residual: bool) -> Entry:
+        def launch(target: str) -> Launch:
+            shapes = (1, c_in, 180, 320), (c_out, c_in, 1, 1), (c_out, 1, 3, 3), (c_out,)
+            x, pointwise, depthwise, bias = (torch.empty(s, dtype=dtype, device="meta") for s in shapes)
+            y = _meta(1, c_out, 180, 320, dtype=dtype, last=True)
+            precision = "ieee" if TARGETS[target][0] == "hip" else "tf32x3"
+            return fused_launch(x, pointwise, depthwise, bias, activation, y if residual else None, y, precision)
+
+        return Entry(launch, MATRIX)
+
+    return {
+        "bsconv2d 64->64 GELU residual bfloat16": layer(64, 64, torch.bfloat16, "gelu", True),
+        "bsconv2d 64->64 GELU residual float32": layer(64, 64, torch.float32, "gelu", True),
+        "bsconv2d 64->32 bfloat16, last distillation": layer(64, 32, torch.bfloat16, None, False),
+        "bsconv2d 12->64 bfloat16, head": layer(12, 64, torch.bfloat16, None, False),
+        "bsconv2d 16->16 GELU bfloat16, ESA": layer(16, 16, torch.bfloat16, "gelu", False),
+        "bsconv2d 256->256 GELU bfloat16": layer(256, 256, torch.bfloat16, "gelu", False),
+    }
+
+
+def _mixed_conv2d() -> dict[str, Entry]:
+    from nsrlib.ops.mixed_conv2d import forward_launch, geometry, input_grad_launch, weight_grad_launch, wide_launch
+
+    n, k, d = 16, 4, 16
+
+    def entry(kind: str, c: int, dtype: torch.dtype) -> Entry:
+        tile = (1, 1) if kind == "gate a pixel" else ()
+        g = geometry((n, c, 48, 48), (k * c, c, 3, 3), (n, k, d), (1, 1), (1, 1), tile)
+        x, every = _meta(n, c, 48, 48, dtype=dtype, last=True), _meta(k * c, 3, 3, c, dtype=dtype)
+        mixed, chosen = _meta(n * c, 3, 3, c, dtype=dtype), _meta(n, d, dtype=torch.int32)
+        makers: dict[str, Callable[[str], Launch]] = {
+            "soft": lambda precision: forward_launch(x, mixed, None, None, x, g, precision),
+            "hard": lambda precision: forward_launch(x, every, None, chosen, x, g, precision),
+            "gate a pixel": lambda precision: wide_launch(
+                x, every, None, _meta(n, 48, 48, k, d, dtype=dtype), x, g, precision
+            ),
+            "input gradient": lambda precision: input_grad_launch(
+                x, mixed, None, _meta(n, 48, 48, c, dtype=dtype), g, precision
+            ),
+            "weight gradient": lambda precision: weight_grad_launch(x, x, _meta(1, n, c, 3, 3, c), g, precision),
+        }
+        return Entry(lambda target: makers[kind]("ieee" if TARGETS[target][0] == "hip" else "tf32x3"), MATRIX)
+
+    kinds = ("soft", "hard", "gate a pixel", "input gradient", "weight gradient")
+    return {
+        **{f"mixed_conv2d {kind} 64->64 bfloat16": entry(kind, 64, torch.bfloat16) for kind in kinds},
+        **{f"mixed_conv2d {kind} 64->64 float32": entry(kind, 64, torch.float32) for kind in kinds},
+        "mixed_conv2d soft 128->128 bfloat16": entry("soft", 128, torch.bfloat16),
+    }
+
+
+def audit_all(
+    names: Sequence[str] | None = None,
+    targets: Sequence[str] = tuple(TARGETS),
+    *,
+    jobs: int | None = None,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Compile kernels for targets and tell what became of them. Needs no GPU; a few seconds a kernel and target.
+
+    Args:
+        names: of :func:`entries`; default: all.
+        targets: of :data:`TARGETS`.
+        jobs: processes; default: one a core.
+        progress: show a bar.
+
+    Returns:
+        A row a kernel and target: case, target, kernel, num_warps, registers, stack (bytes a thread), spills,
+        shared (bytes a program), loop (instructions in the hot loop), share (of them, those that do the work; 0 to 1),
+        loop_barriers, loop_spills, mix. ``attrs["triton"]`` is the compiler's version.
+
+    Raises:
+        ValueError: unknown names or targets.
+        RuntimeError: under ``TRITON_INTERPRET=1``.
+    """
+    import pandas as pd
+    import triton
+    from tqdm.auto import tqdm
+
+    known = entries()
+    for what, given, possible in (("case", names or (), known), ("target", targets, TARGETS)):
+        if unknown := [g for g in given if g not in possible]:
+            raise ValueError(f"unknown {what} {unknown[0]!r}; known: {', '.join(possible)}")
+    tasks = [(n, t) for n in (known if names is None else names) for t in targets if t in known[n].targets]
+    jobs = min(jobs or os.cpu_count() or 1, len(tasks))
+    bar = tqdm(total=len(tasks), desc="kernels", disable=not progress)
+    rows = []
+    if jobs > 1:  # spawned, not forked: a process that has used CUDA must not be
+        with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+            for row in pool.map(_audit_entry, *zip(*tasks, strict=True)):
+                rows.append(row)
+                bar.update()
+    else:
+        for task in tasks:
+            rows.append(_audit_entry(*task))
+            bar.update()
+    bar.close()
+    columns = ["case", "target", "kernel", "num_warps", "registers", "stack", "spills", "shared", "loop", "share"]
+    table = pd.DataFrame(rows, columns=[*columns, "loop_barriers", "loop_spills", "mix"])
+    table.attrs = {"triton": triton.__version__}
+    return table
+
+
+def _audit_entry(name: str, target: str) -> dict[str, Any]:
+    entry = entries()[name]
+    return {"case": name, **entry.launch(target).audit(target).row(*entry.useful)}

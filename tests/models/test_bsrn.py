@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import math
 
 import pytest
@@ -370,6 +371,36 @@ def test_published_weights_pin_the_activation_and_the_standard_deviation(publish
     model, x = published("bsrn", scale).double(), natural(32, 27)
     with torch.no_grad():
         close(model(x), restated(dict(model.named_parameters()), x, 8, scale, False), 1e-9)
+
+
+def test_the_fused_form_is_as_accurate_through_the_triton_kernel(natural, monkeypatch):
+    pytest.importorskip("triton")
+    from triton.runtime.interpreter import InterpretedFunction
+
+    module = importlib.import_module("nsrlib.ops.bsconv2d")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    launches = []
+    launch = module.fused_launch
+    monkeypatch.setattr(module, "fused_launch", lambda *args: launches.append(args) or launch(*args))
+    if device == "cpu":
+        monkeypatch.setattr(module, "_bsconv2d_fwd_kernel", InterpretedFunction(module._bsconv2d_fwd_kernel.fn))
+        monkeypatch.setattr(module, "_has_kernel", lambda x, depthwise: x.dtype == torch.float32)
+    model, x = random_bsrn(num_feats=32, num_blocks=1), natural(16, 19, n=2)
+    exact = FusedBSRN(model)(x)
+    library, triton = (
+        FusedBSRN(model, kernels).to(device, torch.float32)(x.to(device, torch.float32)).cpu().double()
+        for kernels in ("auto", "triton")
+    )
+    assert len(launches) == 8  # c1_r to c3_r, c4, three of ESA, c2
+    assert (triton - exact).abs().max() <= 2 * (library - exact).abs().max() + torch.finfo(torch.float32).eps
+
+
+def test_kernels_of_the_fused_form_are_named():
+    model = random_bsrn(num_feats=16, num_blocks=1)
+    assert optimise(model, kernels="triton").kernels == "triton"
+    assert optimise(model).kernels == "library"
+    with pytest.raises(ValueError, match="kernels must be one of auto, library, triton, got 'cuda'"):
+        FusedBSRN(model, "cuda")
 
 
 def test_the_fused_form_has_no_gradient_and_does_not_share_weights(natural):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import time
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -101,6 +102,20 @@ def assert_as_accurate_as_eager(ours, inputs, stride, padding, gradient):
         assert ours[name].shape == value.shape
         allowed = 2 * (eager[name].double() - value).abs().max() + 1e-6
         assert (ours[name].double() - value).abs().max() <= allowed, name
+
+
+def test_the_weight_gradient_s_convolution_leaves_cudnn_s_settings_alone_but_for_tf32(monkeypatch):
+    seen = []
+
+    def flags(**changes):
+        seen.append(changes)
+        return nullcontext()
+
+    monkeypatch.setattr(torch.backends.cudnn, "flags", flags)
+    x, weight, grad = sample(CASES["3x3"], torch.float32)
+    ops._weight_grad_conv(grad, x, weight, (1, 1), (1, 1))
+    kept = {name: getattr(torch.backends.cudnn, name) for name in ("enabled", "benchmark", "deterministic")}
+    assert seen == [{**kept, "allow_tf32": False}]
 
 
 # definition

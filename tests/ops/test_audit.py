@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from nsrlib.ops.audit import TARGETS, Mix, _loops, compile_for
+from nsrlib.ops.audit import TARGETS, Mix, _loops, audit_all, compile_for, entries
 
 pytest.importorskip("triton")
 
@@ -93,7 +93,8 @@ def test_instructions_are_counted_by_name_and_modifier():
     assert mix.count("FADD.SAT", "FFMA") == 7
     assert mix.count("v_add_f32") == 5
     assert mix.share("FADD") == 6 / 15
-    assert mix.most_common(1) == {"FADD": 6}
+    assert mix.count("v_*", "FF*") == 9
+    assert mix.most_common(2) == {"FADD": 6, "v_add_f32": 5}
 
 
 def test_wrong_arguments_name_what_is_possible():
@@ -137,3 +138,68 @@ def test_adder_kernels_compile_and_do_not_spill_in_their_loops(audits, target):
         assert row["stack"] <= 16, row  # bytes: ptxas saves registers before the loop to fit another program
     assert audits[f"forward {target}"]["stack"] == 0
     assert f"input sign gradient {target}" in audits
+
+
+# every kernel of the library
+
+ALL = """
+import json, torch
+from nsrlib.bench import rate_launch
+from nsrlib.ops.audit import TARGETS, audit_all
+
+names = ["adder2d forward 256->256", "adder2d int8 256->256", "mixed_conv2d hard 64->64 bfloat16"]
+table = audit_all(names, ["sm_90", "gfx942"], jobs=2)
+limits = {}
+for unit, dtype in (("additions", torch.float32), ("vabsdiff4", torch.int32)):
+    for target in TARGETS if unit == "additions" else ["sm_80", "sm_90", "sm_100"]:
+        flat = torch.empty(2048, dtype=dtype, device="meta")
+        launch, count = rate_launch(unit, flat, flat, 1024)
+        assert count == 2048 * 1024 * 16
+        row = launch.audit(target).row("FADD", "FADD2", "v_add_f32", "v_pk_add_f32", "VABSDIFF4")
+        limits[f"{unit} {target}"] = row
+print(json.dumps({"rows": table.to_dict("records"), "triton": table.attrs["triton"], "limits": limits}))
+"""
+
+
+@pytest.fixture(scope="module")
+def all_kernels():
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    run = subprocess.run([sys.executable, "-c", ALL], capture_output=True, text=True, env=environment, check=False)
+    assert run.returncode == 0, run.stderr[-2000:]
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def test_every_operator_is_audited_at_the_sizes_of_the_papers():
+    names = " ".join(entries())
+    for part in (
+        "adder2d forward 64->64",
+        "adder2d int8 256->256",
+        "bsconv2d 64->64 GELU residual",
+        "mixed_conv2d hard",
+    ):
+        assert part in names
+    with pytest.raises(ValueError, match="unknown case 'conv'; known: adder2d forward 64->64, "):
+        audit_all(["conv"])
+    with pytest.raises(ValueError, match="unknown target 'sm_75'; known: sm_80, "):
+        audit_all(targets=["sm_75"])
+
+
+@pytest.mark.slow
+def test_the_table_holds_the_bars_at_256_channels_too(all_kernels):
+    rows = {(row["case"], row["target"]): row for row in all_kernels["rows"]}
+    assert len(rows) == 6
+    assert rows["adder2d forward 256->256", "sm_90"]["share"] >= 0.80
+    assert rows["adder2d int8 256->256", "sm_90"]["share"] >= 0.65
+    for (name, target), row in rows.items():
+        assert (row["loop_spills"], row["stack"]) == (0, 0), row
+        assert row["loop_barriers"] == 0 or name.startswith("mixed"), row
+        assert row["target"] == target
+    assert rows["mixed_conv2d hard 64->64 bfloat16", "sm_90"]["share"] > 0  # HGMMA
+    assert all_kernels["triton"]
+
+
+@pytest.mark.slow
+def test_the_kernels_that_find_the_limits_do_nothing_else(all_kernels):
+    for name, row in all_kernels["limits"].items():
+        assert row["share"] >= 0.85, (name, row)
+        assert (row["spills"], row["loop_barriers"]) == (0, 0), (name, row)
