@@ -436,6 +436,27 @@ def speed_markdown() -> str:
     return "\n".join([*lines, "", f"{kept['note']} on {where['device']}, PyTorch {where['versions']['torch']}."])
 
 
+def kernels_markdown() -> str:
+    """The stored benchmark of the operators as a Markdown table, for the README: a GPU's if there is one."""
+    from nsrlib import bench
+
+    stored = [bench.table(path) for path in sorted((RESULTS_DIR / "ops").glob("*.json"))]
+    if not stored:
+        return "Not measured yet."
+    rows = max(stored, key=lambda table: table.attrs["provenance"]["cuda"] is not None)
+    lines = ["| operator | ours (ms) | strongest alternative | times as long |", "|---|--:|---|--:|"]
+    for case, ways in rows.groupby("case", sort=False):
+        ours = ways[ways["way"] == bench.OURS]
+        rivals = ways[(ways["way"] != bench.OURS) & (ways["equal"] == True)].dropna(subset=["speedup"])  # noqa: E712
+        if ours["median_ms"].notna().any() and len(rivals):
+            best = rivals.loc[rivals["speedup"].astype(float).idxmin()]
+            lines.append(f"| {case} | {ours['median_ms'].iloc[0]:.3g} | {best['way']} | {best['speedup']:.2f} |")
+    where = rows.attrs["provenance"]
+    threads = f", {where['threads']} thread" + "s" * (where["threads"] != 1) if where["cuda"] is None else ""
+    note = f"{where['device']}{threads}, PyTorch {where['versions']['torch']}; `{where['command']}`."
+    return "\n".join([*lines, "", f"Below 1 the alternative is faster. {note}"])
+
+
 def update_readme(path: str | os.PathLike = REPOSITORY / "README.md", *, write: bool = True) -> bool:
     """Put the stored results between the README's markers; tells whether they were there already.
 
@@ -444,7 +465,8 @@ def update_readme(path: str | os.PathLike = REPOSITORY / "README.md", *, write: 
     """
     path = Path(path)
     text = before = path.read_text()
-    for name, content in (("scoreboard", scoreboard_markdown()), ("speed", speed_markdown())):
+    contents = {"scoreboard": scoreboard_markdown(), "speed": speed_markdown(), "kernels": kernels_markdown()}
+    for name, content in contents.items():
         head, start, rest = text.partition(f"<!-- {name} -->")
         _, end, tail = rest.partition(f"<!-- /{name} -->")
         if not start or not end:

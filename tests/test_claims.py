@@ -633,7 +633,10 @@ def test_a_folder_without_results_has_nothing_to_store(toy):
 
 # --- the README -------------------------------------------------------------------------------------------------------
 
-README = "# Title\n<!-- scoreboard -->\nold\n<!-- /scoreboard -->\nText.\n<!-- speed --><!-- /speed -->\nEnd.\n"
+README = (
+    "# Title\n<!-- scoreboard -->\nold\n<!-- /scoreboard -->\nText.\n<!-- speed --><!-- /speed -->\nEnd.\n"
+    "<!-- kernels --><!-- /kernels -->\n"
+)
 
 
 def test_a_table_that_is_no_claim_is_kept_with_the_results(toy):
@@ -661,13 +664,32 @@ def test_the_readme_is_brought_up_to_date_between_its_markers(toy):
     assert path.read_text() == text
 
 
-@pytest.mark.parametrize("marker", ["<!-- scoreboard -->", "<!-- /scoreboard -->", "<!-- speed -->", "<!-- /speed -->"])
+@pytest.mark.parametrize(
+    "marker", [f"<!-- {end}{n} -->" for n in ("scoreboard", "speed", "kernels") for end in ("", "/")]
+)
 def test_a_readme_without_a_marker_is_refused_and_left_alone(toy, marker):
     path = toy / "README.md"
     path.write_text(README.replace(marker, ""))
     with pytest.raises(ValueError, match=r"README\.md lacks the markers <!-- "):
         claims.update_readme(path)
     assert path.read_text() == README.replace(marker, "")
+
+
+def test_the_kernels_table_names_the_strongest_rival_of_each_case(toy):
+    def row(case: str, way: str, ms: float, speedup: float, equal: bool = True) -> dict:
+        return {"case": case, "way": way, "median_ms": ms, "speedup": speedup, "equal": equal}
+
+    rows = [
+        row("adder2d", "nsrlib", 10, 1), row("adder2d", "broadcast", 90, 9), row("adder2d", "cdist", 14, 1.4),
+        row("adder2d", "a convolution", 1, 0.1, equal=False), row("bsconv2d", "nsrlib", 8, 1),
+        row("bsconv2d", "eager", 6, 0.75),
+    ]  # fmt: skip
+    where = {"device": "a processor", "threads": 1, "cuda": None, "versions": {"torch": "2"}, "command": "nsr bench"}
+    content = {"rows": rows, "limits": {}, "left_out": [], "provenance": where}
+    claims.write_json(toy / "results" / "ops" / "a.json", content)
+    lines = claims.kernels_markdown().splitlines()
+    assert lines[2:4] == ["| adder2d | 10 | cdist | 1.40 |", "| bsconv2d | 8 | eager | 0.75 |"]
+    assert lines[-1] == "Below 1 the alternative is faster. a processor, 1 thread, PyTorch 2; `nsr bench`."
 
 
 def test_the_readme_shows_the_stored_results():
