@@ -127,8 +127,8 @@ class Patches:
         self._free_columns = free[:, 1]
         self.positions = int(self._ends[-1])
         turns = 8 if augment else 1
-        self._input_grid = _turned_grids(patch, turns).to(self.device)
-        self._target_grid = _turned_grids(patch * self.scale, turns).to(self.device)
+        self._input_grids = _turned_grids(patch, turns).to(self.device)
+        self._target_grids = _turned_grids(patch * self.scale, turns).to(self.device)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -148,11 +148,11 @@ class Patches:
         moved = copy.copy(self)
         moved.device = target
         moved._inputs, moved._targets = self._inputs.to(target), self._targets.to(target)
-        moved._input_grid, moved._target_grid = self._input_grid.to(target), self._target_grid.to(target)
+        moved._input_grids, moved._target_grids = self._input_grids.to(target), self._target_grids.to(target)
         return moved
 
     def batch(self, size: int, seed: int, shard: slice = slice(None)) -> Batch:
-        """Draw ``size`` patches; the same ones for the same ``seed``, on every device.
+        """Draw ``size`` patches, the same ones for the same ``seed`` on every device; its noise is a GPU's or a CPU's.
 
         Args:
             size: patches of the whole batch.
@@ -166,7 +166,7 @@ class Patches:
             raise ValueError(f"size must be a positive number of patches, got {size}")
         generator = torch.Generator().manual_seed(seed)
         spot = torch.randint(self.positions, (size,), generator=generator)
-        turn = torch.randint(len(self._input_grid), (size,), generator=generator)[shard]
+        turn = torch.randint(self._input_grids.shape[1], (size,), generator=generator)[shard]
         spot = spot[shard]
         image = torch.searchsorted(self._ends, spot, right=True)
         local = spot - torch.cat([self._ends.new_zeros(1), self._ends])[image]
@@ -174,9 +174,9 @@ class Patches:
         # one small transfer for all four numbers
         turn, image, row, column = torch.stack([turn, image, row, column]).to(self.device, non_blocking=True)
         r = self.scale
-        y = self._targets.gather(image, row * r, column * r, self._target_grid[turn])
+        y = self._targets.gather(image, row * r, column * r, turn, self._target_grids)
         if self.noise is None:
-            return Batch(self._inputs.gather(image, row, column, self._input_grid[turn]), y)
+            return Batch(self._inputs.gather(image, row, column, turn, self._input_grids), y)
         return Batch(self._noisy(y, size, seed, shard), y)
 
     def _noisy(self, y: Tensor, size: int, seed: int, shard: slice) -> Tensor:
@@ -193,33 +193,35 @@ class _Store:
     """Images of ``uint8`` or ``float32`` in one flat buffer."""
 
     def __init__(self, arrays: Sequence[np.ndarray], device: torch.device) -> None:
-        self.shape = torch.tensor([a.shape[:2] for a in arrays], device=device)  # (images, 2)
         sizes = [a.shape[0] * a.shape[1] for a in arrays]
-        self.start = torch.tensor(np.concatenate([[0], np.cumsum(sizes)[:-1]]), device=device)
+        kind = torch.int32 if sum(sizes) < 2**31 else torch.int64  # half the traffic of an index
+        self.width = torch.tensor([a.shape[1] for a in arrays], dtype=kind, device=device)
+        self.start = torch.tensor(np.cumsum([0, *sizes[:-1]]), dtype=kind, device=device)
         c = arrays[0].shape[2]
         if any(a.shape[2] != c for a in arrays):
             raise ValueError("images must all be gray or all be coloured")
-        self.channels = c
         if arrays[0].dtype == np.uint8 and c == 3:
             # a pixel is one word, so that a gather moves one number and not three
             words = np.zeros((sum(sizes), 4), np.uint8)
-            words[:, :3] = np.concatenate([a.reshape(-1, 3) for a in arrays])
+            for part, a in zip(np.split(words, np.cumsum(sizes[:-1])), arrays, strict=True):
+                part[:, :3] = a.reshape(-1, 3)
             self.flat = torch.from_numpy(words).view(torch.int32).flatten().to(device)
         else:
             self.flat = torch.from_numpy(np.concatenate([a.reshape(-1, c) for a in arrays]).squeeze(1)).to(device)
 
     def to(self, device: torch.device) -> _Store:
         moved = object.__new__(_Store)
-        moved.channels = self.channels
-        moved.shape, moved.start, moved.flat = (t.to(device) for t in (self.shape, self.start, self.flat))
+        moved.width, moved.start, moved.flat = (t.to(device) for t in (self.width, self.start, self.flat))
         return moved
 
-    def gather(self, image: Tensor, row: Tensor, column: Tensor, grid: Tensor) -> Tensor:
-        """``(N,)`` images and corners, ``(N, P, P, 2)`` offsets -> ``(N, C, P, P)`` float32 in [0, 1]."""
-        width = self.shape[image, 1]
-        corner = self.start[image] + row * width + column
-        index = corner[:, None, None] + grid[..., 0] * width[:, None, None] + grid[..., 1]
-        pixels = self.flat[index]  # (N, P, P)
+    def gather(self, image: Tensor, row: Tensor, column: Tensor, turn: Tensor, grids: Tensor) -> Tensor:
+        """``(N,)`` images, corners and orientations -> ``(N, C, P, P)`` float32 in [0, 1]; see `_turned_grids`."""
+        width = self.width[image]
+        corner = self.start[image] + (row * width + column).to(width.dtype)
+        index = grids[0][turn].to(width.dtype).mul_(width[:, None, None])
+        index += grids[1][turn]
+        index += corner[:, None, None]
+        pixels = self.flat.index_select(0, index.view(-1)).view(index.shape)  # (N, P, P)
         if pixels.dtype == torch.int32:
             pixels = pixels.view(torch.uint8).view(*index.shape, 4)[..., :3].permute(0, 3, 1, 2)
         else:
@@ -230,12 +232,12 @@ class _Store:
 
 
 def _turned_grids(side: int, turns: int) -> Tensor:
-    """Row and column of each pixel of a patch in its ``turns`` orientations, ``(turns, side, side, 2)``."""
-    grid = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij"), -1)
+    """Rows and columns of a patch's pixels in its ``turns`` orientations, ``(2, turns, side, side)`` int32."""
+    grid = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")).to(torch.int32)
     if turns == 1:
-        return grid[None]
-    rotations = [torch.rot90(grid, k, (0, 1)) for k in range(4)]
-    return torch.stack([*rotations, *(g.flip(1) for g in rotations)])
+        return grid[:, None]
+    rotations = [torch.rot90(grid, k, (1, 2)) for k in range(4)]
+    return torch.stack([*rotations, *(g.flip(2) for g in rotations)], 1)
 
 
 def _arrays(pair: Pair, channels: str, upscaled: bool, noisy: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -244,6 +246,9 @@ def _arrays(pair: Pair, channels: str, upscaled: bool, noisy: bool) -> tuple[np.
     if noisy and lr is not None:
         raise ValueError(f"noise is for sets without a scale, but {pair.name} has a low-resolution image")
     r = 1 if lr is None else hr.shape[0] // lr.shape[0]
+    if lr is not None and hr.shape[:2] != (lr.shape[0] * r, lr.shape[1] * r):
+        sides = "x".join(map(str, hr.shape[:2])), "x".join(map(str, lr.shape[:2]))
+        raise ValueError(f"{pair.name} of {sides[0]} is no whole multiple of its low-resolution image of {sides[1]}")
     if channels == "y" and hr.ndim == 3:
         hr = luma(hr, rounding="matlab").astype(np.uint8)
         lr = None if lr is None else imresize(hr, 1 / r)

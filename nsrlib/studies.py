@@ -18,7 +18,7 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -210,13 +210,16 @@ class Study:
         with ProcessPoolExecutor(
             min(jobs, len(todo)), mp_context=multiprocessing.get_context("spawn"), initializer=_one_thread
         ) as pool:
-            futures = {pool.submit(_run_one, *a): run for run, a in zip(todo, arguments, strict=True)}
-            try:
-                for future in as_completed(futures):
-                    yield *futures[future], _attempt(future.result)
-            except BaseException:  # Ctrl-C: end what runs, begin nothing new
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+            # no more than are running, so that nothing new begins after Ctrl-C
+            waiting = iter(zip(todo, arguments, strict=True))
+            running: dict[Future[None], tuple[str, int]] = {}
+            while True:
+                for run, argument in itertools.islice(waiting, jobs - len(running)):
+                    running[pool.submit(_run_one, *argument)] = run
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield *running.pop(future), _attempt(future.result)
 
     def _file(self, folder: Path, variant: str, seed: int) -> Path:
         return folder / f"{variant}-seed{seed}-{self.digest(variant)}.json"

@@ -13,6 +13,7 @@ does the rest. ``batch`` is the batch of all processes together. Batch normalisa
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import fnmatch
 import hashlib
@@ -28,7 +29,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import torch
 import torch.nn.functional as F
@@ -58,7 +59,16 @@ OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 SCHEDULES = ("constant", "cosine", "linear", "multistep", "plateau")
 PRECISIONS = ("float32", "bfloat16")
+AGREE_EVERY = 10
+"""Steps between agreements of several processes on checkpoints and signals; torchrun kills 30 s after its signal."""
 
+
+_KINDS: dict[type, tuple[Any, str]] = {
+    bool: (bool, "True or False"),
+    float: ((int, float), "a number"),
+    str: (str, "a word"),
+    tuple: ((tuple, list), "a sequence"),
+}
 
 # --- recipes ----------------------------------------------------------------------------------------------------------
 
@@ -119,6 +129,17 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value, kind = getattr(self, field.name), type(field.default)
+            accepted, words = _KINDS.get(kind, (object, ""))
+            if not isinstance(value, accepted) or (kind is float and isinstance(value, bool)):
+                raise ValueError(f"{field.name} must be {words}, got {value!r}")
+        try:  # lists come from JSON
+            object.__setattr__(self, "lr_scale", tuple((str(p), float(f)) for p, f in self.lr_scale))
+        except (TypeError, ValueError):
+            raise ValueError(f"lr_scale must be pairs (pattern, factor), got {self.lr_scale!r}") from None
+        object.__setattr__(self, "betas", tuple(self.betas))
+        object.__setattr__(self, "milestones", tuple(self.milestones))
         for name in ("iterations", "batch", "patch", "patience"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -145,10 +166,12 @@ class Recipe:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)!r}")
         if not all(0 < m < 1 for m in self.milestones) or list(self.milestones) != sorted(self.milestones):
             raise ValueError(f"milestones must be rising fractions between 0 and 1, got {self.milestones!r}")
-        # lists come from JSON
-        object.__setattr__(self, "lr_scale", tuple((str(p), float(f)) for p, f in self.lr_scale))
-        object.__setattr__(self, "betas", tuple(self.betas))
-        object.__setattr__(self, "milestones", tuple(self.milestones))
+        if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
+            raise ValueError(f"betas must be two numbers in [0, 1), got {self.betas!r}")
+        if not 0 < self.gamma < 1:
+            raise ValueError(f"gamma must be between 0 and 1, got {self.gamma!r}")
+        if not all(0 <= factor < math.inf for _, factor in self.lr_scale):
+            raise ValueError(f"factors of lr_scale must be 0 or more, got {self.lr_scale!r}")
 
     def replace(self, **changes: Any) -> Recipe:
         """A copy with some fields changed. ValueError for a name that is no field."""
@@ -202,9 +225,9 @@ def learning_rate(recipe: Recipe, step: int, factor: float = 1.0) -> float:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Draw a network's first weights from ``seed`` and leave PyTorch's generators as they were."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    """Draw a network's first weights from ``seed``, on the CPU, and leave its generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
         yield
 
 
@@ -264,12 +287,12 @@ def fit(
         losses: called as ``losses(model, batch, step, **networks)``; returns named terms that are summed. Default: the
             recipe's loss between the output and the target.
         networks: further networks that are trained along, each with an optimiser of its own after the same recipe.
-        before_forward: called with (model, step) first of all, to set what depends on the step.
+        before_forward: called with (model, step) first of all, to set what depends on the step, counted from 0.
         before_step: called with (model, step) between the gradients and the optimiser, to rescale gradients.
-        after_step: called with (model, step) at every row of the log; what it returns goes into that row.
+        after_step: called with (model, steps done) at every row of the log; what it returns goes into that row.
         validate: called with the network (its running mean if there is one) in evaluation mode; what it returns goes
-            into the log. The first number decides about plateaus: larger is better.
-        validate_every: steps between validations; 0: only at the end.
+            into the log. The first number decides about plateaus: larger is better. Only the first process calls it.
+        validate_every: steps between validations, each of which makes a row of the log; 0: only at the end.
         out: folder for checkpoints, ``log.txt``, ``history.csv``, TensorBoard's events (if it is installed) and, in the
             end, ``weights.safetensors``. None: nothing is written.
         resume: go on from the newest sound checkpoint in ``out``; False: start anew and remove what is there.
@@ -286,7 +309,8 @@ def fit(
 
     Raises:
         ValueError: patch or batch do not fit; a checkpoint made with another recipe, other data or another network.
-        FloatingPointError: the loss is NaN or infinite; tells the step, the loss and the last good checkpoint.
+        FloatingPointError: the loss or a weight is NaN or infinite; tells the step, the loss and the last good
+            checkpoint, which is never one of these.
         KeyboardInterrupt, SystemExit: on Ctrl-C and SIGTERM, after a checkpoint has been written.
     """
     if data.patch != recipe.patch:
@@ -367,6 +391,7 @@ class _Loop:
         if recipe.channels_last:
             for net in (self.model, *self.networks.values()):
                 net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.parameters = [p for net in (self.model, *self.networks.values()) for p in net.parameters()]
         self.whole: nn.Module = _Step(self.model, self.networks, losses, recipe.compile)
         if world > 1:
             self.whole = nn.parallel.DistributedDataParallel(self.whole)
@@ -375,9 +400,9 @@ class _Loop:
         }
         self.ema: Any = None
         if recipe.ema:
-            from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+            from torch.optim.swa_utils import AveragedModel
 
-            self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
+            self.ema = AveragedModel(self.model, multi_avg_fn=_running_mean(recipe.ema), use_buffers=True)
         self.step = 0
         self.seconds = 0.0
         self.factor, self.best, self.stalled = 1.0, -math.inf, 0
@@ -401,22 +426,32 @@ class _Loop:
         bar = tqdm(total=recipe.iterations, initial=self.step, desc=description, unit="step", disable=hidden)
         self._clock = self._saved = time.monotonic()
         with bar:
-            while self.step < recipe.iterations:
+            while not self._ended():
                 self._one_step()
                 bar.update()
-                ended = self.step == recipe.iterations
-                if self.step % self.log_every == 0 or ended:
-                    self._row(bar, ended)
-                    if recipe.schedule == "plateau" and recipe.lr * self.factor < recipe.lr_min:
-                        break
+                if self.step % self.log_every == 0 or self._validation_is_due() or self.step == recipe.iterations:
+                    self._row(bar)
+                late, stopped = self._asked(stop)
                 due = self.checkpoint_every and self.step % self.checkpoint_every == 0
-                if due or self._time_is_up() or ended:
+                if due or late or stopped or self._ended():
                     self.save()
-                if self._asked_to_stop(stop):
-                    self.save()
+                if stopped:
                     self._say(f"stopped at step {self.step} by a signal; the same command goes on from here")
-                    raise KeyboardInterrupt if stop[0] == signal.SIGINT else SystemExit(128 + stop[0])
-        self._finish()
+                    break
+            else:
+                self._finish()
+        if stop:
+            raise KeyboardInterrupt if stop[0] == signal.SIGINT else SystemExit(128 + stop[0])
+
+    def _ended(self) -> bool:
+        recipe = self.recipe
+        flat = recipe.schedule == "plateau" and recipe.lr * self.factor < recipe.lr_min
+        return flat or self.step >= recipe.iterations
+
+    def _validation_is_due(self) -> bool:
+        if self.validate is None:
+            return False
+        return self.step == self.recipe.iterations or bool(self.validate_every and self.step % self.validate_every == 0)
 
     def _one_step(self) -> None:
         recipe, step = self.recipe, self.step
@@ -438,11 +473,10 @@ class _Loop:
         total.backward()
         if self.before_step:
             self.before_step(self.model, step)
-        parameters = [p for net in (self.model, *self.networks.values()) for p in net.parameters()]
         if recipe.clip_value:
-            nn.utils.clip_grad_value_(parameters, recipe.clip_value)
+            nn.utils.clip_grad_value_(self.parameters, recipe.clip_value)
         if recipe.clip_norm:
-            nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)
+            nn.utils.clip_grad_norm_(self.parameters, recipe.clip_norm)
         for optimiser in self.optimisers.values():
             optimiser.step()
         if self.ema:
@@ -453,14 +487,14 @@ class _Loop:
         self.window.append(kept)
         self.step += 1
 
-    def _row(self, bar: Any, ended: bool) -> None:
+    def _row(self, bar: Any) -> None:
         """Average the losses since the last row, check them, validate if it is time, and log."""
         means = self._window_means()
         lr = learning_rate(self.recipe, self.step - 1, self.factor)
         row: dict[str, float] = {"step": self.step, **means, "lr": lr, "seconds": self._seconds_so_far()}
         if self.after_step:
             row |= dict(self.after_step(self.model, self.step) or {})
-        if self.validate and (ended or (self.validate_every and self.step % self.validate_every == 0)):
+        if self._validation_is_due():
             row |= self._validated()
         self.rows.append(row)
         bar.set_postfix_str(" ".join(f"{k} {v:.4g}" for k, v in row.items() if k not in ("step", "lr", "seconds")))
@@ -477,21 +511,32 @@ class _Loop:
         bad = (~values["loss"].isfinite()).nonzero()
         if len(bad):
             at = self.step - len(self.window) + int(bad[0]) + 1
-            newest = max(self._checkpoints(), default=None, key=_step_of)
-            where = f"the last good checkpoint is {newest.name} in {newest.parent}" if newest else "no checkpoint yet"
-            message = f"the loss is {float(values['loss'][bad[0]]):g} at step {at}; {where}"
-            self._say(message)
-            raise FloatingPointError(message)
+            self._diverged(f"the loss is {float(values['loss'][bad[0]]):g} at step {at}")
+        if not self._weights_are_finite():
+            self._diverged(f"weights are NaN or infinite after step {self.step}, with a loss of {values['loss'][-1]:g}")
         self.window.clear()
         return {name: float(t.mean()) for name, t in values.items()}
 
+    def _diverged(self, what: str) -> NoReturn:
+        newest = max(self._checkpoints(), default=None, key=_step_of)
+        where = f"the last good checkpoint is {newest.name} in {newest.parent}" if newest else "no checkpoint yet"
+        self._say(f"{what}; {where}")
+        raise FloatingPointError(f"{what}; {where}")
+
+    def _weights_are_finite(self) -> bool:
+        """A finite loss may have an infinite gradient (a square root at 0), which the next loss would only show."""
+        return all(bool(p.isfinite().all()) for p in self.parameters)
+
     def _validated(self) -> dict[str, float]:
         assert self.validate is not None
-        network = self.ema.module if self.ema else self.model
-        network.eval()
-        with torch.no_grad():
-            result = {name: float(v) for name, v in self.validate(network).items()}
-        network.train()
+        result: dict[str, float] = {}
+        if self.rank == 0:
+            network = self.ema.module if self.ema else self.model
+            network.eval()
+            with torch.no_grad():
+                result = {name: float(v) for name, v in self.validate(network).items()}
+            network.train()
+        result = self._told_by_first(result)
         if self.recipe.schedule == "plateau":
             first = next(iter(result.values()))
             self.stalled = 0 if first > self.best else self.stalled + 1
@@ -506,20 +551,27 @@ class _Loop:
         self._clock = now
         return round(self.seconds, 3)
 
-    def _time_is_up(self) -> bool:
-        # processes of a distributed run must agree, so they save by steps alone
-        return self.world == 1 and time.monotonic() - self._saved > self.checkpoint_seconds
-
-    def _asked_to_stop(self, stop: list[int]) -> bool:
+    def _asked(self, stop: list[int]) -> tuple[bool, bool]:
+        """Whether it is time for a checkpoint, and whether to stop; processes agree on it every few steps."""
+        late = time.monotonic() - self._saved > self.checkpoint_seconds
         if self.world == 1:
-            return bool(stop)
-        if self.step % self.log_every:
-            return False
-        flag = torch.tensor(float(stop[0]) if stop else 0.0, device=self.device)
-        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
-        if flag and not stop:
-            stop.append(int(flag))
-        return bool(flag)
+            return late, bool(stop)
+        if self.step % AGREE_EVERY:
+            return False, False
+        flags = torch.tensor([float(late), float(stop[0]) if stop else 0.0], device=self.device)
+        torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
+        late, number = bool(flags[0]), int(flags[1])
+        if number and not stop:
+            stop.append(number)
+        return late, bool(number)
+
+    def _told_by_first(self, value: Any) -> Any:
+        """The first process's value, in all of them."""
+        if self.world == 1:
+            return value
+        values = [value]
+        torch.distributed.broadcast_object_list(values, src=0, device=self.device)
+        return values[0]
 
     # --- the run's folder
 
@@ -528,11 +580,13 @@ class _Loop:
         folder.mkdir(parents=True, exist_ok=True)
         if resume:
             self._load()
-        elif self.rank == 0:
-            for path in (*self._checkpoints(), folder / "history.csv", folder / "weights.safetensors"):
-                path.unlink(missing_ok=True)
         if self.rank:
             return
+        for torn in folder.glob(".*.part"):  # of a process that was killed
+            torn.unlink(missing_ok=True)
+        if not resume:
+            for path in (*self._checkpoints(), folder / "history.csv", folder / "weights.safetensors"):
+                path.unlink(missing_ok=True)
         write_json(folder / "recipe.json", dataclasses.asdict(self.recipe) | {"data": self.data.sha256} | metadata)
         self.log = (folder / "log.txt").open("a")
         self._say(f"{'resumed at step ' + str(self.step) if self.step else 'started'}: {self.recipe}")
@@ -568,11 +622,11 @@ class _Loop:
 
     def save(self) -> None:
         """Write a checkpoint in one step and keep the one before it. Its name ends in its own hash."""
-        if self.window and not all(kept["loss"].isfinite() for kept in self.window):
-            return  # the next row of the log will say so
         self._saved = time.monotonic()
         if self.rank or self.folder is None:
             return
+        if not (all(kept["loss"].isfinite() for kept in self.window) and self._weights_are_finite()):
+            return  # the next row of the log will say so
         self._seconds_so_far()
         buffer = io.BytesIO()
         torch.save(self._state(), buffer)
@@ -590,8 +644,6 @@ class _Loop:
             raise
         for old in self._checkpoints()[:-2]:
             old.unlink(missing_ok=True)
-        for torn in self.folder.glob(".checkpoint-*.part"):  # of a process that was killed
-            torn.unlink(missing_ok=True)
         self._write_history()
 
     def _state(self) -> dict[str, Any]:
@@ -610,30 +662,33 @@ class _Loop:
         }
 
     def _load(self) -> None:
-        for path in reversed(self._checkpoints()):
-            try:
-                content = path.read_bytes()
-                if hashlib.sha256(content).hexdigest()[:16] != path.stem.rpartition("-")[2]:
-                    raise ValueError("its content does not match its name")
-                state = torch.load(io.BytesIO(content), map_location=self.device, weights_only=True)
-            except Exception as error:
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                warnings.warn(f"{path.name} is damaged ({reason}); trying the one before it", stacklevel=4)
-                if self.rank == 0:
-                    path.unlink(missing_ok=True)
-                continue
-            self._restore(state, path)
-            return
+        # read by one process, so that machines need not share a folder and all go on from the same checkpoint
+        content = self._told_by_first(self._newest() if self.rank == 0 else None)
+        if content:
+            self._restore(torch.load(io.BytesIO(content), map_location=self.device, weights_only=True))
 
-    def _restore(self, state: dict[str, Any], path: Path) -> None:
+    def _newest(self) -> bytes | None:
+        """Content of the newest sound checkpoint; damaged ones are set aside."""
+        for path in reversed(self._checkpoints()):
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest()[:16] == path.stem.rpartition("-")[2]:
+                return content
+            path.replace(path.with_name(f"damaged-{path.name}"))
+            rest = "trying the one before it" if self._checkpoints() else "starting anew"
+            warnings.warn(f"{path.name} is damaged (its content does not match its name); {rest}", stacklevel=5)
+        return None
+
+    def _restore(self, state: dict[str, Any]) -> None:
         now = dataclasses.asdict(self.recipe)
         before = state["recipe"]
         changed = [f"{k} {before.get(k)!r} -> {now[k]!r}" for k in now if _listed(before.get(k)) != _listed(now[k])]
         if state["data"] != self.data.sha256:
             changed.append("the training images")
+        if set(state["networks"]) != set(self.networks):
+            changed.append(f"networks {sorted(state['networks'])} -> {sorted(self.networks)}")
         if changed:
             raise ValueError(
-                f"{path.parent} holds a run with another recipe ({'; '.join(changed)}); "
+                f"{self.folder} holds a run with another recipe ({'; '.join(changed)}); "
                 "take another folder, or resume=False to start anew"
             )
         try:
@@ -646,7 +701,7 @@ class _Loop:
                 optimiser.load_state_dict(state["optimisers"][name])
         except (RuntimeError, KeyError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise ValueError(f"{path.parent} holds a run of another network: {reason}") from None
+            raise ValueError(f"{self.folder} holds a run of another network: {reason}") from None
         self.step, self.rows, self.window, self.seconds = (state[k] for k in ("step", "rows", "window", "seconds"))
         self.factor, self.best, self.stalled = state["plateau"]
 
@@ -691,6 +746,16 @@ def _listed(value: Any) -> Any:
 def _step_of(path: Path) -> int:
     number = path.stem.split("-")[1] if path.stem.count("-") >= 2 else ""
     return int(number) if number.isdigit() else -1
+
+
+def _running_mean(decay: float) -> Callable[..., None]:
+    def update(means: Any, current: Any, count: Tensor) -> None:
+        if means[0].is_floating_point():
+            torch._foreach_lerp_(means, current, 1 - decay)
+        else:  # counts and indices have no mean
+            torch._foreach_copy_(means, current)
+
+    return torch.no_grad()(update)
 
 
 def _optimiser(network: nn.Module, recipe: Recipe, device: torch.device) -> torch.optim.Optimizer:
@@ -742,18 +807,15 @@ def _process_group(device: str | torch.device) -> Iterator[tuple[torch.device, i
     import datetime
 
     rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
-    gpu = str(device) == "cuda" or (device == "auto" and torch.cuda.is_available())
+    gpu = str(device).startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     place = torch.device("cuda", local) if gpu else torch.device("cpu")
     if gpu:
         torch.cuda.set_device(place)
-    mine = not torch.distributed.is_initialized()
-    if mine:
+    if not torch.distributed.is_initialized():
         torch.distributed.init_process_group("nccl" if gpu else "gloo", timeout=datetime.timedelta(minutes=10))
-    try:
-        yield place, rank, world
-    finally:
-        if mine:
-            torch.distributed.destroy_process_group()
+        # kept for further calls: a group that is left and joined again finds the addresses of the old one
+        atexit.register(torch.distributed.destroy_process_group)
+    yield place, rank, world
 
 
 @contextmanager
