@@ -447,9 +447,9 @@ def kernels_markdown() -> str:
     lines = ["| operator | ours (ms) | strongest alternative | times as long |", "|---|--:|---|--:|"]
     for case, ways in rows.groupby("case", sort=False):
         ours = ways[ways["way"] == bench.OURS]
-        rivals = ways[(ways["way"] != bench.OURS) & (ways["equal"] == True)].dropna(subset=["speedup"])  # noqa: E712
+        rivals = ways[(ways["way"] != bench.OURS) & ways["equal"].eq(True)].dropna(subset=["speedup"])
         if ours["median_ms"].notna().any() and len(rivals):
-            best = rivals.loc[rivals["speedup"].astype(float).idxmin()]
+            best = rivals.sort_values("speedup").iloc[0]
             lines.append(f"| {case} | {ours['median_ms'].iloc[0]:.3g} | {best['way']} | {best['speedup']:.2f} |")
     where = rows.attrs["provenance"]
     threads = f", {where['threads']} thread" + "s" * (where["threads"] != 1) if where["cuda"] is None else ""

@@ -26,7 +26,7 @@ def main() -> None:
     """Run the command; a problem the user can solve becomes one line and exit status 1."""
     try:
         app()
-    except (ValueError, OSError, ImportError, ArithmeticError) as error:  # ArithmeticError: a loss that is not finite
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:  # FloatingPointError: a loss is not finite
         typer.secho(f"nsr: {_one_line(error)}", fg="red", err=True)
         sys.exit(1)
     except (MemoryError, RuntimeError) as error:

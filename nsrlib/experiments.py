@@ -1,7 +1,8 @@
 """The trained studies of the five papers, at every profile: what is varied, how long it is trained, on what.
 
 A notebook takes its studies from here and shows the stored results of the longest profile; ``nsr study PAPER`` runs
-them outside of a notebook. Profiles change widths, iterations, seeds and data, never the comparison.
+them outside of a notebook. Profiles change widths, iterations, seeds, data and how finely a rate is swept, not what is
+compared.
 """
 
 from __future__ import annotations
