@@ -258,8 +258,10 @@ _FILL = {"conv1": "#dbe9f4", "conv3": "#fde8c4", "attention": "#d9efe6", "other"
 
 
 def block_diagram(kind: str) -> Figure:
-    """A part of the network, drawn: ``bsrn`` (the whole), ``esdb`` (its block), ``rfdb`` (RFDN's), ``esa``, ``cca``."""
+    """A part of a network, drawn: ``bsrn`` (the whole), ``esdb`` (its block), ``rfdb`` (RFDN's), ``esa``, ``cca``;
+    ``adder`` (AdderSR's unit)."""
     drawings = {"bsrn": _draw_bsrn, "esdb": _draw_block, "rfdb": _draw_block, "esa": _draw_esa, "cca": _draw_cca}
+    drawings["adder"] = _draw_adder
     if kind not in drawings:
         raise ValueError(f"kind must be one of {', '.join(drawings)}, got {kind!r}")
     titles = {
@@ -268,6 +270,7 @@ def block_diagram(kind: str) -> Figure:
         "rfdb": "RFDB, the block of RFDN",
         "esa": "ESA: where to look",
         "cca": "CCA: which channels to trust",
+        "adder": "The adder unit, in the order its authors gave",
     }
     fig, ax = plt.subplots(figsize=(11, 2.4 if kind in ("esdb", "rfdb") else 1.7))
     ax.set(xlim=(-0.4, 11.6), ylim=(-0.75, 1.75) if kind in ("esdb", "rfdb") else (-0.6, 1.2), title=titles[kind])
@@ -316,6 +319,16 @@ def _draw_cca(ax: Axes, kind: str) -> None:
     steps = [("mean + std of\neach channel", "other"), ("conv 1x1\nC to C/16", "conv1"), ("ReLU", "other")]
     steps += [("conv 1x1\nC/16 to C", "conv1"), ("sigmoid,\ntimes input", "attention")]
     _draw_chain(ax, steps, 0.8, 0.2, 1.9, 1.4)
+
+
+def _draw_adder(ax: Axes, kind: str) -> None:
+    end = _draw_chain(ax, [("adder 3x3", "conv3"), ("batch\nnormalisation", "other")], 1.4, 0.2, 1.9, 1.4)
+    ax.text(end + 0.42, 0.2, "+", ha="center", va="center", fontsize=13)
+    for start, stop in ((0.1, 0.7), (end + 0.02, end + 0.3), (end + 0.54, end + 0.85)):
+        _arrow(ax, (start, 0.2), (stop, 0.2))
+    _draw_chain(ax, [("ReLU", "other"), ("sgn(y) |y|^alpha", "attention")], end + 1.55, 0.2, 1.9, 1.4)
+    ax.plot([0.3, 0.3, end + 0.42, end + 0.42], [0.2, 0.9, 0.9, 0.4], color="#555555", linewidth=0.9)
+    ax.text((end + 0.7) / 2, 0.93, "self-shortcut", ha="center", va="bottom", fontsize=8)
 
 
 def _draw_block(ax: Axes, kind: str) -> None:
@@ -372,12 +385,21 @@ def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float]) -> No
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def study(result: StudyResult, metric: str, *, baseline: str, title: str = "", label: str = "PSNR (dB)") -> Figure:
+def study(
+    result: StudyResult,
+    metric: str,
+    *,
+    baseline: str,
+    title: str = "",
+    label: str = "PSNR (dB)",
+    reference: tuple[str, float] | None = None,
+) -> Figure:
     """A trained study: every seed's value on the left, paired differences with their 95 % interval on the right.
 
     Args:
         baseline: the variant that the others are compared with, seed by seed.
         metric: a column of ``result.table``. label: what it is, with its unit.
+        reference: name and value of a line to compare with, bicubic for example.
     """
     table = summary(result.table, metric, baseline)
     names = list(table.index)
@@ -394,6 +416,9 @@ def study(result: StudyResult, metric: str, *, baseline: str, title: str = "", l
         right.plot([low, high], [y, y], color=colour, lw=2)
         right.plot([table.loc[name, "difference"]], [y], "o", color=colour)
     right.axvline(0, color="black", lw=0.8)
+    if reference:
+        left.axvline(reference[1], color=GRAY, ls="--", lw=1)
+        left.text(reference[1], -0.4, f" {reference[0]}", color=GRAY, fontsize=8, va="center")
     left.set_yticks(range(len(names)), names)
     left.invert_yaxis()
     for ax in (left, right):
@@ -417,6 +442,68 @@ def learning_curves(curves: pd.DataFrame, metric: str = "psnr", *, title: str = 
         ax.plot(at.index, at["mean"], color=colour, marker="o", ms=3, label=str(name))
     ax.set(xlabel="step", ylabel=label, title=title)
     ax.legend(loc="lower right")
+    return fig
+
+
+def sweep(
+    table: pd.DataFrame,
+    metric: str,
+    by: str,
+    *,
+    references: Mapping[str, float] | None = None,
+    title: str = "",
+    label: str = "PSNR (dB)",
+) -> Figure:
+    """Variants that were each trained at several settings: every seed a dot, every mean a bar, settings by colour.
+
+    Args:
+        table: columns variant, seed, ``by`` (the setting) and ``metric``.
+        references: name -> value, a vertical line each.
+    """
+    names, settings = list(dict.fromkeys(table["variant"])), sorted(table[by].unique())
+    fig, ax = plt.subplots(figsize=(7.6, 0.9 + 0.5 * len(names)))
+    step = 0.72 / len(settings)
+    for k, (setting, colour) in enumerate(zip(settings, itertools.cycle(_cycle()), strict=False)):
+        rows = table[table[by] == setting]
+        height = np.array([names.index(v) for v in rows["variant"]]) + (k - (len(settings) - 1) / 2) * step
+        ax.plot(rows[metric], height, "o", color=colour, alpha=0.5, ms=4.5, mec="none", label=f"{by} x{setting:g}")
+        for name, values in rows.groupby("variant", sort=False)[metric]:
+            y = names.index(str(name)) + (k - (len(settings) - 1) / 2) * step
+            ax.plot([values.mean()] * 2, [y - step / 2, y + step / 2], color=colour, lw=2)
+    for name, value in (references or {}).items():
+        ax.axvline(value, color="black", lw=0.8, ls="--", zorder=0)
+        ax.annotate(f" {name}", (value, 1), xycoords=("data", "axes fraction"), fontsize=8, va="bottom", ha="center")
+    ax.set_yticks(range(len(names)), names)
+    for y in range(1, len(names)):
+        ax.axhline(y - 0.5, color="#e3e3e3", lw=0.6)
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    ax.grid(axis="y", visible=False)
+    ax.set_xlabel(f"{label}, one dot a seed")
+    ax.set_title(title, pad=18 if references else None)
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return fig
+
+
+def maps(rows: Mapping[str, Mapping[str, np.ndarray]], title: str = "") -> Figure:
+    """Rows of labelled gray pictures, each on its own scale from darkest to brightest.
+
+    Args:
+        rows: label of the row -> (label -> ``(H, W)``).
+    """
+    columns = max(len(pictures) for pictures in rows.values())
+    h, w = next(iter(next(iter(rows.values())).values())).shape
+    margin = 0.2 + 0.075 * max(map(len, rows))  # for the rows' labels
+    side = min(2.2, (10 - margin) / columns)
+    size = (side * columns + margin, (side * h / w + 0.25) * len(rows) + 0.3)
+    fig, axes = plt.subplots(len(rows), columns, figsize=size, squeeze=False)
+    for line, (name, pictures) in zip(axes, rows.items(), strict=True):
+        for ax in line:
+            ax.set_axis_off()
+        for ax, (label, picture) in zip(line, pictures.items(), strict=False):
+            ax.imshow(picture, cmap="gray")
+            ax.set_title(label, fontweight="normal", fontsize=8, loc="center")
+        line[0].text(-0.06, 0.5, name, transform=line[0].transAxes, ha="right", va="center")
+    fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=10)
     return fig
 
 
@@ -453,6 +540,15 @@ def style_numbers(table: pd.DataFrame, digits: Mapping[str, int] | int = 3) -> p
         d = digits if isinstance(digits, int) else digits.get(str(column), 3)
         shown[column] = [_text(v, d) for v in shown[column]]
     return shown
+
+
+def left_aligned(table: pd.DataFrame) -> Any:
+    """A table of sentences for a page: text from the left, lines wrapped, no index."""
+    from IPython.display import HTML
+
+    left: Any = [{"selector": "th, td", "props": "text-align: left; white-space: normal; vertical-align: top"}]
+    styled = table.style.format(escape="html").hide(axis="index").set_table_styles(left).set_uuid("left")
+    return HTML(styled.to_html())
 
 
 def _text(value: Any, digits: int) -> str:
