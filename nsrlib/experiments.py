@@ -105,7 +105,9 @@ def bsrn(profile: str = "cpu") -> dict[str, Study]:
 
 
 def addersr(profile: str = "cpu") -> dict[str, Study]:
-    """AdderSR at x2: the ablation, each variant at several learning rates of its adder weights, and adder/CNN pairs."""
+    """AdderSR on luma: the ablation at x2, each variant at several learning rates of its adder weights; two ideas of
+    our own; and pairs of an adder network and a CNN at x2, x3, x4.
+    """
     recipes: dict[str, dict[str, Any]] = {
         "quick": {"iterations": 4, "batch": 2, "patch": 12, "lr": 2e-3},
         "cpu": {"iterations": 400, "batch": 4, "patch": 16, "lr": 2e-3},
@@ -141,6 +143,16 @@ def addersr(profile: str = "cpu") -> dict[str, Study]:
         for rate in rates
     }
     swept["CNN"] = {"model": "vdsr"}
+    unit = "BN, shortcut, power"
+    beyond = {
+        f"{name} x{rate}": {**settings, "model": "addersr_vdsr", "recipe": {"lr_scale": [["*adder*", float(rate)]]}}
+        for name, settings in {
+            unit: {},
+            "difference of two": {"config": {"layer": "difference"}},
+            "annealed HardTanh": {"setup": "nsrlib.models.addersr:annealed_tau"},
+        }.items()
+        for rate in (rates if profile in ("gpu", "paper") else rates[-1:])
+    }
     best = float(rates[-1])
     pairs = {
         f"{kind} x{scale}": {"model": model, "scale": scale, "recipe": extra}
@@ -152,6 +164,7 @@ def addersr(profile: str = "cpu") -> dict[str, Study]:
     }
     return {
         "ablation": Study("addersr ablation", swept, common, seeds, note=note),
+        "beyond": Study("addersr beyond", beyond, common, seeds, note=note),
         "pairs": Study("addersr pairs", pairs, common, seeds, note=note.replace("x2", f"adder rate x{best:g}", 1)),
     }
 
