@@ -148,8 +148,12 @@ def addersr(profile: str = "cpu") -> dict[str, Study]:
         f"{name} x{rate}": {**settings, "model": "addersr_vdsr", "recipe": {"lr_scale": [["*adder*", float(rate)]]}}
         for name, settings in {
             unit: {},
-            "difference of two": {"config": {"layer": "difference"}},
-            "annealed HardTanh": {"setup": "nsrlib.models.addersr:annealed_tau"},
+            "difference": {"config": {"layer": "difference", "steps": "bn relu"}},
+            # about as many additions as the unit of single adders
+            "difference, fewer channels": {
+                "config": {"layer": "difference", "steps": "bn relu", "num_feats": channels * 2 // 3}
+            },
+            "tau 1 to 4": {"setup": "nsrlib.models.addersr:annealed_tau"},
         }.items()
         for rate in (rates if profile in ("gpu", "paper") else rates[-1:])
     }

@@ -621,6 +621,65 @@ def dc_audit(model: nn.Module, images: Iterable[Tensor]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+# --- feature maps -----------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def unit_traces(model: nn.Module, image: Tensor) -> dict[str, dict[str, Tensor]]:
+    """What every adder unit makes of an image, step by step (Figure 2). Evaluation mode.
+
+    Args:
+        model: has :class:`~nsrlib.models.addersr.AdderUnit` layers. image: ``(N, C, H, W)``, the network's input.
+
+    Returns:
+        Unit by name -> ``input`` and what each step leaves, :meth:`~nsrlib.models.addersr.AdderUnit.trace`.
+
+    Raises:
+        ValueError: no such units.
+    """
+    units = {name: m for name, m in model.named_modules() if isinstance(m, AdderUnit)}
+    if not units:
+        raise ValueError(f"{type(model).__name__} has no adder units to look into")
+    seen: dict[str, dict[str, Tensor]] = {}
+
+    def note(name: str, unit: AdderUnit, x: Tensor) -> None:
+        seen[name] = {"input": x, **unit.trace(x)}
+
+    handles = [
+        unit.register_forward_pre_hook(lambda unit, args, name=name: note(name, unit, args[0]))
+        for name, unit in units.items()
+    ]
+    training = model.training
+    try:
+        model.eval()(image)
+    finally:
+        model.train(training)
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Correlation of two sets of maps ``(N, C, H, W)`` channel by channel, ``(C,)`` float64; NaN for constant maps."""
+    a, b = (m.double().transpose(0, 1).flatten(1) for m in (a, b))
+    a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
+    return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
+
+
+def laplacian_share(maps: Tensor) -> float:
+    """Energy of the Laplacian over the energy without the mean, ``(N, C, H, W)``, all channels together.
+
+    The 5-point Laplacian over 8, its gain for a checkerboard: 0 for flat maps, 1 for a checkerboard, 5/16 for noise.
+    """
+    m = maps.double()
+    kernel = m.new_tensor([[0, 1, 0], [1, -4, 1], [0, 1, 0]]) / 8
+    c = m.shape[1]
+    fine = F.conv2d(m, kernel.expand(c, 1, 3, 3), groups=c)
+    inside = m[..., 1:-1, 1:-1]
+    rest = inside - inside.mean((2, 3), keepdim=True)
+    return float(fine.square().sum() / rest.square().sum().clamp_min(1e-300))
+
+
 # --- power activation, gaps -------------------------------------------------------------------------------------------
 
 

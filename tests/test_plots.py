@@ -236,6 +236,38 @@ def test_bars_of_zeros_can_be_drawn():
     drawn(plots.bars({"a": 0.0}))
 
 
+# --- sweeps, maps -----------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_shows_every_seed_every_mean_and_the_references():
+    rows = [(v, r, s, 30 + k + r / 100 + s) for k, v in enumerate(("a", "b")) for r in (1.0, 10.0) for s in (0, 1, 2)]
+    table = pd.DataFrame(rows[:-1], columns=["variant", "rate", "seed", "psnr"])  # a run is missing
+    fig = drawn(plots.sweep(table, "psnr", "rate", references={"bicubic": 29.5}, title="swept"))
+    (ax,) = fig.axes
+    dots = [line for line in ax.lines if line.get_marker() == "o"]
+    assert [line.get_label() for line in dots] == ["rate x1", "rate x10"]
+    assert [sorted(line.get_xdata()) for line in dots] == [
+        sorted(table.loc[table["rate"] == r, "psnr"]) for r in (1, 10)
+    ]
+    bars = {round(line.get_xdata()[0], 6) for line in ax.lines if line.get_linewidth() == 2}
+    assert {round(v, 6) for v in table.groupby(["variant", "rate"])["psnr"].mean()} <= bars
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b"]
+    assert " bicubic" in texts(fig)
+    heights = np.concatenate([line.get_ydata() for line in dots])
+    assert set(np.round(heights).astype(int)) == {0, 1}  # each beside its own name
+
+
+def test_maps_show_every_picture_with_its_label_and_leave_the_rest_empty():
+    rng = np.random.default_rng(0)
+    rows = {"one": {"input": rng.random((6, 9)), "output": rng.random((6, 9))}, "two": {"input": rng.random((6, 9))}}
+    fig = drawn(plots.maps(rows, "maps"))
+    assert len(fig.axes) == 4
+    assert [len(ax.images) for ax in fig.axes] == [1, 1, 1, 0]
+    assert [ax.get_title() for ax in fig.axes] == ["input", "output", "input", ""]
+    assert np.array_equal(fig.axes[1].images[0].get_array(), rows["one"]["output"])
+    assert [t.get_text() for ax in fig.axes for t in ax.texts] == ["one", "two"]
+
+
 # --- diagrams, files, tables ------------------------------------------------------------------------------------------
 
 
@@ -255,7 +287,7 @@ def test_a_block_diagram_has_the_parts_of_its_block(kind, there, absent):
 
 
 def test_an_unknown_block_is_refused():
-    with pytest.raises(ValueError, match="kind must be one of bsrn, esdb, rfdb, esa, cca, got 'imdb'"):
+    with pytest.raises(ValueError, match="kind must be one of bsrn, esdb, rfdb, esa, cca, adder, got 'imdb'"):
         plots.block_diagram("imdb")
 
 
@@ -290,7 +322,18 @@ def test_numbers_of_a_table_become_text_with_the_digits_asked_for():
     assert shown.columns.tolist() == table.columns.tolist()
 
 
-@pytest.mark.parametrize(("kind", "needed"), [("bsrn", "ESDB 8"), ("esa", "max pool 7\nstride 3"), ("cca", "ReLU")])
+def test_sentences_are_aligned_to_the_left_and_the_same_in_every_run():
+    table = pd.DataFrame({"id": ["T1"], "statement": ["a < b"]})
+    page = plots.left_aligned(table)
+    assert "text-align: left" in page.data
+    assert "a &lt; b" in page.data
+    assert page.data == plots.left_aligned(table).data
+
+
+@pytest.mark.parametrize(
+    ("kind", "needed"),
+    [("bsrn", "ESDB 8"), ("esa", "max pool 7\nstride 3"), ("cca", "ReLU"), ("adder", "self-shortcut")],
+)
 def test_the_other_parts_of_the_network_are_drawn_too(kind, needed):
     fig = plots.block_diagram(kind)
     assert needed in [text.get_text() for text in fig.axes[0].texts]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -203,7 +204,41 @@ def test_the_audit_measures_slopes_over_the_range_that_a_layer_sees():
     assert rows["slope"][3] == pytest.approx(float(r[0, 1] - r[0, 0]) / (high - low) / 36)
 
 
+def test_traces_follow_an_image_through_all_units():
+    torch.manual_seed(0)
+    model = create_model("addersr_vdsr", 2, num_feats=4, num_layers=4)
+    x = torch.rand(1, 1, 9, 8)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    seen = theory.unit_traces(model, x)
+    assert list(seen) == ["body.0", "body.1"]
+    assert list(seen["body.0"]) == ["input", "adder", "bn", "shortcut", "relu", "power"]
+    assert torch.equal(seen["body.1"]["input"], seen["body.0"]["power"])
+    assert model.training
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())  # normalisation learnt nothing
+    assert not any(m._forward_pre_hooks for m in model.modules())
+
+
+def test_correlation_is_that_of_numpy_and_unknown_for_constant_maps():
+    a = torch.rand(2, 3, 5, 7)
+    b = torch.stack([-2 * a[:, 0] + 1, a[:, 1] + torch.rand(2, 5, 7), torch.ones(2, 5, 7)], 1)
+    r = theory.correlation(a, b)
+    assert r[0] == pytest.approx(-1)
+    assert r[1] == pytest.approx(np.corrcoef(a[:, 1].flatten(), b[:, 1].flatten())[0, 1])
+    assert r[2].isnan()
+
+
+def test_the_laplacian_share_is_0_for_ramps_1_for_a_checkerboard_and_5_16_for_noise():
+    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(48.0), indexing="ij")
+    maps = {"flat": torch.ones(64, 48), "ramp": 2 * x - y, "checkerboard": (x + y) % 2}
+    share = {name: theory.laplacian_share(m.expand(1, 2, -1, -1)) for name, m in maps.items()}
+    assert share == pytest.approx({"flat": 0, "ramp": 0, "checkerboard": 1}, abs=1e-6)
+    noise = torch.randn(1, 4, 256, 256, generator=torch.Generator().manual_seed(0))
+    assert theory.laplacian_share(noise) == pytest.approx(5 / 16, rel=0.02)
+
+
 def test_misuse_is_refused():
+    with pytest.raises(ValueError, match="VDSR has no adder units to look into"):
+        theory.unit_traces(create_model("vdsr", 2, num_feats=4, num_layers=3), torch.rand(1, 1, 5, 5))
     with pytest.raises(ValueError, match="VDSR has no adder layers to audit"):
         dc_audit(create_model("vdsr", 2, num_feats=4, num_layers=3), [])
     with pytest.raises(ValueError, match=r"kind must be one of conv, adder, .* got 'linear'"):

@@ -167,6 +167,17 @@ def set_tau(model: nn.Module, tau: float) -> None:
         layer.tau = float(tau)
 
 
+def annealed_tau(network: nn.Module, recipe: Any, first: float = 1.0, last: float = 4.0) -> dict[str, Any]:
+    """``tau`` from ``first`` to ``last`` in equal steps over the training; a ``setup`` of a study. Beyond the paper.
+
+    Args:
+        recipe: with ``iterations``.
+    """
+    span = max(1, recipe.iterations - 1)
+    set_tau(network, min(first, last))  # refuses what is not positive before training begins
+    return {"before_forward": lambda model, step: set_tau(model, first + (last - first) * step / span)}
+
+
 def adaptive_lr(model: nn.Module, step: int = 0, *, eta: float = 0.2) -> None:
     """AdderNet's adaptive local learning rate: ``g <- eta sqrt(K) g / ||g||`` for each adder layer, in place.
 
@@ -235,13 +246,24 @@ class AdderUnit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = (self.adder or self.conv)(x)  # type: ignore[misc]
         for step in self.steps:
-            if step == "shortcut":
-                y = y + x
-            elif step == "relu":
-                y = F.relu(y)
-            else:
-                y = getattr(self, step)(y)
+            y = self._step(step, y, x)
         return y
+
+    def trace(self, x: Tensor) -> dict[str, Tensor]:
+        """The same, with what every step leaves: ``adder`` (or ``conv``), then the names of :attr:`steps`."""
+        name = "conv" if self.adder is None else "adder"
+        y = getattr(self, name)(x)
+        left = {name: y}
+        for step in self.steps:
+            left[step] = y = self._step(step, y, x)
+        return left
+
+    def _step(self, step: str, y: Tensor, x: Tensor) -> Tensor:
+        if step == "shortcut":
+            return y + x
+        if step == "relu":
+            return F.relu(y)
+        return getattr(self, step)(y)
 
     def extra_repr(self) -> str:
         return " -> ".join(self.steps)

@@ -24,6 +24,7 @@ from nsrlib.models.addersr import (
     PowerActivation,
     adaptive_lr,
     adder_layers,
+    annealed_tau,
     input_ranges,
     power_activation,
     set_tau,
@@ -31,6 +32,7 @@ from nsrlib.models.addersr import (
 )
 from nsrlib.models.baselines import LumaResidual
 from nsrlib.ops.adder2d import adder2d_grads_ref, adder2d_ref
+from nsrlib.training import Recipe
 
 F64 = 1e-11
 
@@ -172,6 +174,17 @@ def test_the_unit_does_its_steps_in_their_order(layer):
     assert len(EVERY_ORDER) == 1 + 4 + 6 + 4 * 6 + 24
 
 
+@pytest.mark.parametrize("layer", ["adder", "difference", "conv"])
+def test_the_trace_ends_with_the_output_and_names_every_step(layer):
+    u = AdderUnit(3, 3, "bn shortcut relu power", layer, alpha=1.3).double()
+    x = rand(2, 3, 5, 7)
+    left = u.trace(x)
+    assert list(left) == ["conv" if layer == "conv" else "adder", *u.steps]
+    assert torch.equal(left["power"], u(x))
+    close(left["shortcut"], left["bn"] + x)
+    assert list(AdderUnit(3, 3, "").trace(x.float())) == ["adder"]
+
+
 def test_the_papers_order_is_the_default():
     u = AdderUnit(4, 4)
     assert u.steps == ("bn", "shortcut", "relu", "power")
@@ -233,6 +246,19 @@ def test_tau_sharpens_the_input_gradient_and_nothing_else(tau):
     close(dx, F.fold((t * g.flatten(2)[:, :, None]).sum(1), (5, 6), 3, padding=1), 1e-10)
     with pytest.raises(ValueError, match="tau must be positive, got 0"):
         set_tau(layer, 0)
+
+
+def test_tau_is_annealed_from_first_to_last_over_the_training():
+    model = small()
+    hook = annealed_tau(model, Recipe(iterations=5), first=1.0, last=4.0)["before_forward"]
+    seen = []
+    for step in range(5):
+        hook(model, step)
+        seen.append({layer.tau for layer in adder_layers(model).values()})
+    assert seen == [{1.0}, {1.75}, {2.5}, {3.25}, {4.0}]
+    annealed_tau(model, Recipe(iterations=1))["before_forward"](model, 0)  # one step: no division by zero
+    with pytest.raises(ValueError, match=r"tau must be positive, got 0"):
+        annealed_tau(model, Recipe(iterations=5), first=0)
 
 
 def test_the_difference_layer_is_half_of_two_adders():
