@@ -456,7 +456,7 @@ def test_training_on_bsds_val_is_refused_with_the_reason(name):
 
 @pytest.mark.parametrize(("name", "role"), [("set5", "test"), ("embedded_val", "validation"), ("urban100", "test")])
 def test_training_on_a_test_set_is_refused(name, role):
-    with pytest.raises(ValueError, match=f"do not train on {name}: it is a {role} set; accepted: t91, bsds400"):
+    with pytest.raises(ValueError, match=f"do not train on {name}: it is a {role} set; accepted: div2k, t91, bsds400"):
         training_set(name)
 
 
