@@ -486,19 +486,19 @@ def store(results: str | os.PathLike) -> list[Path]:
         raise ValueError(f"no results in {folder.name}")
     targets = [RESULTS_DIR / content["paper"] / f"{content['profile']}.json" for content in contents]
     for content, target in zip(contents, targets, strict=True):
-        before = _measured_cells(_read_ledger(target, target.name)) if target.is_file() else 0
-        if _measured_cells(content) < before:
+        stored = _measured_cells(_read_ledger(target, target.name)) if target.is_file() else set()
+        if lost := sorted(stored - _measured_cells(content)):
             raise ValueError(
-                f"this run of {content['paper']} measured {_measured_cells(content)} cells, the stored one {before}; "
-                f"delete data/results/{content['paper']}/{target.name} to store it all the same"
+                f"this run of {content['paper']} lacks {len(lost)} of the {len(stored)} cells that are stored, first "
+                f"{lost[0]}; delete data/results/{content['paper']}/{target.name} to store it all the same"
             )
     for content, target in zip(contents, targets, strict=True):
         write_json(target, content)
     return targets
 
 
-def _measured_cells(ledger: Mapping[str, Any]) -> int:
-    return sum(row["how"] != "open" for row in ledger["rows"])
+def _measured_cells(ledger: Mapping[str, Any]) -> set[str]:
+    return {row["id"] for row in ledger["rows"] if row["how"] != "open"}
 
 
 def show(table: pd.DataFrame, source_width: int = 40) -> pd.DataFrame:

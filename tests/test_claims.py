@@ -701,6 +701,8 @@ def test_a_poorer_run_does_not_replace_the_stored_one(toy):
     ledger.compare({"t/BSRN/set5/psnr": 32.3512, "t/BSRN/set5/ssim": 0.89655}, "weights")
     claims.store(toy / "run")
     poorer = Ledger("toy", out_dir=toy / "poor" / "results")
+    # as many cells, but not those
     poorer.compare({"t/BSRN/set5/psnr": 32.3512}, "weights")
-    with pytest.raises(ValueError, match="measured 1 cells, the stored one 2"):
+    poorer.compare({"t/BSRN/params": 352.4}, "exact")
+    with pytest.raises(ValueError, match="toy lacks 1 of the 2 cells that are stored, first t/BSRN/set5/ssim; delete"):
         claims.store(toy / "poor")
