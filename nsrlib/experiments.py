@@ -143,18 +143,18 @@ def addersr(profile: str = "cpu") -> dict[str, Study]:
         for rate in rates
     }
     swept["CNN"] = {"model": "vdsr"}
-    unit = "BN, shortcut, power"
+    ours: dict[str, dict[str, Any]] = {
+        "BN, shortcut, power": {},
+        "difference": {"config": {"layer": "difference", "steps": "bn relu"}},
+        # about as many additions as the unit of single adders
+        "difference, fewer channels": {
+            "config": {"layer": "difference", "steps": "bn relu", "num_feats": channels * 2 // 3}
+        },
+        "tau 1 to 4": {"setup": "nsrlib.models.addersr:annealed_tau"},
+    }
     beyond = {
         f"{name} x{rate}": {**settings, "model": "addersr_vdsr", "recipe": {"lr_scale": [["*adder*", float(rate)]]}}
-        for name, settings in {
-            unit: {},
-            "difference": {"config": {"layer": "difference", "steps": "bn relu"}},
-            # about as many additions as the unit of single adders
-            "difference, fewer channels": {
-                "config": {"layer": "difference", "steps": "bn relu", "num_feats": channels * 2 // 3}
-            },
-            "tau 1 to 4": {"setup": "nsrlib.models.addersr:annealed_tau"},
-        }.items()
+        for name, settings in ours.items()
         for rate in (rates if profile in ("gpu", "paper") else rates[-1:])
     }
     best = float(rates[-1])
