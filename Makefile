@@ -34,7 +34,8 @@ types: .venv/installed
 	$(BIN)/mypy
 
 unit: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not timing" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m timing
 
 # Cells marked NBVAL_CHECK_OUTPUT must print what the committed notebook shows; all others must run.
 nbval: .venv/installed

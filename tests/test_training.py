@@ -958,6 +958,7 @@ def fastest(step, repeats: int) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 def test_patches_come_three_times_as_fast_as_from_files(tmp_path, astronaut):
     from PIL import Image
 
@@ -981,6 +982,7 @@ def test_patches_come_three_times_as_fast_as_from_files(tmp_path, astronaut):
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 def test_a_step_takes_no_more_than_a_tenth_longer_than_its_network():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

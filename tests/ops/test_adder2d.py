@@ -512,6 +512,7 @@ def seconds_and_peak(f):
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 def test_cpu_path_is_4_times_faster_in_a_tenth_of_the_memory():
     """64 -> 64 channels, 3x3, on 8 images of 32x32, forward and backward, against the broadcast formulation."""
     inputs = sample(((8, 64, 32, 32), 64, (3, 3), (1, 1), (1, 1)), torch.float32)
