@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
-from nsrlib.provenance import REPOSITORY, commit, device_name, versions, write_json
+from nsrlib.provenance import REPOSITORY, commit, device_name, versions, whole_file, write_json
 
 if TYPE_CHECKING:
     from nsrlib.studies import StudyResult
@@ -473,7 +473,8 @@ def update_readme(path: str | os.PathLike = REPOSITORY / "README.md", *, write: 
             raise ValueError(f"{path.name} lacks the markers <!-- {name} --> and <!-- /{name} -->")
         text = f"{head}{start}\n\n{content}\n\n{end}{tail}"
     if write and text != before:
-        path.write_text(text)
+        with whole_file(path) as draft:
+            draft.write_text(text)
     return text == before
 
 

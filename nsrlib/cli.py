@@ -144,6 +144,7 @@ def evaluate(
     import pandas as pd
 
     from nsrlib import evaluation, metrics, models
+    from nsrlib.provenance import whole_file
 
     if space not in metrics.PRESETS:
         raise ValueError(f"--space must be one of {', '.join(metrics.PRESETS)}, got {space!r}")
@@ -164,7 +165,8 @@ def evaluate(
         typer.echo(f"{name}: {means.psnr:.3f} dB, SSIM {means.ssim:.5f}, {means.seconds:.3f} s/image ({origin})")
         tables.append(table.assign(dataset=name))
     if csv and tables:
-        pd.concat(tables).to_csv(csv, index=False)
+        with whole_file(csv) as draft:
+            pd.concat(tables).to_csv(draft, index=False)
 
 
 @app.command()

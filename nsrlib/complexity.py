@@ -196,6 +196,8 @@ def _extra_recorder(extras: dict[str, list[int]]) -> Callable[[nn.Module, Any, T
             extras[kind][0] += multiplications * elements
             extras[kind][1] += additions * elements
 
+        if not isinstance(out, Tensor):  # a network that also returns its intermediate images
+            return
         n = out.numel()
         if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
             note("bias", n, 0, 1)

@@ -58,7 +58,8 @@ class Patches:
         scale: r, the target's side over the input's.
         positions: how many different patches there are, flips and rotations not counted.
         skipped: names of images left out.
-        sha256: of the images and of everything that decides what a batch looks like, but not of ``patch``.
+        sha256: of the target images and of what is done to them, but not of ``patch``.
+        fingerprint: of that and of the input images too, which may have been made in several ways.
 
     Raises:
         ValueError: an argument out of range, an image smaller than a patch, no image at all.
@@ -87,6 +88,7 @@ class Patches:
         self.name = getattr(images, "name", "images")
         self.origin = getattr(images, "origin", "memory")
         inputs, targets, names = [], [], []
+        inputs_digest = hashlib.sha256()
         digest = hashlib.sha256(f"{channels} {upscaled} {self.noise} {augment}".encode())
         ratio = None
         small: list[str] = []
@@ -104,6 +106,7 @@ class Patches:
             names.append(pair.name)
             digest.update(f"{pair.name}{y.shape}".encode())
             digest.update(y.tobytes())
+            inputs_digest.update(x.tobytes())
         if small and (too_small == "raise" or not names):
             raise ValueError(
                 f"patch={patch} is larger than {len(small)} of {len(small) + len(names)} images, first {small[0]}; "
@@ -120,6 +123,7 @@ class Patches:
         self.scale = int(ratio or 1)
         self.channels = inputs[0].shape[2]
         self.sha256 = digest.hexdigest()
+        self.fingerprint = f"{self.sha256}/{inputs_digest.hexdigest()}"
         self.device = torch.device(device)
         self._inputs, self._targets = (_Store(arrays, self.device) for arrays in (inputs, targets))
         free = torch.tensor([(x.shape[0] - patch + 1, x.shape[1] - patch + 1) for x in inputs])

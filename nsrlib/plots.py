@@ -25,6 +25,7 @@ from nsrlib.data import ImageSet
 from nsrlib.evaluation import upscale
 from nsrlib.images import to_tensor, to_uint8
 from nsrlib.metrics import Protocol, psnr
+from nsrlib.provenance import whole_file
 from nsrlib.studies import StudyResult, summary
 
 BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, GRAY = (
@@ -530,7 +531,8 @@ def save(fig: Figure, name: str, out_dir: str | Path = "") -> None:
         return
     folder = Path(out_dir) / "figures"
     folder.mkdir(parents=True, exist_ok=True)
-    fig.savefig(folder / f"{name}.png")
+    with whole_file(folder / f"{name}.png") as draft:
+        fig.savefig(draft, format="png")
 
 
 def style_numbers(table: pd.DataFrame, digits: Mapping[str, int] | int = 3) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Where a number comes from: versions, device, commit; and JSON files that are never half written."""
+"""Where a number comes from: versions, device, commit; and files that are never half written."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -54,18 +56,27 @@ def commit(repository: Path = REPOSITORY) -> str:
     return done.stdout.strip() if done.returncode == 0 else "unknown"
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON so that readers see the old file or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A draft to write to, which takes the place of ``path`` at the end; gone if anything fails.
+
+    Readers see the old file or the new one, never half of it.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with partial.open("w") as file:
-            json.dump(content, file, indent=1, allow_nan=False, default=_plain)
-            file.write("\n")
-        os.replace(partial, path)
+        yield draft
+        os.replace(draft, path)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
         raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON, whole or not at all; folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as draft, draft.open("w") as file:
+        json.dump(content, file, indent=1, allow_nan=False, default=_plain)
+        file.write("\n")
 
 
 def _plain(value: Any) -> Any:

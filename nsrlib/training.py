@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from nsrlib.evaluation import pick_device
 from nsrlib.patches import Batch, Patches, stream_seed
-from nsrlib.provenance import commit, write_json
+from nsrlib.provenance import commit, whole_file, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -632,16 +632,10 @@ class _Loop:
         torch.save(self._state(), buffer)
         content = buffer.getvalue()
         name = f"checkpoint-{self.step:08d}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
-        partial = self.folder / f".{name}.{os.getpid()}.part"
-        try:
-            with partial.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, self.folder / name)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+        with whole_file(self.folder / name) as draft, draft.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         for old in self._checkpoints()[:-2]:
             old.unlink(missing_ok=True)
         self._write_history()
@@ -658,7 +652,7 @@ class _Loop:
             "window": self.window,
             "seconds": self.seconds,
             "recipe": dataclasses.asdict(self.recipe),
-            "data": self.data.sha256,
+            "data": self.data.fingerprint,
         }
 
     def _load(self) -> None:
@@ -682,7 +676,7 @@ class _Loop:
         now = dataclasses.asdict(self.recipe)
         before = state["recipe"]
         changed = [f"{k} {before.get(k)!r} -> {now[k]!r}" for k in now if _listed(before.get(k)) != _listed(now[k])]
-        if state["data"] != self.data.sha256:
+        if state["data"] != self.data.fingerprint:
             changed.append("the training images")
         if set(state["networks"]) != set(self.networks):
             changed.append(f"networks {sorted(state['networks'])} -> {sorted(self.networks)}")
@@ -707,9 +701,8 @@ class _Loop:
 
     def _write_history(self) -> None:
         assert self.folder is not None
-        partial = self.folder / f".history.{os.getpid()}.part"
-        self.frame().to_csv(partial, index=False)
-        os.replace(partial, self.folder / "history.csv")
+        with whole_file(self.folder / "history.csv") as draft:
+            self.frame().to_csv(draft, index=False)
 
     def _finish(self) -> None:
         if self.rank or self.folder is None:
@@ -782,16 +775,10 @@ def save_weights(model: nn.Module, path: str | os.PathLike, metadata: Mapping[st
     """Write a network's weights as ``.safetensors`` in one step, with ``metadata`` (kept as strings) inside."""
     from safetensors.torch import save
 
-    path = Path(path)
     tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     about = {key: str(value) for key, value in (metadata or {}).items()}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        partial.write_bytes(save(tensors, about))
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with whole_file(Path(path)) as draft:
+        draft.write_bytes(save(tensors, about))
 
 
 # --- processes and signals --------------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from nsrlib.ops.audit import Launch
+from nsrlib.ops.common import Pair, pair
 
 try:
     import triton
@@ -47,7 +48,6 @@ except ImportError:
     HAS_TRITON = False
 
 Gradient = Literal["adder", "sign"]
-Pair = int | tuple[int, int]
 
 GRADIENTS: tuple[str, ...] = ("adder", "sign")
 CPU_BLOCK = 2**18  # elements of a block on the CPU, 1 MiB of float32
@@ -58,7 +58,7 @@ _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 def adder2d_ref(x: Tensor, weight: Tensor, stride: Pair = 1, padding: Pair = 0) -> Tensor:
     """The definition: broadcast over the unfolded input, ``N O D L`` elements. PyTorch's own gradient is ``sign``."""
-    stride, padding = _pair(stride), _pair(padding)
+    stride, padding = pair(stride), pair(padding)
     t = _differences(x, weight, stride, padding)  # (N, O, D, L)
     return -t.abs().sum(2).unflatten(2, _output_size(x.shape, weight.shape, stride, padding))
 
@@ -67,7 +67,7 @@ def adder2d_grads_ref(
     grad: Tensor, x: Tensor, weight: Tensor, stride: Pair = 1, padding: Pair = 0, gradient: Gradient = "adder"
 ) -> tuple[Tensor, Tensor]:
     """The definition of both gradients, input and weight, for ``grad = dL/dY``."""
-    stride, padding = _pair(stride), _pair(padding)
+    stride, padding = pair(stride), pair(padding)
     t = _differences(x, weight, stride, padding)  # (N, O, D, L)
     g = grad.flatten(2)[:, :, None]  # (N, O, 1, L)
     tx, tw = (t.clamp(-1, 1), t) if gradient == "adder" else (t.sign(), t.sign())
@@ -776,7 +776,7 @@ def _validate(x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> tuple[t
         raise RuntimeError(f"x is on {x.device}, which needs Triton, and Triton is not installed")
     if 0 in weight.shape:
         raise ValueError(f"weight must not be empty, got {tuple(weight.shape)}")
-    s, p = _pair(stride), _pair(padding)
+    s, p = pair(stride), pair(padding)
     if min(s) < 1:
         raise ValueError(f"stride must be at least 1, got {stride}")
     if min(p) < 0:
@@ -786,10 +786,6 @@ def _validate(x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> tuple[t
             f"weight of {tuple(weight.shape[2:])} exceeds x of {tuple(x.shape[2:])} with padding {padding}"
         )
     return s, p
-
-
-def _pair(value: Pair) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
 def _output_size(x: Any, weight: Any, stride: Any, padding: Any) -> tuple[int, int]:

@@ -27,6 +27,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from nsrlib.layers import one_by_one_dilation
 from nsrlib.ops.audit import Launch
+from nsrlib.ops.common import in_autocast
 
 try:
     import triton
@@ -390,15 +391,11 @@ def bsconv2d(
         ValueError: shapes that do not fit, even K, different devices, unknown activation or precision.
         TypeError: an integer type, or different types.
     """
-    device = x.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device) and x.dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(device)
-        x, pointwise, depthwise = x.to(dtype), pointwise.to(dtype), depthwise.to(dtype)
-        bias = bias if bias is None else bias.to(dtype)
-        residual = residual if residual is None else residual.to(dtype)
+    same = residual is x  # asked before the casts, which make two tensors of one
+    x, pointwise, depthwise, bias, residual = in_autocast(x, pointwise, depthwise, bias, residual)
     _check(x, pointwise, depthwise, bias, activation, residual, float32_precision)
     # Here, not in the operator: so the copy of another layout is made once, and also serves the backward pass.
-    same, x = residual is x, _channels_last(x)
+    x = _channels_last(x)
     if residual is not None:
         residual = x if same else _channels_last(residual)
     return _bsconv2d(x, pointwise, depthwise, bias, residual, activation, float32_precision)

@@ -46,6 +46,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from nsrlib.ops.audit import Launch
+from nsrlib.ops.common import Pair, in_autocast, pair
 
 try:
     import triton
@@ -57,7 +58,6 @@ except ImportError:
 
 Mode = Literal["soft", "hard"]
 Float32Precision = Literal["tf32x3", "ieee", "tf32"]
-Pair = int | tuple[int, int]
 
 MODES: tuple[str, ...] = ("soft", "hard")
 FLOAT32_PRECISIONS: tuple[str, ...] = ("tf32x3", "ieee", "tf32")
@@ -85,7 +85,7 @@ def mixed_conv2d_ref(
     if tile is None:
         pixels = gate[..., None, None]  # (N, k, d, 1, 1)
     else:
-        th, tw = _pair(tile)
+        th, tw = pair(tile)
         pixels = gate.repeat_interleave(th, 3).repeat_interleave(tw, 4)[..., : z.shape[2], : z.shape[3]]
     k, d = gate.shape[1:3]
     z = z.unflatten(1, (k, d, -1))  # (N, k, d, r, OH, OW)
@@ -991,13 +991,9 @@ def mixed_conv2d(
             1, negative padding, unknown mode or precision.
         TypeError: an integer type, or different types.
     """
-    device = x.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device) and x.dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(device)
-        x, weight, gate = x.to(dtype), weight.to(dtype), gate.to(dtype)
-        bias = bias if bias is None else bias.to(dtype)
-    stride, padding = _pair(stride), _pair(padding)
-    tile = tile if tile is None else _pair(tile)
+    x, weight, gate, bias = in_autocast(x, weight, gate, bias)
+    stride, padding = pair(stride), pair(padding)
+    tile = tile if tile is None else pair(tile)
     _check(x, weight, gate, bias, stride, padding, tile, mode, float32_precision)
     if _has_kernel(x):
         x = _channels_last(x)  # here, not in the operator: the copy also serves the backward pass
@@ -1019,9 +1015,9 @@ def _check(
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
     if float32_precision not in FLOAT32_PRECISIONS:
         raise ValueError(f"float32_precision must be one of {', '.join(FLOAT32_PRECISIONS)}, got {float32_precision!r}")
-    for name, pair, least in (("stride", stride, 1), ("padding", padding, 0), ("tile", tile or (1, 1), 1)):
-        if min(pair) < least:
-            raise ValueError(f"{name} must be at least {least}, got {pair}")
+    for name, sides, least in (("stride", stride, 1), ("padding", padding, 0), ("tile", tile or (1, 1), 1)):
+        if min(sides) < least:
+            raise ValueError(f"{name} must be at least {least}, got {sides}")
     if x.ndim != 4:
         raise ValueError(f"x must be (N, C_in, H, W), got {tuple(x.shape)}")
     if not x.is_floating_point():
@@ -1062,7 +1058,3 @@ def _check(
             raise TypeError(f"{name} is {tensor.dtype}, x is {x.dtype}: they must be the same")
         if tensor is not None and tensor.device != x.device:
             raise ValueError(f"{name} is on {tensor.device}, x is on {x.device}: they must be the same")
-
-
-def _pair(value: Pair) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])

@@ -1,0 +1,39 @@
+"""What the studies of all papers share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nsrlib.studies import Study
+
+DATA: dict[str, dict[str, Sequence[str]]] = {
+    "quick": {"train": ["embedded_train"], "test": ["embedded"]},
+    "cpu": {"train": ["t91", "bsds400"], "test": ["set5", "set14"]},
+    "gpu": {"train": ["t91", "bsds400"], "test": ["set5", "set14"]},
+    "paper": {"train": ["div2k"], "test": ["set5", "set14", "b100", "urban100"]},
+}
+
+Variants = Mapping[str, Mapping[str, Any]]
+
+
+def study(
+    name: str,
+    profile: str,
+    trained: str,
+    recipe: Mapping[str, Any],
+    variants: Variants,
+    common: Mapping[str, Any],
+    data: Mapping[str, Sequence[str]] | None = None,
+) -> Study:
+    """A study whose note tells the scale of its training: ``trained`` says what, the rest follows from the settings."""
+    recipe = {"channels_last": profile != "paper", **recipe}
+    data = data or DATA[profile]
+    steps = f"{recipe['iterations']:,} steps of {recipe['batch']} patches of {recipe['patch']}x{recipe['patch']}"
+    return Study(
+        name,
+        variants,
+        {**common, **data, "recipe": recipe},
+        seeds=(0,) if profile == "quick" else (0, 1, 2),
+        note=f"{trained}, {steps} from {' and '.join(data['train'])}",
+    )
