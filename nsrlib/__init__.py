@@ -15,8 +15,9 @@ __version__ = "0.1.0"
 __all__ = ["create_model", "list_models", "load_weights"]
 
 _SUBMODULES = (
-    *("bench", "claims", "complexity", "data", "download", "evaluation", "images", "layers", "metrics", "models"),
-    *("ops", "patches", "plots", "provenance", "reports", "runs", "studies", "training"),
+    *("bench", "charts", "claims", "complexity", "data", "download", "evaluation", "grids", "images", "layers"),
+    *("metrics", "models", "ops", "patches", "plots", "provenance", "reports", "runs", "studies", "sweep_pages"),
+    *("sweeps", "training"),
 )
 
 

@@ -31,7 +31,7 @@ VERDICT_COLOURS = {
     "quoted": "#f0f1f3",
 }
 LINES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#777777")
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.titlelocation": "left",
@@ -70,10 +70,10 @@ def summary(
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     with mpl.rc_context(STYLE):
-        fig = Figure(figsize=(8.27, 11.69), layout="constrained")
-        fig.get_layout_engine().set(rect=(0.03, 0.02, 0.94, 0.93), h_pad=0.08)  # type: ignore[union-attr]
+        fig = Figure(figsize=(8.27, 11.69), layout=ConstrainedLayoutEngine(rect=(0.03, 0.02, 0.94, 0.92), h_pad=0.08))
         fig.text(0.05, 0.974, title, fontsize=15, fontweight="bold", va="center")
         fig.text(0.05, 0.955, subtitle, fontsize=9, color="#5f6672", va="center")
         left_out = len(groups) - _SHOWN_ROWS
@@ -101,7 +101,9 @@ def _draw_board(ax: Axes, groups: Sequence[tuple[str, Mapping[str, int]]]) -> No
     for verdict in used:
         share = np.array([counts.get(verdict, 0) for _, counts in groups]) / totals
         colour = VERDICT_COLOURS.get(verdict, "#777777")
-        ax.barh(range(len(groups)), share, left=left, height=0.78, color=colour, label=verdict, edgecolor="white", lw=0.5)
+        ax.barh(
+            range(len(groups)), share, left=left, height=0.78, color=colour, label=verdict, edgecolor="white", lw=0.5
+        )
         for y, (_, counts) in enumerate(groups):
             if share[y] > 0.045:
                 dark = verdict in ("reproduced", "differs")
@@ -157,7 +159,7 @@ def over(table: pd.DataFrame, swept: Mapping[str, Sequence[Any]]) -> list[tuple[
     measured = table[table["value"].notna()]
     figures = []
     for (kind, name, metric), rows in measured.groupby(["kind", "table", "metric"], sort=False, dropna=False):
-        if not axes or rows["run"].nunique() < 2:
+        if not axes or len(set(rows["run"])) < 2:
             continue
         title = metric if kind == "run" else f"{name}: {metric}"
         units = rows["unit"].dropna().unique()
@@ -169,17 +171,19 @@ def over(table: pd.DataFrame, swept: Mapping[str, Sequence[Any]]) -> list[tuple[
 
 
 def _series(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Numbers of one figure, those that vary most between the runs first: (label without what all have in common, rows)."""
+    """Numbers of one figure, those that vary most between the runs first: (what tells it from the others, rows)."""
     parts = ["row", "column", "scale"]
-    differing = [part for part in parts if rows[part].astype(str).nunique() > 1]
+    differing = [part for part in parts if len(set(rows[part].astype(str))) > 1]
     found = []
     for _, one in rows.groupby(parts, sort=False, dropna=False):
-        words = [str(one[part].iloc[0]) for part in differing if str(one[part].iloc[0]) not in ("", "None", "nan", "<NA>")]
+        words = [
+            str(one[part].iloc[0]) for part in differing if str(one[part].iloc[0]) not in ("", "None", "nan", "<NA>")
+        ]
         words = [f"x{w}" if p == "scale" and w.isdigit() else w for p, w in zip(differing, words, strict=False)]
         spread = one["value"].max() - one["value"].min()
         found.append((spread / (abs(one["value"].mean()) or 1.0), " · ".join(words), one))
     found.sort(key=lambda item: -item[0])
-    return [(label, one) for _, label, one in found if one["run"].nunique() > 1]
+    return [(label, one) for _, label, one in found if len(set(one["run"])) > 1]
 
 
 def _positions(values: pd.Series) -> tuple[list[Any], np.ndarray, bool]:
@@ -257,7 +261,13 @@ def _heatmaps(rows: pd.DataFrame, axes: Sequence[str], title: str, label: str, n
         more = f"{hidden} more that vary less are in sweep.csv" if hidden > 0 else ""
         unit = label if label not in title else ""
         head = f"{title}" + (f"  ({'; '.join(filter(None, [unit, note, more]))})" if unit or note or more else "")
-        fig.suptitle(textwrap.fill(head, max(40, int(fig.get_figwidth() * 13))), x=0.01, ha="left", fontsize=10, fontweight="bold")
+        fig.suptitle(
+            textwrap.fill(head, max(40, int(fig.get_figwidth() * 13))),
+            x=0.01,
+            ha="left",
+            fontsize=10,
+            fontweight="bold",
+        )
         return fig
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from nsrlib import grids
 
 app = typer.Typer(
     help="Five image-restoration papers, checked cell by cell.",
@@ -53,10 +54,7 @@ def _assignments(pairs: list[str] | None, option: str = "-p") -> dict[str, Any]:
         name, equals, text = pair.partition("=")
         if not equals or not name.isidentifier():
             raise ValueError(f"{option} takes name=value, got {pair!r}")
-        try:
-            values[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # all that literal_eval may raise
-            values[name] = {"true": True, "false": False}.get(text.lower(), text)
+        values[name] = grids.literal(text)
     return values
 
 
@@ -97,11 +95,64 @@ def reproduce(
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
-    """Build the report of a run folder again."""
-    from nsrlib import runs
+def sweep(
+    paper: Annotated[str, typer.Argument(help="Which notebook: bsrn, ...")],
+    grid: Annotated[
+        list[str] | None, typer.Option("-g", help="name=v1,v2,..., a parameter and its values; repeatable.")
+    ] = None,
+    grid_file: Annotated[
+        Path | None, typer.Option("--grid", help="More of them: a .json, .yaml or .csv file, see below.")
+    ] = None,
+    parameter: Annotated[list[str] | None, typer.Option("-p", help="name=value, the same for all runs.")] = None,
+    profile: Annotated[str, typer.Option(help="quick, cpu, gpu or paper.")] = "quick",
+    out: Annotated[Path | None, typer.Option(help="Folder; default: runs/sweeps/PAPER-PROFILE.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", "-w", help="Runs at once; default: one per core.")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="A running Dask scheduler, tcp://host:8786, instead of this machine's cores.")
+    ] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds that one cell may take.")] = None,
+) -> None:
+    """Run a notebook for every point of a grid; finished runs are not repeated.
 
-    typer.echo(runs.report(run))
+    nsr sweep bsrn -g scales=2,3,4 -g max_images=1,5 runs six. Values are Python literals or else words; quotes or
+    a list keep a comma: -g 'scales="2,3",4' or -g 'scales=["2,3", "4"]'.
+
+    A grid file holds {name: [values]} for all combinations, or a list of {name: value} for chosen ones; a .csv has
+    the names in its first line. With -g it is combined with those values.
+
+    After Ctrl-C, or a crash, the same command goes on. A run that fails is tried once more, then reported. The folder
+    gets sweep.csv, figures over the parameters and a report, index.html.
+
+    Several machines: start a Dask scheduler and workers (dask scheduler, dask worker; or dask-jobqueue on SLURM, PBS)
+    that see this folder, and give --scheduler.
+    """
+    from nsrlib import sweeps
+
+    try:
+        done = sweeps.sweep(
+            paper,
+            grids.parse_grid(grid or []),
+            points=grid_file,
+            parameters=_assignments(parameter),
+            profile=profile,
+            out=out,
+            workers=workers,
+            scheduler=scheduler,
+            timeout=timeout,
+        )
+    except sweeps.Interrupted as stop:
+        typer.echo(sweeps.summary(stop.sweep))
+        raise typer.Exit(130) from None
+    typer.echo(sweeps.summary(done))
+    raise typer.Exit(0 if done.ok else 1)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="The folder of a run or of a sweep.")]) -> None:
+    """Build the report of a run or of a sweep again; nothing is run."""
+    from nsrlib import runs, sweeps
+
+    typer.echo((sweeps if sweeps.is_sweep(run) else runs).report(run))
 
 
 @app.command()

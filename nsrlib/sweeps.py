@@ -16,9 +16,7 @@ the profile, so the same command goes on where it was stopped, and a larger grid
 
 from __future__ import annotations
 
-import ast
 import contextlib
-import csv
 import hashlib
 import itertools
 import json
@@ -30,24 +28,21 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, Self, TextIO
 
 import filelock
 
-from nsrlib import _worker, reports, runs
+from nsrlib import _worker, runs, sweep_pages
 from nsrlib._worker import ROOT, Scrubber, cause_of, map_strings, one_line, write_whole
+from nsrlib.grids import as_text, literal, read_grid
 from nsrlib.reports import clock
 from nsrlib.runs import PROFILES
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 RETRIES = 1  # a run that fails is tried once more, as far as possible by another worker
-_CLOSE_SECONDS = 10
 
 
 @dataclass
@@ -60,10 +55,6 @@ class SweepRun:
     seconds: float = 0.0
     attempts: int = 0
     error: str = ""
-
-    @property
-    def label(self) -> str:
-        return ", ".join(f"{k}={_text(v)}" for k, v in self.parameters.items()) or "the notebook's own parameters"
 
 
 @dataclass
@@ -98,6 +89,10 @@ class Sweep:
         """Parameters that are the same in all runs."""
         first = self.runs[0].parameters if self.runs else {}
         return {k: v for k, v in first.items() if k not in self.swept}
+
+    def label(self, run: SweepRun) -> str:
+        """What tells a run from the others: its swept parameters."""
+        return ", ".join(f"{k}={as_text(run.parameters.get(k))}" for k in self.swept) or self.paper
 
     def place(self, run: SweepRun) -> Path:
         """The folder of a run: of the finished one, else of its last attempt, which may not exist."""
@@ -155,111 +150,6 @@ class RunFailed(RuntimeError):
     """A run of a sweep ended with an error, which is the message."""
 
 
-# --- the grid ---------------------------------------------------------------------------------------------------------
-
-
-def literal(text: str) -> Any:
-    """A Python literal, ``true`` or ``false``; anything else is the text itself."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # all that literal_eval may raise
-        return {"true": True, "false": False}.get(text.lower(), text)
-
-
-def parse_values(text: str) -> list[Any]:
-    """Values of one parameter as they are written on the command line.
-
-    ``2,3,4`` are three numbers, ``relu,gelu`` two words, ``"2,3",4`` the string ``2,3`` and a number. A list,
-    ``["2,3", "4"]`` or ``[[1, 2], [3, 4]]``, holds the values.
-
-    Raises:
-        ValueError: there is no value, or one of them is empty.
-    """
-    try:
-        values = ast.literal_eval(f"[{text}]")
-        if len(values) == 1 and isinstance(values[0], list):
-            values = values[0]
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        values = [literal(part.strip()) for part in next(csv.reader([text], skipinitialspace=True), [])]
-    if not values or (len(values) > 1 and "" in values):
-        raise ValueError(f"{text!r} is no list of values; write v1,v2,... or a list: ['2,3', '4']")
-    return values
-
-
-def parse_grid(pairs: Iterable[str]) -> dict[str, list[Any]]:
-    """``["scale=2,3", "seed=0,1"]`` -> name -> values; a name that comes again adds values.
-
-    Raises:
-        ValueError: a pair is not ``name=values``.
-    """
-    grid: dict[str, list[Any]] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals or not name.isidentifier():
-            raise ValueError(f"-g takes name=v1,v2,..., got {pair!r}")
-        grid.setdefault(name, []).extend(parse_values(text))
-    return grid
-
-
-def read_grid(path: str | Path) -> list[dict[str, Any]]:
-    """The points in a grid file: a list of ``{name: value}``, or ``{name: [values]}`` for all their combinations.
-
-    ``.json``, ``.yaml`` and ``.csv`` (names in the first line, a point in every other; an empty field leaves the
-    notebook's own value).
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is of another kind, damaged, empty, or holds something else.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no such grid file: {path}")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        if path.suffix == ".json":
-            content = json.loads(text)
-        elif path.suffix in (".yaml", ".yml"):
-            import yaml
-
-            try:
-                content = yaml.safe_load(text)
-            except yaml.YAMLError as error:
-                raise ValueError(str(error)) from error
-        elif path.suffix == ".csv":
-            content = _read_csv(text)
-        else:
-            raise ValueError("its name ends in none of .json, .yaml, .yml and .csv")
-        return _points(content)
-    except ValueError as error:
-        raise ValueError(f"grid file {path.name}: {one_line(str(error))}") from error
-
-
-def _read_csv(text: str) -> list[dict[str, Any]]:
-    header, *lines = [row for row in csv.reader(text.splitlines(), skipinitialspace=True) if row] or [[]]
-    for number, row in enumerate(lines, start=2):
-        if len(row) != len(header):
-            raise ValueError(f"line {number} has {len(row)} fields, the first line {len(header)}")
-    return [
-        {k.strip(): literal(v.strip()) for k, v in zip(header, row, strict=True) if v.strip()} for row in lines
-    ]
-
-
-def _points(content: Any) -> list[dict[str, Any]]:
-    if isinstance(content, dict):
-        values = {k: v if isinstance(v, list) else [v] for k, v in content.items()}
-        points = [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
-    elif isinstance(content, list) and all(isinstance(point, dict) for point in content):
-        points = content
-    else:
-        raise ValueError("it holds neither a list of {name: value} nor {name: [values]}")
-    if not points or not any(points):
-        raise ValueError("it holds no values")
-    for name in (name for point in points for name in point):
-        if not isinstance(name, str) or not name.isidentifier():
-            raise ValueError(f"{name!r} is no name of a parameter")
-    return points
-
-
 # --- running ----------------------------------------------------------------------------------------------------------
 
 
@@ -267,7 +157,7 @@ def sweep(
     paper: str,
     grid: Mapping[str, Sequence[Any]] | None = None,
     *,
-    points: Sequence[Mapping[str, Any]] | None = None,
+    points: str | Path | Sequence[Mapping[str, Any]] | None = None,
     parameters: Mapping[str, Any] | None = None,
     profile: str = "quick",
     out: str | Path | None = None,
@@ -286,7 +176,7 @@ def sweep(
     Args:
         paper: the notebook's name.
         grid: parameter -> its values; all combinations are run.
-        points: further points, each a dict, combined with those of ``grid``; see :func:`read_grid`.
+        points: a grid file (:func:`read_grid`) or a list of ``{name: value}``; combined with those of ``grid``.
         parameters: the same for all runs.
         profile: ``quick``, ``cpu``, ``gpu`` or ``paper``.
         out: the sweep's folder; ``runs/sweeps/<paper>-<profile>`` in the repository when None.
@@ -310,12 +200,13 @@ def sweep(
         raise ValueError(f"workers must be at least 1, not {workers}")
     if workers is not None and scheduler:
         raise ValueError("workers are those of the scheduler: leave one of the two out")
-    if not grid and not points:
+    listed = read_grid(points) if isinstance(points, str | Path) else list(points or [])
+    if not grid and not listed:
         raise ValueError("nothing to sweep over: give -g name=v1,v2,... or a grid file")
     runs.choose(paper, source)
     notebook = source / f"{paper}.ipynb"
     digest = notebook_digest(notebook)
-    planned = _plan(paper, source, digest, profile, grid or {}, points or [{}], parameters or {})
+    planned = _plan(paper, source, digest, profile, grid or {}, listed or [{}], parameters or {})
     _need_dask()
 
     folder = Path(out or ROOT / "runs" / "sweeps" / f"{paper}-{profile}").resolve()
@@ -341,7 +232,7 @@ def sweep(
         this.seconds = round(time.monotonic() - started, 1)
         this.save()
         _clear_attempts(this)
-        write_report(this)
+        sweep_pages.write_page(this)
     if stopped:
         raise Interrupted(this)
     return this
@@ -370,7 +261,7 @@ def _plan(
             checked = runs.check_parameters(accepted, profile, given)[paper]
             own = {k: v for k, v in checked.items() if k != "profile"}
             text = json.dumps([digest, profile, own], sort_keys=True)
-            words = "-".join(f"{k}-{_text(v)}" for k, v in own.items() if k not in fixed)
+            words = "-".join(f"{k}-{as_text(v)}" for k, v in own.items() if k not in fixed)
             slug = re.sub(r"[^A-Za-z0-9.]+", "-", words).strip("-.")[:48].rstrip("-.")
             key = f"{slug or paper}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
             planned.setdefault(key, SweepRun(key, own))
@@ -395,23 +286,23 @@ def _command(
     paper: str,
     profile: str,
     grid: Mapping[str, Sequence[Any]],
-    points: Sequence[Mapping[str, Any]] | None,
+    points: object,
     parameters: Mapping[str, Any],
 ) -> list[str]:
     command = ["nsr", "sweep", paper, "--profile", profile]
     for name, values in grid.items():
-        command += ["-g", f"{name}={json.dumps(list(values)) if _quoted(values) else ','.join(map(_text, values))}"]
+        command += ["-g", f"{name}={json.dumps(list(values)) if _quoted(values) else ','.join(map(as_text, values))}"]
     for name, value in parameters.items():
-        command += ["-p", f"{name}={_text(value)}"]
-    return [*command, "--grid", f"<{len(points)} points>"] if points else command
+        command += ["-p", f"{name}={as_text(value)}"]
+    if points:
+        command += ["--grid", Path(points).name if isinstance(points, str | Path) else "points.json"]
+    return command
 
 
 def _quoted(values: Sequence[Any]) -> bool:
-    return any(isinstance(v, list | tuple | dict) or (isinstance(v, str) and ("," in v or literal(v) != v)) for v in values)
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return any(
+        isinstance(v, list | tuple | dict) or (isinstance(v, str) and ("," in v or literal(v) != v)) for v in values
+    )
 
 
 def _need_dask() -> None:
@@ -491,7 +382,7 @@ def _set_damaged_aside(this: Sweep, say: Any) -> None:
         hashes = done.about.get("files", {}) if done else {}
         wrong = [name for name, digest in hashes.items() if _sha256(place / name) != digest]
         if done is None or wrong:
-            say(f"{run.label}: {wrong[0] if wrong else 'run.json'} is damaged or missing; it runs again")
+            say(f"{this.label(run)}: {wrong[0] if wrong else 'run.json'} is damaged or missing; it runs again")
             os.replace(place, _claim(this.folder, run.key, empty=False))
 
 
@@ -603,7 +494,7 @@ def _execute(
             for run in todo
         }
         try:
-            for future in as_completed(futures):
+            for future in as_completed(futures, loop=client.loop):
                 run = futures[future]
                 try:
                     run.seconds, run.status = future.result(), "ok"
@@ -668,3 +559,124 @@ def _clear_attempts(this: Sweep) -> None:
 
 def _say(enabled: bool) -> Any:
     return (lambda text: print(text, file=sys.stderr, flush=True)) if enabled else (lambda text: None)
+
+
+class _Progress:
+    """How far a sweep is: a live table on a terminal, else a line for each run that has ended."""
+
+    def __init__(self, sweep: Sweep, enabled: bool, stream: TextIO):
+        self.sweep, self.enabled, self.stream = sweep, enabled, stream
+        self.live: Any = None
+        self.began = time.monotonic()
+        self.seen: dict[tuple[str, int], float] = {}  # attempt -> when it was first seen
+        self.before = sum(run.status == "ok" for run in sweep.runs)
+
+    def __enter__(self) -> Self:
+        if self.enabled and self.stream.isatty():
+            from rich.console import Console
+            from rich.live import Live
+
+            console = Console(file=self.stream)
+            self.live = Live(get_renderable=self.table, console=console, refresh_per_second=2, transient=True)
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live:
+            self.live.stop()
+
+    def say(self, text: str) -> None:
+        if self.live:
+            self.live.console.print(text, markup=False, highlight=False)
+        elif self.enabled:
+            print(text, file=self.stream, flush=True)
+
+    def ended(self, run: SweepRun) -> None:
+        if self.live and run.status == "ok":
+            return  # the table shows it
+        ended = sum(run.status in ("ok", "failed") for run in self.sweep.runs)
+        took = f" in {clock(run.seconds)}" if run.seconds else ""
+        self.say(f"[{ended}/{len(self.sweep.runs)}] {self.sweep.label(run)}: {run.status}{took}")
+        if run.error:
+            self.say(f"✗ {run.error}")
+
+    def table(self) -> Any:
+        """What goes on first, then what failed, then the rest; as many lines as the terminal has."""
+        from rich.table import Table
+
+        now = time.monotonic()
+        tried = _attempts(self.sweep.folder)
+        for run in self.sweep.runs:
+            if run.status in ("pending", "running") and run.key in tried:
+                number = max(tried[run.key])
+                if number > run.attempts or run.status == "running":  # not one of an earlier sweep
+                    run.status = "running"
+                    run.attempts = max(run.attempts, number)
+                    self.seen.setdefault((run.key, number), now)
+        counts = {
+            word: sum(run.status == word for run in self.sweep.runs) for word in ("ok", "running", "failed", "pending")
+        }
+        words = ", ".join(f"{n} {word}" for word, n in counts.items() if n)
+        ended = counts["ok"] + counts["failed"] - self.before
+        left = counts["running"] + counts["pending"]
+        rest = f", about {clock((now - self.began) / ended * left)} left" if ended and left else ""
+        names = [*self.sweep.swept] or [*self.sweep.fixed]
+        table = Table(
+            title=f"{self.sweep.paper}: {words}; {clock(now - self.began)}{rest}", title_justify="left", box=None
+        )
+        for name in (*names, "", "time"):
+            table.add_column(name)
+        order = {word: k for k, word in enumerate(("running", "failed", "ok", "pending"))}
+        room = max(3, shutil.get_terminal_size().lines - 5)
+        for run in sorted(self.sweep.runs, key=lambda run: order.get(run.status, 9))[:room]:
+            since = now - self.seen.get((run.key, run.attempts), now) if run.status == "running" else run.seconds
+            again = f", attempt {run.attempts}" if run.attempts > 1 and run.status != "pending" else ""
+            style = {"ok": "green", "failed": "red", "pending": "dim"}.get(run.status)
+            cells = [as_text(run.parameters.get(name)) for name in names]
+            table.add_row(*cells, run.status + again, clock(since) if since else "", style=style)
+        return table
+
+
+def is_sweep(folder: str | Path) -> bool:
+    """Whether a folder is that of a sweep, damaged or not, and not of a run."""
+    folder = Path(folder)
+    return (folder / "sweep.json").exists() or ((folder / "runs").is_dir() and not (folder / "run.json").exists())
+
+
+def report(folder: str | Path) -> Path:
+    """Build table, figures and page of a sweep folder from what lies in it, and return the page. Nothing is run.
+
+    Raises:
+        FileNotFoundError: ``folder`` is not a directory.
+        ValueError: it holds no sweep.
+    """
+    folder = Path(folder).resolve()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no sweep folder {folder}")
+    try:
+        return sweep_pages.write_page(Sweep.load(folder))
+    except ValueError as error:
+        done = [run for path in sorted((folder / "runs").glob("*/run.json")) if (run := _finished(path.parent))]
+        if not done:
+            raise
+        # the plan is lost, the runs are not
+        found = [SweepRun(run.folder.name, run.parameters, "ok") for run in done]
+        sweep = Sweep(folder, done[0].notebooks[0].name, done[0].profile, found, "unknown", about=done[0].about)
+        sweep.look()
+        return sweep_pages.write_page(sweep, [f"{error}; the finished runs are shown"])
+
+
+def summary(sweep: Sweep) -> str:
+    """A few lines for the console: what failed and why, how many runs ended well, where the report is."""
+    lines = [
+        f"✗ {sweep.label(run)}: {run.error or 'failed'} ({run.attempts} attempts)"
+        for run in sweep.runs
+        if run.status == "failed"
+    ]
+    done = sum(run.status == "ok" for run in sweep.runs)
+    lines.append(f"{done} of {len(sweep.runs)} runs ended well in {clock(sweep.seconds)}")
+    if sweep.status == "interrupted":
+        lines.append("interrupted: the same command goes on where it was stopped")
+    lines.append(f"table: {runs.short_path(sweep.folder / 'sweep.csv')}")
+    lines.append(f"report: {runs.short_path(sweep.folder / 'index.html')}")
+    return "\n".join(lines)

@@ -204,6 +204,8 @@ def test_the_folder_holds_notebooks_pages_results_and_logs(done):
     assert found == {
         "index.html",
         "run.json",
+        "summary.pdf",
+        "summary.png",
         "notebooks/good.ipynb",
         "notebooks/good.html",
         "notebooks/fails.failed.ipynb",
@@ -447,7 +449,7 @@ def test_heavy_figures_are_shown_smaller():
     noise = np.random.default_rng(0).integers(0, 255, (1800, 600, 3), dtype=np.uint8)
     png = io.BytesIO()
     Image.fromarray(noise).save(png, "PNG")
-    uri = reports._data_uri(base64.b64encode(png.getvalue()).decode(), "image/png")
+    uri = reports.data_uri(base64.b64encode(png.getvalue()).decode(), "image/png")
     small = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
     assert uri.startswith("data:image/webp;")
     assert max(small.size) == 1400
