@@ -10,7 +10,7 @@ PAPERS  ?=
 PROFILE ?= quick
 ARGS    ?=
 BIN     := .venv/bin
-EXTRAS  := notebooks,train,triton,test
+EXTRAS  := notebooks,sweep,train,triton,test
 NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 
 # Processes share the cores; OpenMP threads that spin for work would starve each other.

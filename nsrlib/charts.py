@@ -78,9 +78,9 @@ def summary(
         fig.text(0.05, 0.955, subtitle, fontsize=9, color="#5f6672", va="center")
         left_out = len(groups) - _SHOWN_ROWS
         groups, times = groups[:_SHOWN_ROWS], times[:_SHOWN_ROWS]
-        board, clocks, foot = fig.subplots(
-            3, 1, height_ratios=[max(4, len(groups)), max(3, 0.7 * len(times)), 0.9 * (len(lines) + 1)]
-        )
+        heights = [max(3.0, len(groups)), max(3.0, 0.7 * len(times)), 0.9 * (len(lines) + 1)]
+        heights[2] = max(heights[2], 45 - sum(heights[:2]))  # few bars do not become fat ones
+        board, clocks, foot = fig.subplots(3, 1, height_ratios=heights)
         _draw_board(board, groups)
         if left_out > 0:
             board.set_xlabel(f"{left_out} more are in the report")
@@ -156,7 +156,7 @@ def over(table: pd.DataFrame, swept: Mapping[str, Sequence[Any]]) -> list[tuple[
     axes = [name for name in swept if name not in REPLICATES] or list(swept)
     axes = sorted(axes, key=lambda name: -len(swept[name]))[:2]
     averaged = [name for name in swept if name not in axes]
-    measured = table[table["value"].notna()]
+    measured = table[table["value"].notna()].sort_values("kind", kind="stable")  # claims, the seconds of runs, tables
     figures = []
     for (kind, name, metric), rows in measured.groupby(["kind", "table", "metric"], sort=False, dropna=False):
         if not axes or len(set(rows["run"])) < 2:
@@ -173,17 +173,22 @@ def over(table: pd.DataFrame, swept: Mapping[str, Sequence[Any]]) -> list[tuple[
 def _series(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """Numbers of one figure, those that vary most between the runs first: (what tells it from the others, rows)."""
     parts = ["row", "column", "scale"]
+    if rows.groupby("run")["scale"].nunique().max() < 2:
+        parts.remove("scale")  # a run has one scale, which is then a swept parameter
     differing = [part for part in parts if len(set(rows[part].astype(str))) > 1]
     found = []
     for _, one in rows.groupby(parts, sort=False, dropna=False):
-        words = [
-            str(one[part].iloc[0]) for part in differing if str(one[part].iloc[0]) not in ("", "None", "nan", "<NA>")
-        ]
-        words = [f"x{w}" if p == "scale" and w.isdigit() else w for p, w in zip(differing, words, strict=False)]
+        words = [_word(part, one[part].iloc[0]) for part in differing]
         spread = one["value"].max() - one["value"].min()
-        found.append((spread / (abs(one["value"].mean()) or 1.0), " · ".join(words), one))
+        found.append((spread / (abs(one["value"].mean()) or 1.0), " · ".join(filter(None, words)), one))
     found.sort(key=lambda item: -item[0])
     return [(label, one) for _, label, one in found if len(set(one["run"])) > 1]
+
+
+def _word(part: str, value: Any) -> str:
+    if value is None or value is pd.NA or value != value or value == "":  # NaN is not itself
+        return ""
+    return f"x{value:g}" if part == "scale" and isinstance(value, int | float) else str(value)
 
 
 def _positions(values: pd.Series) -> tuple[list[Any], np.ndarray, bool]:

@@ -136,7 +136,8 @@ def _draw(sweep: Sweep, numbers: pd.DataFrame, problems: list[str]) -> tuple[lis
     try:
         from nsrlib import charts
 
-        drawn = charts.over(numbers, sweep.swept)
+        named = numbers.assign(table=[reports.table_name(name) for name in numbers["table"]])
+        drawn = charts.over(named, sweep.swept)
         left_out = max(0, len(drawn) - _FIGURES)
         for title, figure in drawn[:_FIGURES]:
             name = re.sub(r"[^A-Za-z0-9]+", "-", title).strip("-").lower()

@@ -14,7 +14,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 PYPI_NAME = {"pytorch": "torch", "matplotlib-base": "matplotlib"}  # conda-forge name -> PyPI name
-CONDA_EXTRAS = ("notebooks", "train", "triton", "test")  # the extras that environment.yml installs
+CONDA_EXTRAS = ("notebooks", "sweep", "train", "triton", "test")  # the extras that environment.yml installs
 
 PAPERS = ["nsr", "addersr", "bsrn", "drcn", "drn"]
 ROOT_FILES = ["README.md", "LICENSE", "CITATION.cff", "Makefile"]
