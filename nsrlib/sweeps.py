@@ -42,6 +42,8 @@ from nsrlib.grids import as_text, literal, read_grid
 from nsrlib.reports import clock
 from nsrlib.runs import PROFILES
 
+NOTEBOOKS = ROOT / "notebooks"
+_CONNECT_SECONDS = 20  # for a scheduler to answer
 RETRIES = 1  # a run that fails is tried once more, as far as possible by another worker
 
 
@@ -193,7 +195,7 @@ def sweep(
         OSError: the folder cannot be written, or the scheduler cannot be reached.
         Interrupted: on Ctrl-C, after the workers are stopped and the report is written.
     """
-    source = Path(notebooks_dir or ROOT / "notebooks").resolve()
+    source = Path(notebooks_dir or NOTEBOOKS).resolve()
     if profile not in PROFILES:
         raise ValueError(f"no profile {profile!r}{runs.suggest(profile, PROFILES)}; there are: {', '.join(PROFILES)}")
     if workers is not None and workers < 1:
@@ -405,6 +407,20 @@ def _claim(folder: Path, key: str, *, empty: bool = True) -> Path:
             number += 1
 
 
+def _job(this: Sweep, run: SweepRun, source: Path, timeout: float | None) -> dict[str, Any]:
+    """All that a worker needs to know for :func:`run_one`."""
+    return {
+        "paper": this.paper,
+        "profile": this.profile,
+        "parameters": run.parameters,
+        "key": run.key,
+        "folder": str(this.folder),
+        "source": str(source),
+        "timeout": timeout,
+        "notebook_sha256": this.about["notebook_sha256"],
+    }
+
+
 def run_one(job: Mapping[str, Any]) -> float:
     """One run, on a worker: made in ``attempts``, moved to ``runs`` when it has ended well. Returns its seconds.
 
@@ -471,14 +487,6 @@ def _execute(
     from distributed import as_completed
 
     show = _Progress(this, progress, sys.stderr)
-    common = {
-        "paper": this.paper,
-        "profile": this.profile,
-        "folder": str(this.folder),
-        "source": str(source),
-        "timeout": timeout,
-        "notebook_sha256": this.about["notebook_sha256"],
-    }
     with _cluster(scheduler, workers, len(todo)) as client, show:
         if scheduler and not client.scheduler_info()["workers"]:
             show.say(f"waiting for workers at {scheduler}")
@@ -486,7 +494,7 @@ def _execute(
         futures = {
             client.submit(
                 run_one,
-                common | {"key": run.key, "parameters": run.parameters},
+                _job(this, run, source, timeout),
                 key=f"{run.key}-{batch}",
                 pure=False,
                 retries=RETRIES,
@@ -524,7 +532,7 @@ def _cluster(scheduler: str | None, workers: int | None, count: int) -> Iterator
 
     if scheduler:
         try:
-            client = Client(scheduler, timeout=20, set_as_default=False)
+            client = Client(scheduler, timeout=_CONNECT_SECONDS, set_as_default=False)
         except (OSError, ValueError, TypeError) as error:
             raise OSError(f"no Dask scheduler answers at {scheduler}: {one_line(str(error))}") from error
         with client:
