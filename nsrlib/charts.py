@@ -296,7 +296,7 @@ def _short(value: Any) -> str:
 
 
 def save(fig: Figure, *paths: Path) -> None:
-    """Write a figure to files of the kinds that their names end in, whole or not at all, the same bytes every time."""
+    """Write a figure to files of the kinds that their names end in, whole or not at all, without a date."""
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         metadata = {"CreationDate": None, "Creator": None} if path.suffix == ".pdf" else {"Software": None}

@@ -65,6 +65,7 @@ def table(sweep: Sweep, problems: list[str] | None = None) -> pd.DataFrame:
     columns = ["run", *(f"param_{k}" for k in names), "status", "seconds", "attempts", "kind", "paper", "table", "row"]
     columns += ["column", "scale", "metric", "unit", "how", "verdict", "published", "value", "difference"]
     frame = pd.DataFrame(records, columns=columns)
+    frame["scale"] = pd.Series([record.get("scale") for record in records], dtype=object)  # 4, not 4.0
     for column in ("value", "difference"):
         frame[column] = pd.to_numeric(frame[column], errors="coerce")
     return frame

@@ -610,7 +610,9 @@ class _Progress:
 
     def table(self) -> Any:
         """What goes on first, then what failed, then the rest; as many lines as the terminal has."""
+        from rich.console import Group
         from rich.table import Table
+        from rich.text import Text
 
         now = time.monotonic()
         tried = _attempts(self.sweep.folder)
@@ -629,9 +631,8 @@ class _Progress:
         left = counts["running"] + counts["pending"]
         rest = f", about {clock((now - self.began) / ended * left)} left" if ended and left else ""
         names = [*self.sweep.swept] or [*self.sweep.fixed]
-        table = Table(
-            title=f"{self.sweep.paper}: {words}; {clock(now - self.began)}{rest}", title_justify="left", box=None
-        )
+        head = f"{self.sweep.paper}: {words}; {clock(now - self.began)}{rest}"
+        table = Table(box=None)
         for name in (*names, "", "time"):
             table.add_column(name)
         order = {word: k for k, word in enumerate(("running", "failed", "ok", "pending"))}
@@ -642,7 +643,7 @@ class _Progress:
             style = {"ok": "green", "failed": "red", "pending": "dim"}.get(run.status)
             cells = [as_text(run.parameters.get(name)) for name in names]
             table.add_row(*cells, run.status + again, clock(since) if since else "", style=style)
-        return table
+        return Group(Text(head), table)
 
 
 def is_sweep(folder: str | Path) -> bool:
