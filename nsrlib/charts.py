@@ -113,14 +113,15 @@ def _draw_board(ax: Axes, groups: Sequence[tuple[str, Mapping[str, int]]]) -> No
     for y, total in enumerate(totals if groups else []):
         ax.text(1.01, y, str(total), va="center", fontsize=size, color="#5f6672")
     ax.set_yticks(range(len(groups)), [name for name, _ in groups], fontsize=size)
-    ax.set(xlim=(0, 1), ylim=(len(groups) - 0.4, -0.6), title="Verdicts, as shares of the published numbers")
+    ax.set(xlim=(0, 1), ylim=(len(groups) - 0.4, -0.6))
+    ax.set_title("Verdicts, as shares of the published numbers", pad=20)
     ax.set_xticks([])
     ax.grid(visible=False)
     for side in ("bottom", "left"):
         ax.spines[side].set_visible(False)
     ax.tick_params(length=0)
     if used:
-        ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(used), fontsize=7.5, handlelength=1, borderpad=0)
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(used), fontsize=7.5, handlelength=1, borderpad=0.2)
     else:
         ax.text(0, 0.5, "No claims were recorded.", transform=ax.transAxes)
 

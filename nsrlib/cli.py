@@ -96,13 +96,11 @@ def reproduce(
 
 @app.command()
 def sweep(
-    paper: Annotated[str, typer.Argument(help="Which notebook: bsrn, ...")],
+    paper: Annotated[str, typer.Argument(help="Which notebook.")],
     grid: Annotated[
         list[str] | None, typer.Option("-g", help="name=v1,v2,..., a parameter and its values; repeatable.")
     ] = None,
-    grid_file: Annotated[
-        Path | None, typer.Option("--grid", help="More of them: a .json, .yaml or .csv file, see below.")
-    ] = None,
+    grid_file: Annotated[Path | None, typer.Option("--grid", help="Points in a .json, .yaml or .csv file.")] = None,
     parameter: Annotated[list[str] | None, typer.Option("-p", help="name=value, the same for all runs.")] = None,
     profile: Annotated[str, typer.Option(help="quick, cpu, gpu or paper.")] = "quick",
     out: Annotated[Path | None, typer.Option(help="Folder; default: runs/sweeps/PAPER-PROFILE.")] = None,
@@ -112,19 +110,24 @@ def sweep(
     ] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds that one cell may take.")] = None,
 ) -> None:
-    """Run a notebook for every point of a grid; finished runs are not repeated.
+    """Run a notebook over a grid of its parameters.
 
-    nsr sweep bsrn -g scales=2,3,4 -g max_images=1,5 runs six. Values are Python literals or else words; quotes or
-    a list keep a comma: -g 'scales="2,3",4' or -g 'scales=["2,3", "4"]'.
+    \b
+    nsr sweep bsrn -g scales=2,3,4 -g max_images=1,5     six runs
+    nsr sweep bsrn -g 'scales="2,3",4'                   quotes keep a comma,
+    nsr sweep bsrn -g 'scales=["2,3", "4"]'              and so does a list
+    nsr sweep bsrn -g repeats=3,9 --grid points.csv      all points with both
+    nsr sweep bsrn -g scales=2,4 --scheduler tcp://host:8786
 
-    A grid file holds {name: [values]} for all combinations, or a list of {name: value} for chosen ones; a .csv has
-    the names in its first line. With -g it is combined with those values.
+    Values are Python literals or else words. A grid file, .json, .yaml or .csv, holds {name: [values]} for all
+    combinations or a list of {name: value} for chosen ones; a .csv has the names in its first line.
 
-    After Ctrl-C, or a crash, the same command goes on. A run that fails is tried once more, then reported. The folder
-    gets sweep.csv, figures over the parameters and a report, index.html.
+    Finished runs are not repeated: after Ctrl-C or a crash the same command goes on, and a larger grid adds to the
+    folder. A run that fails is tried once more, then reported. At the end there are sweep.csv, figures over the
+    parameters and a report, index.html.
 
-    Several machines: start a Dask scheduler and workers (dask scheduler, dask worker; or dask-jobqueue on SLURM, PBS)
-    that see this folder, and give --scheduler.
+    Several machines: start a Dask scheduler and workers that see this folder (dask scheduler, dask worker; on SLURM
+    or PBS with dask-jobqueue) and give its address.
     """
     from nsrlib import sweeps
 
@@ -149,7 +152,7 @@ def sweep(
 
 @app.command()
 def report(run: Annotated[Path, typer.Argument(help="The folder of a run or of a sweep.")]) -> None:
-    """Build the report of a run or of a sweep again; nothing is run."""
+    """Build the report of a run or a sweep again."""
     from nsrlib import runs, sweeps
 
     typer.echo((sweeps if sweeps.is_sweep(run) else runs).report(run))

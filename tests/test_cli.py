@@ -18,12 +18,13 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from nsrlib import claims, cli, evaluation, models, runs
+from nsrlib import claims, cli, evaluation, models, runs, sweeps
 from nsrlib.data import sources
 from nsrlib.images import imresize, read_picture
 from nsrlib.ops import audit
 
-COMMANDS = ["reproduce", "report", "scoreboard", "evaluate", "upscale", "models", "train", "study", "bench", "data"]
+COMMANDS = ["reproduce", "sweep", "report", "scoreboard", "evaluate", "upscale", "models", "train", "study", "bench"]
+COMMANDS += ["data"]
 
 
 class Done(NamedTuple):
@@ -152,6 +153,14 @@ def test_wrong_usage_has_status_two(nsr, arguments):
         ("reproduce bsrn -p max_images=many", "parameter 'max_images' is a int"),
         ("reproduce bsrn -p max_images", "-p takes name=value, got 'max_images'"),
         ("reproduce bsrn --jobs 0", "jobs must be at least 1"),
+        ("sweep bsrm -g scales=2", r"no notebook 'bsrm' \(did you mean 'bsrn'\?\)"),
+        ("sweep bsrn", "nothing to sweep over: give -g"),
+        ("sweep bsrn -g scale=2", r"no parameter 'scale' in bsrn \(did you mean 'scales'\?\)"),
+        ("sweep bsrn -g max_images=1,many", "parameter 'max_images' is a int"),
+        ("sweep bsrn -g scales", "-g takes name=v1,v2,..., got 'scales'"),
+        ("sweep bsrn -g scales=2 -p repeats", "-p takes name=value, got 'repeats'"),
+        ("sweep bsrn --grid nowhere.csv", r"no such grid file: nowhere\.csv"),
+        ("sweep bsrn -g scales=2 --workers 0", "workers must be at least 1, not 0"),
     ],
 )
 def test_a_problem_is_one_line_and_status_one(nsr, arguments, pattern):
@@ -308,6 +317,52 @@ def test_an_interrupted_run_is_summed_up_and_has_status_130(nsr, reproduced, mon
 
     monkeypatch.setattr(runs, "reproduce", interrupted)
     assert nsr("reproduce")[:2] == (130, "the summary\n")
+
+
+# --- sweep and report -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def swept(monkeypatch) -> dict:
+    """What ``sweeps.sweep`` was called with, instead of a sweep."""
+    calls: dict = {}
+
+    def sweep(paper, grid, **keywords):
+        calls.update(keywords, paper=paper, grid=grid)
+        return FakeRun()
+
+    monkeypatch.setattr(sweeps, "sweep", sweep)
+    monkeypatch.setattr(sweeps, "summary", lambda sweep: "the summary")
+    monkeypatch.setattr(FakeRun, "ok", True)
+    return calls
+
+
+@pytest.mark.parametrize("ok", [True, False])
+def test_sweep_passes_everything_on(nsr, swept, monkeypatch, ok):
+    monkeypatch.setattr(FakeRun, "ok", ok)
+    done = nsr("sweep", "bsrn", "-g", "scales=2,'3,4'", "-g", "a=x", "--grid", "g.csv", "-p", "b=1", "--profile", "cpu",
+               "--out", "there", "-w", 3, "--timeout", 9)  # fmt: skip
+    assert done == Done(0 if ok else 1, "the summary\n", "")
+    assert swept == {
+        "paper": "bsrn", "grid": {"scales": [2, "3,4"], "a": ["x"]}, "points": Path("g.csv"), "parameters": {"b": 1},
+        "profile": "cpu", "out": Path("there"), "workers": 3, "scheduler": None, "timeout": 9.0,
+    }  # fmt: skip
+
+
+def test_an_interrupted_sweep_is_summed_up_and_has_status_130(nsr, swept, monkeypatch):
+    def interrupted(*_, **__):
+        raise sweeps.Interrupted(FakeRun())
+
+    monkeypatch.setattr(sweeps, "sweep", interrupted)
+    assert nsr("sweep", "bsrn", "-g", "a=1")[:2] == (130, "the summary\n")
+
+
+@pytest.mark.parametrize(("file", "module"), [("run.json", runs), ("sweep.json", sweeps)])
+def test_report_is_for_runs_and_for_sweeps(nsr, monkeypatch, file, module):
+    monkeypatch.setattr(module, "report", lambda folder: f"the page of {folder}")
+    Path("there").mkdir()
+    Path("there", file).touch()
+    assert nsr("report", "there") == Done(0, "the page of there\n", "")
 
 
 # --- evaluate ---------------------------------------------------------------------------------------------------------

@@ -27,7 +27,8 @@ LEDGER = {
     "paper": "good",
     "profile": "quick",
     "rows": [
-        ROW | {"id": "a", "published": 32.3, "ours": 32.30401, "difference": 0.00401, "verdict": "reproduced"},
+        ROW
+        | {"id": "a", "cell": 3, "published": 32.3, "ours": 32.30401, "difference": 0.00401, "verdict": "reproduced"},
         ROW | {"id": "b", "published": 30.0, "ours": 29.5, "difference": -0.5, "verdict": "differs"},
         {"id": "<script>alert(1)</script>", "how": "open", "verdict": "open"},
     ],
@@ -255,6 +256,23 @@ def test_summary_has_notebooks_verdicts_failures_and_report(done):
     assert text.endswith("index.html")
 
 
+def test_the_longest_notebook_starts_first(tmp_path, monkeypatch):
+    """By the stored times; one without is taken for long, the largest file first."""
+    for name, size in {"short": 9, "long": 1, "new": 2, "larger": 5}.items():
+        write_notebook(tmp_path / f"{name}.ipynb", ["# A", PARAMETERS, "#" * size * 100])
+    for name, seconds in {"short": 20, "long": 90}.items():
+        (tmp_path / "stored" / name).mkdir(parents=True)
+        stored = {"provenance": {"seconds": seconds}}
+        (tmp_path / "stored" / name / "quick.json").write_text(json.dumps(stored))
+    (tmp_path / "stored" / "new").mkdir()
+    (tmp_path / "stored" / "new" / "quick.json").write_text("damaged")
+    monkeypatch.setattr(runs, "RESULTS_DIR", tmp_path / "stored")
+    order: list[str] = []
+    monkeypatch.setattr(runs, "_execute", lambda run, todo, *_, **__: order.extend(n.name for n in todo))
+    reproduce(out=tmp_path / "out", notebooks_dir=tmp_path, pages=False)
+    assert order == ["larger", "new", "long", "short"]
+
+
 # ---- resuming and stopping
 
 
@@ -360,6 +378,30 @@ def test_numbers_have_the_digits_of_the_paper(done):
     assert cells[:3] == [("Published", "30.00"), ("Ours", "29.50"), ("Difference", "−0.500")]  # differs comes first
     assert cells[3:6] == [("Published", "32.30"), ("Ours", "32.30"), ("Difference", "+0.004")]
     assert cells[6:] == [("Published", "–"), ("Ours", "–"), ("Difference", "–")]
+
+
+def test_a_claim_links_to_the_cell_that_measured_it(done):
+    folder = done[0].folder
+    page = (folder / "index.html").read_text()
+    claims = page[page.index('id="claims"') :]
+    href, anchor = re.search(r'<td class="where"><a href="([^"#]+)#([^"]+)">good, Table 2</a>', claims).groups()
+    cell = next(c for c in nbformat.read(folder / "notebooks" / "good.ipynb", 4).cells if f"cell-id={c.id}" == anchor)
+    assert "Claim" in cell.source or "import base64" in cell.source
+    assert f'id="{anchor}"' in (folder / href).read_text()
+    board = page[page.index('id="scoreboard"') : page.index('id="claims"')]
+    assert f'<a href="{href}#{anchor}">Table 2</a>' in board
+
+
+def test_the_page_can_be_filtered_by_paper_and_verdict_and_has_two_themes(done):
+    page = (done[0].folder / "index.html").read_text()
+    assert re.search(r'<div class="filter" hidden>\s*<input type="search"', page)  # nothing to see without scripts
+    assert re.findall(r'<button type="button" aria-pressed="false" data-verdict="([^"]+)"', page) == [
+        "reproduced", "differs", "open",
+    ]  # fmt: skip
+    rows = re.findall(r'<tr [^>]*data-verdicts="([^"]*)"', page)
+    assert sorted(rows) == ["differs", "open", "open", "reproduced", "reproduced|differs"]
+    assert "prefers-color-scheme: dark" in page
+    assert page.count("--ground: #14161a") == 2  # the system's dark and the reader's
 
 
 def test_text_from_a_ledger_is_not_markup(done):
