@@ -22,7 +22,7 @@ from nsrlib.runs import Failure, Run, list_papers, report, reproduce, summary
 pytest.importorskip("papermill")
 nbformat = pytest.importorskip("nbformat")
 
-ROW = {"table": "2", "row": "BSRN", "column": "Set5", "scale": 4, "metric": "PSNR", "how": "weights"}
+ROW = {"table": "2", "cell": 3, "row": "BSRN", "column": "Set5", "scale": 4, "metric": "PSNR", "how": "weights"}
 LEDGER = {
     "paper": "good",
     "profile": "quick",

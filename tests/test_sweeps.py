@@ -601,6 +601,19 @@ def wait_until(condition, seconds: float = 300) -> None:
         time.sleep(0.05)
 
 
+def busy_workers() -> list[int]:
+    """Workers, children of this process, that are executing a notebook."""
+    ours = {process.pid for process in multiprocessing.active_children()}
+    parents = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if "_worker.py" in (path / "cmdline").read_text():
+                parents.append(int((path / "stat").read_text().rpartition(")")[2].split()[1]))
+        except OSError:
+            continue  # it has ended
+    return [pid for pid in parents if pid in ours]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes in /proc")
 def test_24_runs_on_two_workers_of_which_one_is_killed_give_24_results_each_once(run_sweep, tmp_path):
@@ -611,16 +624,8 @@ def test_24_runs_on_two_workers_of_which_one_is_killed_give_24_results_each_once
 
     def kill() -> None:
         wait_until(lambda: len(list((folder / "runs").glob("*"))) >= 6)
-        workers = {int(p.pid): p for p in multiprocessing.active_children() if "Dask" in p.name or "Worker" in p.name}
-        busy = {}
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                parent = int(stat.read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-            if parent in workers:
-                busy[parent] = stat
-        killed.append(next(iter(busy)))
+        wait_until(lambda: busy_workers())
+        killed.append(busy_workers()[0])
         os.kill(killed[0], signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
