@@ -221,15 +221,17 @@ def sweep(
         if len(todo) < len(planned):
             say(f"{len(planned) - len(todo)} of {len(planned)} runs are finished already")
         this.save()
+        before = {run.key: run.attempts for run in todo}
         started, stopped = time.monotonic(), False
         try:
             if todo:
                 _execute(this, todo, source, workers=workers, scheduler=scheduler, timeout=timeout, progress=progress)
         except KeyboardInterrupt:
             stopped = True
-            for run in todo:
-                run.status = "interrupted" if run.status == "running" else run.status
         this.look()
+        for run in todo:
+            if stopped and run.status in ("pending", "running"):
+                run.status = "interrupted" if run.attempts > before[run.key] else "pending"
         this.status = "interrupted" if stopped else "finished" if this.ok else "failed"
         this.seconds = round(time.monotonic() - started, 1)
         this.save()
@@ -551,6 +553,7 @@ def _cluster(scheduler: str | None, workers: int | None, count: int) -> Iterator
             memory_limit=0,  # of the worker's own process, which holds nothing; the kernels are not counted
             dashboard_address=None,
             silence_logs=logging.CRITICAL,
+            preload=["import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"],  # Ctrl-C is for this process
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
