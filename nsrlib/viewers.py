@@ -76,7 +76,7 @@ class Explorer(widgets.VBox):
         slow = time.perf_counter() - begin > SLOW
         self.views = [widgets.Image(value=png(one), format="png") for one in first]
         for view in self.views:
-            view.layout.max_width = f"{width}px"
+            view.layout.max_width = f"min({width}px, 100%)"
         self.caption.value = text
         for control in self.inputs.values():
             control.style.description_width = "initial"
@@ -234,7 +234,7 @@ def _problem(error: BaseException) -> str:
 
 # --- comparing --------------------------------------------------------------------------------------------------------
 
-_ZOOMED = 192  # screen pixels of a zoomed crop
+_WHOLE, _TILE = 384, 144  # screen pixels: the picture, and a zoomed crop; side by side they fit a page of 860
 
 
 def compare(
@@ -270,15 +270,15 @@ def compare(
     def draw(left: str, right: str, edge: float, zoom: int, at: tuple[int, int]) -> Drawing:
         a, b = shown[left], shown[right]
         x = round(w * edge / 100)
-        side = min(max(8, _ZOOMED // zoom), h, w)
+        side = min(_TILE // zoom, h, w)
         top, start = (min(max(p - side // 2, 0), size - side) for p, size in zip(at, (h, w), strict=True))
         crop = np.s_[top : top + side, start : start + side]
         tiles = {left: a[crop], right: b[crop]}
         if target is None:
             tiles["difference"] = error_map(b[crop], a[crop])
         else:
-            tiles |= {f"error of {one}": error_map(shown[one][crop], target[crop]) for one in (left, right)}
             tiles["ground truth"] = target[crop]
+            tiles |= {f"error of {one}": error_map(shown[one][crop], target[crop]) for one in (left, right)}
         whole = np.concatenate([a[:, :x], b[:, x:]], 1)
         whole = _marked(whole, x, (top, start, side))
         caption = f"left: {left} {scores.get(left, '')} | right: {right} {scores.get(right, '')}"
@@ -290,7 +290,7 @@ def compare(
         other.value = list(pictures)[-1]
     edge = widgets.FloatSlider(value=50, min=0, max=100, step=1, description="edge (%)", readout_format=".0f")
     zoom = widgets.Dropdown(options={"x2": 2, "x4": 4, "x8": 8}, value=4, description="zoom")
-    return explore(draw, at=(h // 2, w // 2), width=520, left=names, right=other, edge=edge, zoom=zoom)
+    return explore(draw, at=(h // 2, w // 2), width=_WHOLE, left=names, right=other, edge=edge, zoom=zoom)
 
 
 def error_map(picture: Picture, truth: Picture, limit: int = 32) -> Picture:
@@ -305,10 +305,10 @@ def _rgb(picture: Any, name: str) -> Picture:
 
 
 def _marked(picture: Picture, edge: int, square: tuple[int, int, int]) -> Picture:
-    """A copy with the edge and the crop drawn in, as thick as can be seen at 520 pixels."""
+    """A copy with the edge and the crop drawn in, thick enough to be seen on the screen."""
     canvas = Image.fromarray(np.ascontiguousarray(picture))
     pen = ImageDraw.Draw(canvas)
-    line = max(1, round(picture.shape[1] / 400))
+    line = max(1, round(picture.shape[1] / _WHOLE))
     top, left, side = square
     if 0 < edge < picture.shape[1]:
         pen.line([(edge, 0), (edge, picture.shape[0])], fill="white", width=line)
@@ -316,16 +316,17 @@ def _marked(picture: Picture, edge: int, square: tuple[int, int, int]) -> Pictur
     return np.asarray(canvas)
 
 
-def _sheet(tiles: Mapping[str, Picture], columns: int = 2) -> Picture:
+def _sheet(tiles: Mapping[str, Picture], columns: int = 3) -> Picture:
     """Labelled squares, enlarged to the nearest pixel."""
     font = ImageFont.load_default(size=12)
     rows = math.ceil(len(tiles) / columns)
-    sheet = Image.new("RGB", (columns * (_ZOOMED + 6), rows * (_ZOOMED + 22)), "white")
+    sheet = Image.new("RGB", (columns * (_TILE + 6), rows * (_TILE + 22)), "white")
     pen = ImageDraw.Draw(sheet)
     for k, (label, tile) in enumerate(tiles.items()):
-        x, y = k % columns * (_ZOOMED + 6), k // columns * (_ZOOMED + 22)
-        pen.text((x + 2, y + 2), label, fill="black", font=font)
-        sheet.paste(Image.fromarray(tile).resize((_ZOOMED, _ZOOMED), Image.Resampling.NEAREST), (x, y + 18))
+        x, y = 1 + k % columns * (_TILE + 6), k // columns * (_TILE + 22)
+        pen.text((x, y + 2), label, fill="black", font=font)
+        sheet.paste(Image.fromarray(tile).resize((_TILE, _TILE), Image.Resampling.NEAREST), (x, y + 18))
+        pen.rectangle([x - 1, y + 17, x + _TILE, y + 18 + _TILE], outline="#bbbbbb")
     return np.asarray(sheet)
 
 

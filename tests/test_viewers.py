@@ -182,13 +182,13 @@ def test_the_caption_has_the_psnr_of_the_whole_picture(trio):
 def test_the_crops_lie_under_the_pointer_enlarged_to_the_pixel(trio):
     pictures, truth = trio
     viewer = viewers.compare(pictures, truth)
-    viewer.inputs["zoom"].value = 8  # 24 pixels
+    viewer.inputs["zoom"].value = 8  # 18 pixels
     viewer.move_to(30, 50)
     sheet = decoded(viewer.views[1])
-    first = sheet[18 : 18 + 192, :192]
-    np.testing.assert_array_equal(first, pictures["worse"][18:42, 38:62].repeat(8, 0).repeat(8, 1))
+    first = sheet[18 : 18 + 144, 1 : 1 + 144]
+    np.testing.assert_array_equal(first, pictures["worse"][21:39, 41:59].repeat(8, 0).repeat(8, 1))
     viewer.move_to(0, 0)
-    np.testing.assert_array_equal(decoded(viewer.views[1])[18, 0], pictures["worse"][0, 0])
+    np.testing.assert_array_equal(decoded(viewer.views[1])[18, 1], pictures["worse"][0, 0])
 
 
 def test_the_error_map_is_gray_where_equal_and_ends_at_its_limit():
