@@ -99,7 +99,7 @@ def test_help_of_the_main_job_names_its_options():
 
 def test_help_groups_every_command_and_cuts_no_sentence():
     text = CliRunner().invoke(cli.app, ["--help"]).output
-    assert "..." not in text
+    assert "..." not in text.split("Options:")[1]
     shown = re.findall(r"^  ([a-z]+)  +[A-Z].*", text.split("--help ")[-1], re.M)
     assert sorted(shown) == sorted(COMMANDS)
     grouped = [name for names in cli._GROUPS.values() for name in names]
@@ -138,7 +138,7 @@ def test_the_shell_completes_commands_and_options(tmp_path):
     script = """
     source ~/.bashrc
     complete -p nsr >/dev/null || exit 3
-    offer() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _nsr_completion; echo "${COMPREPLY[*]}"; }
+    offer() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _nsr_completion nsr; echo "${COMPREPLY[*]}"; }
     offer nsr rep; offer nsr data v; offer nsr upscale --mo
     """
     done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, timeout=180)
