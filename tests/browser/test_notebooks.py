@@ -141,8 +141,8 @@ def move_slider(browser, box) -> None:
 def test_a_notebook_runs_in_jupyterlab_and_its_sliders_move_pictures(browser, lab, path):
     shortened(path, lab.folder / path.name)
     open_notebook(browser, lab, path.name)
-    saved = run_all(browser, lab, path.name, 240)
-    expected = sum("viewers." in cell.source and "widget-view" in str(cell.outputs) for cell in saved)
+    saved = run_all(browser, lab, path.name, 600)
+    expected = sum("widget-view" in str(cell.outputs) for cell in saved)
     assert expected, "nothing to move in this notebook"
     boxes = wait_for(lambda: len(viewers(browser)) == expected and viewers(browser), 30, f"not {expected} viewers")
     for k, box in enumerate(boxes):
