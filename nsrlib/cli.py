@@ -7,11 +7,37 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+
+_GROUPS = {
+    "The papers": ("reproduce", "sweep", "report", "scoreboard", "study"),
+    "Pictures": ("upscale", "evaluate", "train"),
+    "What there is": ("models", "data", "bench"),
+}
+
+
+class _Grouped(TyperGroup):
+    """Lists the commands by what they are for, each with its whole sentence."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        for title, names in _GROUPS.items():
+            with formatter.section(title):
+                rows = [(name, self.commands[name]) for name in names if name in self.commands]
+                formatter.write_dl([(name, command.get_short_help_str(200)) for name, command in rows])
+
 
 from nsrlib import grids
 
 app = typer.Typer(
-    help="Five image-restoration papers, checked cell by cell.",
+    cls=_Grouped,
+    help="""Five image-restoration papers, checked cell by cell.
+
+    \b
+    nsr reproduce bsrn                     run a paper's notebook, write a report
+    nsr upscale photo.jpg --model bsrn     a picture of any size, four times as large
+    nsr evaluate published --model bsrn    PSNR and SSIM on Set5
+    nsr COMMAND --help                     everything about one command
+    """,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,55 @@ def test_help_of_the_main_job_names_its_options():
     text = CliRunner().invoke(cli.app, ["reproduce", "--help"]).output
     for option in ("--profile", "-p", "--out", "--jobs", "--timeout", "--resume", "--store"):
         assert option in text
+
+
+def test_help_groups_every_command_and_cuts_no_sentence():
+    text = CliRunner().invoke(cli.app, ["--help"]).output
+    assert "..." not in text.split("Options:")[1]
+    shown = re.findall(r"^  ([a-z]+)  +[A-Z].*", text.split("--help ")[-1], re.M)
+    assert sorted(shown) == sorted(COMMANDS)
+    grouped = [name for names in cli._GROUPS.values() for name in names]
+    assert len(set(grouped)) == len(grouped)
+
+
+def test_examples_in_the_help_name_commands_and_options_that_exist():
+    text = CliRunner().invoke(cli.app, ["--help"]).output
+    examples = re.findall(r"^ +nsr ([a-z].*?)(?:   |$)", text, re.M)
+    assert len(examples) >= 3
+    for example in examples:
+        command, *words = example.split()
+        usage = CliRunner().invoke(cli.app, [command, "--help"])
+        assert usage.exit_code == 0
+        assert [w for w in words if w.startswith("--") and w not in usage.output] == []
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+def test_the_shell_completes_commands_and_options(tmp_path):
+    """``nsr --install-completion`` in a home of its own, then what bash offers."""
+    home = tmp_path / "home"
+    home.mkdir()
+    program = tmp_path / "nsr"
+    program.write_text(f"#!{sys.executable}\nimport sys\nsys.argv[0] = 'nsr'\nfrom nsrlib.cli import main\nmain()\n")
+    program.chmod(0o755)
+    environment = os.environ | {
+        "HOME": str(home),
+        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+        "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1",
+    }
+    done = subprocess.run(
+        ["nsr", "--install-completion", "bash"], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "completion installed" in done.stdout
+    script = """
+    source ~/.bashrc
+    complete -p nsr >/dev/null || exit 3
+    offer() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _nsr_completion nsr; echo "${COMPREPLY[*]}"; }
+    offer nsr rep; offer nsr data v; offer nsr upscale --mo
+    """
+    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, timeout=180)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == ["reproduce report", "verify", "--model"]
 
 
 @pytest.mark.parametrize(

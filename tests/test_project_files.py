@@ -17,7 +17,7 @@ PYPI_NAME = {"pytorch": "torch", "matplotlib-base": "matplotlib"}  # conda-forge
 CONDA_EXTRAS = ("notebooks", "sweep", "train", "triton", "test")  # the extras that environment.yml installs
 
 PAPERS = ["nsr", "addersr", "bsrn", "drcn", "drn"]
-ROOT_FILES = ["README.md", "LICENSE", "CITATION.cff", "Makefile"]
+ROOT_FILES = ["README.md", "CONTRIBUTING.md", "LICENSE", "CITATION.cff", "Makefile"]
 ROOT_FILES += ["environment.yml", "pyproject.toml", "constraints.txt"]
 DATA = ["data/sources.csv", "data/results", "data/weights", *(f"data/published/{paper}.csv" for paper in PAPERS)]
 NOTEBOOKS = [f"notebooks/{paper}.ipynb" for paper in PAPERS]
@@ -175,3 +175,26 @@ def test_no_tracked_file_contains_a_machine_path():
         if path.is_file() and (hit := MACHINE_PATH.search(path.read_bytes())):
             found[str(path.relative_to(ROOT))] = hit[0].decode()
     assert not found
+
+
+LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)#\s]+)(?:#[\w-]+)?\)")
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_links_lead_to_files_that_exist(page):
+    links = [link for link in LINK.findall((ROOT / page).read_text()) if "://" not in link]
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_make_targets_that_are_named_exist(page):
+    named = set(
+        re.findall(r"\bmake ([a-z][a-z-]+)(?=[`\s])", "\n".join(re.findall(r"`[^`]+`", (ROOT / page).read_text())))
+    )
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    assert named <= targets
+    assert named or page != "README.md"
+
+
+def test_the_contribution_guide_is_one_page():
+    assert len((ROOT / "CONTRIBUTING.md").read_text().splitlines()) <= 60
