@@ -237,7 +237,7 @@ class LumaDRCN(nn.Module):
 
     Input ``(N, 1, H, W)``, taken as the luma plane (16..235 of 255), or RGB ``(N, 3, H, W)``: what the network changes
     in its luma is added to all three channels, times 255 / 219, which leaves the colour differences bicubic. Output
-    ``(N, 1 or 3, rH, rW)``, not clipped; or with ``every=True``, for luma only, ``(y, [y_1 .. y_D])``.
+    ``(N, 1 or 3, rH, rW)``, not clipped; or with ``every=True`` ``(y, [y_1 .. y_D])``, each of that shape.
 
     Attributes:
         net: the :class:`DRCN`, or a :class:`FastDRCN` in the form that :meth:`fast` returns.
@@ -281,16 +281,15 @@ class LumaDRCN(nn.Module):
         up = x
         if self.scale > 1 and not upscaled:
             up = imresize(x.to(torch.promote_types(x.dtype, torch.float32)), self.scale).to(x.dtype)
-        if every:
-            if isinstance(self.net, FastDRCN):
-                raise ValueError("the fast form has no single predictions; take the network that it was made from")
-            if colour:
-                raise ValueError(f"every=True is for luma (N, 1, H, W), got RGB {tuple(x.shape)}")
-            return self.net(up)
+        if every and isinstance(self.net, FastDRCN):
+            raise ValueError("the fast form has no single predictions; take the network that it was made from")
         if not colour:
-            return self._plane(up)
-        y = (luma(up)[:, None] / 255).to(x.dtype)
-        return up + 255 / 219 * (self._plane(y) - y)
+            return self.net(up) if every else self._plane(up)
+        plane = (luma(up)[:, None] / 255).to(x.dtype)
+        if not every:
+            return up + 255 / 219 * (self._plane(plane) - plane)
+        y, ys = self.net(plane)
+        return up + 255 / 219 * (y - plane), [up + 255 / 219 * (p - plane) for p in ys]
 
     def _plane(self, y: Tensor) -> Tensor:
         if isinstance(self.net, FastDRCN):
