@@ -579,11 +579,9 @@ def _from_points(m: list[Tensor], out: Tensor) -> None:
 
 # --- the published TensorFlow checkpoint ------------------------------------------------------------------------------
 
-JINY_URL = (
-    "https://raw.githubusercontent.com/jiny2001/deeply-recursive-cnn-tf/1dff9edfe06025faca4d978e53f8f60b6279d338/model/"
-)
 JINY_CHECKPOINT = "model_F96_D9_LR0.001000.ckpt"
-"""Prefix of two files under :data:`JINY_URL`, ``.index`` and ``.data-00000-of-00001``: x2, F = 96, D = 9."""
+JINY_FILES = (f"{JINY_CHECKPOINT}.index", f"{JINY_CHECKPOINT}.data-00000-of-00001")
+"""The two files of the checkpoint in ``data/sources.csv``: x2, F = 96, D = 9."""
 
 _JINY_LAYERS = {
     "embed0": ("W-1_conv/conv_W_1", "W-1_conv/conv_B"),
@@ -628,8 +626,20 @@ def load_jiny_checkpoint(path: str | os.PathLike) -> dict[str, Tensor]:
     return state
 
 
-def jiny_model(path: str | os.PathLike, scale: int = 2) -> LumaDRCN:
-    """The network of :func:`load_jiny_checkpoint`, in evaluation mode; published for x2. ValueError as there."""
+def jiny_model(path: str | os.PathLike | None = None, scale: int = 2) -> LumaDRCN:
+    """The network of :func:`load_jiny_checkpoint`, in evaluation mode; published for x2.
+
+    Args:
+        path: as there; None: found or downloaded like all published weights. No hash of the two files is known, so
+            what vouches for them is the pinned address and the checksums inside.
+
+    Raises:
+        nsrlib.data.DataUnavailable: the checkpoint cannot be had. ValueError, FileNotFoundError: as there.
+    """
+    if path is None:
+        from nsrlib.download import weights_path
+
+        path, _ = [weights_path(name) for name in JINY_FILES]
     state = load_jiny_checkpoint(path)
     features, recursions = state["embed1.bias"].numel(), state["w"].numel()
     model = LumaDRCN(scale, features, recursions, "concat", last_relu=True, normalize_weights=True)
