@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 DEPTHS = (1, 6, 11, 16)
 """Recursions D of Fig. 4."""
 
+PATCHES: dict[str, Any] = {"channels": "y", "upscaled": True}
+"""What DRCN trains on: keywords of :class:`~nsrlib.patches.Patches`."""
+
+SHORT: dict[str, Any] = {"optimiser": "adam", "lr": 1e-3, "schedule": "cosine", "weight_decay": 0.0, "clip_norm": 5.0}
+"""Fields of a recipe for trainings that are shorter than the paper's, which waits for plateaus."""
+
 
 def studies(profile: str = "cpu") -> dict[str, Study]:
     """DRCN on luma: PSNR over depth at x3; 16 recursions at x2 and x4; what each idea of the paper adds; F against D.
@@ -30,8 +36,9 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
         "paper": {"iterations": 300_000, "batch": 64, "patch": 41},
     }
     recipe = {"lr": 1e-3, "clip_norm": 5.0, **recipes[profile]}
-    # many variants: fewer steps, and patches that are no larger than they must be
+    # fewer steps, and patches that are no larger than they must be; of many variants smaller batches too
     shorter = recipe | {"iterations": 500, "patch": 25} if profile == "cpu" else recipe
+    shortest = shorter | {"iterations": 300, "batch": 8} if profile == "cpu" else recipe
     features = {"quick": 4, "cpu": 16, "gpu": 64, "paper": 256}[profile]
     widths = {"quick": (4, 8, 16), "cpu": (8, 16, 32), "gpu": (32, 64, 128), "paper": (64, 128, 256)}[profile]
     data = {"train": ["t91"], "test": ["set5"]}
@@ -41,7 +48,7 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
         "model": "drcn",
         "scale": 3,
         "config": {"features": features, "recursions": 16},
-        "patches": {"channels": "y", "upscaled": True},
+        "patches": PATCHES,
         "setup": "nsrlib.experiments.drcn:training_setup",
         "options": {"test": data["test"][0]},
         "points": 1 if profile == "quick" else 2,
@@ -76,9 +83,9 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
     f_of = ", ".join(map(str, widths))
     return {
         "depth": compare("depth", f"x3, F = {features}", by_depth),
-        "scales": compare("scales", f"F = {features}, D = 16", by_scale),
-        "ablations": compare("ablations", f"x3, F = {features}, D = 16", ablations, shorter),
-        "width": compare("width", f"x3, narrow, middle and wide: F = {f_of}", width, shorter),
+        "scales": compare("scales", f"F = {features}, D = 16", by_scale, shorter),
+        "ablations": compare("ablations", f"x3, F = {features}, D = 16", ablations, shortest),
+        "width": compare("width", f"x3, narrow, middle and wide: F = {f_of}", width, shortest),
     }
 
 
