@@ -297,15 +297,17 @@ class Ledger:
     def used_weights(self, *filenames: str) -> None:
         """Remember published weights by their hash and repository, as far as they are at hand."""
         from nsrlib import data
+        from nsrlib.download import sha256_of
 
         for filename in filenames:
             try:
-                data.weights_path(filename, download=False)
+                path = data.weights_path(filename, download=False)
             except data.DataUnavailable:
                 continue
             source = data.sources()[f"weights/{filename}"]
             owner, repository, commit = source.url.split("/")[3:6]
-            self._weights[filename] = {"origin": f"{owner}/{repository}@{commit[:7]}", "sha256": source.sha256}
+            origin = f"{owner}/{repository}@{commit[:7]}" + ("" if source.verified else ", unverified")
+            self._weights[filename] = {"origin": origin, "sha256": sha256_of(path)}
 
     def note(self, sentence: str) -> None:
         """Tell the reader of the report something first: which data was used, what was missing."""

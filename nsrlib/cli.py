@@ -451,13 +451,13 @@ def data_fetch(
 
 @data_app.command("verify")
 def data_verify(name: Annotated[str | None, typer.Argument(help="One set; default: all.")] = None) -> None:
-    """Compare every file that is here with its sha256. Exit status 1 if one is damaged."""
+    """Compare every file that is here with its sha256; name those without one. Exit status 1 if one is damaged."""
     from nsrlib import data
 
     table = data.verify(name)
     damaged = table[table["status"] == "damaged"]
-    if len(damaged):
-        typer.echo(damaged.to_string(index=False))
+    if len(named := table[table["status"].isin(["damaged", "unverified"])]):
+        typer.echo(named.to_string(index=False))
     counts = table["status"].value_counts()
     typer.echo(", ".join(f"{n} {status}" for status, n in counts.items()) or "nothing here to verify")
     raise typer.Exit(1 if len(damaged) else 0)

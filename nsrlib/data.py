@@ -693,7 +693,7 @@ def _sources_of(key: str, scale: int | None = None) -> list[Source]:
     """Pinned files of a set (or of all ``weights``), of every scale or of one."""
     table = sources()
     if key == "weights":
-        return [s for path, s in table.items() if path.startswith("weights/") and path.endswith(".pth")]
+        return [s for path, s in table.items() if path.startswith("weights/") and "DnCNN_mat" not in path]
     spec = _CATALOGUE[key]
     if spec.kind in ("embedded", "user"):
         return []
@@ -764,7 +764,10 @@ def _whereabouts(spec: _Set | None, files: list[Source]) -> str:
     if spec and spec.kind == "embedded":
         return "embedded"
     roots = local_roots()
-    origins = [{origin for origin, root in roots if size_of(root / s.path) == s.bytes} for s in files]
+    origins = [
+        {origin for origin, root in roots if (size := size_of(root / s.path)) and size == (s.bytes or size)}
+        for s in files
+    ]
     if origins and all(origins):
         everywhere = set.intersection(*origins)
         return next((place for place in ("NSRLIB_DATA", "cache") if place in everywhere), "NSRLIB_DATA and cache")
@@ -785,8 +788,8 @@ def verify(name: str | None = None) -> pd.DataFrame:
     """Hash every pinned file of a set (None: of all sets and weights) that is on this machine.
 
     Returns:
-        columns ``set``, ``path``, ``where`` and ``status``: ``ok``, ``damaged`` or ``missing``. A file that lies in
-        several places has a row for each.
+        columns ``set``, ``path``, ``where`` and ``status``: ``ok``, ``damaged``, ``missing``, or ``unverified``: here,
+        but no hash is known. A file that lies in several places has a row for each.
     """
     import pandas as pd
 
@@ -797,7 +800,8 @@ def verify(name: str | None = None) -> pd.DataFrame:
             places = [(origin, root / source.path) for origin, root in roots if os.path.isfile(root / source.path)]
             for origin, path in places:
                 try:
-                    status = "ok" if sha256_of(path, again=True) == source.sha256 else "damaged"
+                    same = sha256_of(path, again=True) == source.sha256
+                    status = "unverified" if not source.verified else "ok" if same else "damaged"
                 except OSError:
                     status = "damaged"
                 rows.append((key, source.path, origin, status))

@@ -6,7 +6,8 @@ A file is looked for in this order, and every answer says where it came from:
 2. the per-user cache: ``NSRLIB_CACHE``, or the platform's cache folder;
 3. its public address, pinned to a commit (``NSRLIB_OFFLINE=1`` forbids it).
 
-It is compared with its sha256 when a process first opens it: 82 MB take 0.1 s, less than decoding them.
+It is compared with its sha256 when a process first opens it: 82 MB take 0.1 s, less than decoding them. For a few files
+no hash is known. They are *unverified*: taken as the pinned address gives them, and every tool says so.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ __all__ = ["DataUnavailable", "DownloadPolicy", "Source", "cache_dir", "fetch", 
 
 @dataclass(frozen=True)
 class Source:
-    """One public file: ``path`` is relative to a data root, ``bytes`` and ``sha256`` are of the whole file."""
+    """One public file: ``path`` is relative to a data root, ``bytes`` and ``sha256`` are of the whole file.
+
+    Where neither could be had they are 0 and empty, and the file is not :attr:`verified`.
+    """
 
     dataset: str
     role: str
@@ -46,6 +50,11 @@ class Source:
     @property
     def host(self) -> str:
         return urlsplit(self.url).netloc
+
+    @property
+    def verified(self) -> bool:
+        """Whether there is a hash to compare with."""
+        return bool(self.sha256)
 
 
 @lru_cache(maxsize=1)
@@ -63,7 +72,7 @@ def sources() -> Mapping[str, Source]:
         columns, expected = next(rows), list(Source.__dataclass_fields__)
         if columns != expected:
             raise ValueError(f"{table} has the columns {', '.join(columns)}; expected {', '.join(expected)}")
-        return {path: Source(dataset, role, path, int(size), *rest) for dataset, role, path, size, *rest in rows}
+        return {path: Source(dataset, role, path, int(size or 0), *rest) for dataset, role, path, size, *rest in rows}
 
 
 class DataUnavailable(FileNotFoundError):
@@ -150,10 +159,12 @@ def sha256_of(path: Path, again: bool = False) -> str:
 
 
 def _is_intact(path: Path, source: Source, origin: str) -> bool:
-    """Whether ``path`` is the pinned file; warn once when it is another one."""
+    """Whether ``path`` is the pinned file, or may be if there is no hash; warn once when it is another one."""
     try:
         if not os.path.isfile(path):
             return False
+        if not source.verified:
+            return size_of(path) > 0
         digest = sha256_of(path)
         problem = "" if digest == source.sha256 else f"has sha256 {digest}, expected {source.sha256}"
     except OSError as error:
@@ -233,7 +244,7 @@ def weights_path(filename: str, download: bool = True) -> Path:
     """
     known = {path.removeprefix("weights/"): s for path, s in sources().items() if path.startswith("weights/")}
     if filename not in known:
-        raise unknown("weights", filename, [name for name in known if name.endswith(".pth")])
+        raise unknown("weights", filename, [name for name in known if "/" not in name])
     source = known[filename]
     advice = "run 'nsr data fetch weights' where there is a network, or set NSRLIB_DATA to a folder that holds it"
     return obtain([source], filename, advice, download=download)[source.path].path
@@ -470,16 +481,18 @@ class _Downloader:
 
     def _transfer(self, source: Source, part: Path) -> bool:
         """One request, continuing ``part``. Returns whether the file now comes from this response alone."""
-        have = size_of(part)
-        if have == source.bytes:
+        have, expected = size_of(part), source.bytes
+        if have and have == expected:
             return False
-        if have > source.bytes:
+        if have > expected:  # or of unknown origin: without a hash, pieces of two files would go unnoticed
             part.unlink()
             have = 0
         headers = {"Range": f"bytes={have}-"} if have else {}
         timeout = (self.policy.connect, self.policy.read)
         with self.session.get(source.url, headers=headers, stream=True, timeout=timeout) as response:
             self._check_status(response, source, part, have)
+            if not source.verified:
+                expected = self._promised(response, source)
             resumed = response.status_code == 206
             size = have if resumed else 0
             with open(part, "ab" if resumed else "wb") as file:
@@ -489,9 +502,19 @@ class _Downloader:
                     size += len(chunk)
                     self._count(source, size)
                     self._sleep(0)
-                    if size > source.bytes:
+                    if size > expected:
                         break
+        if not source.verified and size < expected:
+            raise _Flaky(f"got {size} of {expected} bytes")
         return not resumed
+
+    @staticmethod
+    def _promised(response: Any, source: Source) -> int:
+        """Length of a file without a hash: only the server's word tells a whole one from a part."""
+        length, coding = (response.headers.get(f"Content-{name}", "") for name in ("Length", "Encoding"))
+        if not length.isdecimal() or not int(length) or coding not in ("", "identity"):
+            raise _Refused(f"no hash is known, and the server does not say how long it is: {source.url}")
+        return int(length)
 
     @staticmethod
     def _check_status(response: Any, source: Source, part: Path, have: int) -> None:
@@ -515,6 +538,10 @@ class _Downloader:
     def _publish(self, source: Source, part: Path, target: Path, in_one_piece: bool) -> None:
         """Give ``part`` its final name if it is the pinned file; throw it away if it can never become that."""
         size = size_of(part)
+        if not source.verified:
+            os.replace(part, target)
+            _warn_once(f"{source.path} is unverified: no hash of it is known; its sha256 is {sha256_of(target)}")
+            return
         if size < source.bytes:
             raise _Flaky(f"got {size} of {source.bytes} bytes")
         if size > source.bytes:

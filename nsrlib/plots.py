@@ -260,9 +260,9 @@ _FILL = {"conv1": "#dbe9f4", "conv3": "#fde8c4", "attention": "#d9efe6", "other"
 
 def block_diagram(kind: str) -> Figure:
     """A part of a network, drawn: ``bsrn`` (the whole), ``esdb`` (its block), ``rfdb`` (RFDN's), ``esa``, ``cca``;
-    ``adder`` (AdderSR's unit)."""
+    ``adder`` (AdderSR's unit); ``drcn`` (the whole)."""
     drawings = {"bsrn": _draw_bsrn, "esdb": _draw_block, "rfdb": _draw_block, "esa": _draw_esa, "cca": _draw_cca}
-    drawings["adder"] = _draw_adder
+    drawings |= {"adder": _draw_adder, "drcn": _draw_drcn}
     if kind not in drawings:
         raise ValueError(f"kind must be one of {', '.join(drawings)}, got {kind!r}")
     titles = {
@@ -272,6 +272,7 @@ def block_diagram(kind: str) -> Figure:
         "esa": "ESA: where to look",
         "cca": "CCA: which channels to trust",
         "adder": "The adder unit, in the order its authors gave",
+        "drcn": "DRCN",
     }
     fig, ax = plt.subplots(figsize=(11, 2.4 if kind in ("esdb", "rfdb") else 1.7))
     ax.set(xlim=(-0.4, 11.6), ylim=(-0.75, 1.75) if kind in ("esdb", "rfdb") else (-0.6, 1.2), title=titles[kind])
@@ -330,6 +331,63 @@ def _draw_adder(ax: Axes, kind: str) -> None:
     _draw_chain(ax, [("ReLU", "other"), ("sgn(y) |y|^alpha", "attention")], end + 1.55, 0.2, 1.9, 1.4)
     ax.plot([0.3, 0.3, end + 0.42, end + 0.42], [0.2, 0.9, 0.9, 0.4], color="#555555", linewidth=0.9)
     ax.text((end + 0.7) / 2, 0.93, "self-shortcut", ha="center", va="bottom", fontsize=8)
+
+
+def _draw_drcn(ax: Axes, kind: str) -> None:
+    end = _draw_chain(ax, [("upscaled\nimage x", "other"), ("embedding:\n2 conv 3x3", "conv1")], 0.5, 0.2, 1.75, 1.3)
+    x = end + 1.5
+    _arrow(ax, (end + 0.02, 0.2), (x - 0.85, 0.2))
+    _box(ax, x, 0.2, "recursion:\nconv 3x3 W, ReLU", "conv3", 1.7)
+    loop = {"arrowstyle": "->", "color": "#555555", "connectionstyle": "arc3,rad=0.55"}
+    ax.annotate("", (x - 0.5, 0.5), (x + 0.5, 0.5), arrowprops=loop)
+    ax.text(x, 0.86, "D times, the same W", ha="center", va="bottom", fontsize=8)
+    _arrow(ax, (x + 0.85, 0.2), (x + 1.3, 0.2))
+    ax.text(x + 1.07, 0.27, "$H_d$", ha="center", va="bottom", fontsize=8)
+    _box(ax, x + 2.1, 0.2, "reconstruction:\n2 conv 3x3", "conv1", 1.6)
+    _arrow(ax, (x + 2.9, 0.2), (x + 3.2, 0.2))
+    ax.text(x + 3.3, 0.2, "+", ha="center", va="center", fontsize=13)
+    _arrow(ax, (x + 3.4, 0.2), (x + 3.9, 0.2))
+    ax.text(x + 3.62, 0.27, "$y_d$", ha="center", va="bottom", fontsize=8)
+    _box(ax, x + 4.65, 0.2, "$\\sum_d w_d\\,y_d$", "attention", 1.4)
+    ax.plot([0.5, 0.5, x + 3.3, x + 3.3], [-0.1, -0.42, -0.42, 0.02], color="#555555", linewidth=0.9)
+    ax.text(x - 0.6, -0.4, "skip connection", ha="center", va="bottom", fontsize=8)
+
+
+def recursion_designs(depth: int = 3) -> Figure:
+    """Fig. 3 of DRCN: three ways to supervise a recursion; boxes with the same letters share their weights."""
+    colours = {"E": "#eeeeee", "W": "#fde8c4", "R": "#dbe9f4"}
+    titles = ("(a) DRCN: all shared", "(b) own reconstructions", "(c) nothing shared")
+    fig, axes = plt.subplots(1, 3, figsize=(11, 2.6))
+
+    def cell(ax: Axes, x: float, y: float, text: str) -> None:
+        ax.text(
+            x, y, text, ha="center", va="center", fontsize=8,
+            bbox={"boxstyle": "round,pad=0.35", "facecolor": colours[text[0]], "edgecolor": "#555555"},
+        )  # fmt: skip
+
+    def chain(ax: Axes, y: float, steps: Sequence[str], outputs: Mapping[int, str], start: str = "E") -> None:
+        cell(ax, 0, y, start)
+        for k, step in enumerate(steps, 1):
+            _arrow(ax, (k - 0.78, y), (k - 0.3, y))
+            cell(ax, k, y, step)
+        for d, text in outputs.items():
+            up = len(outputs) > 1
+            at = (d, y + 0.8) if up else (d + 1, y)
+            _arrow(ax, (d, y + 0.28) if up else (d + 0.25, y), (d, at[1] - 0.3) if up else (at[0] - 0.3, y))
+            cell(ax, at[0], at[1], text)
+            end = (d, at[1] + 0.62) if up else (at[0] + 0.75, y)
+            _arrow(ax, (d, at[1] + 0.28) if up else (at[0] + 0.3, y), (d, end[1] - 0.14) if up else (end[0] - 0.2, y))
+            ax.text(end[0], end[1], f"$y_{d}$", ha="center", va="center", fontsize=9)
+
+    steps = range(1, depth + 1)
+    chain(axes[0], 0, ["W"] * depth, dict.fromkeys(steps, "R"))
+    chain(axes[1], 0, ["W"] * depth, {d: f"R{d}" for d in steps})
+    for d in steps:
+        chain(axes[2], (d - 1) * 0.72, [f"W{d}{k}" for k in range(1, d + 1)], {d: f"R{d}"}, f"E{d}")
+    for ax, title in zip(axes, titles, strict=True):
+        ax.set(xlim=(-0.4, depth + 2.1), ylim=(-0.5, 1.8), title=title)
+        ax.set_axis_off()
+    return fig
 
 
 def _draw_block(ax: Axes, kind: str) -> None:
@@ -426,6 +484,31 @@ def study(
         ax.grid(axis="y", visible=False)
     left.set(xlabel=f"{label}, one dot a seed", title=title)
     right.set_xlabel(f"difference to {baseline}, 95 % interval")
+    return fig
+
+
+def recursions(panels: Mapping[str, StudyResult], references: Mapping[str, float] | None = None) -> Figure:
+    """Every single recursion of DRCN against the ensemble: means over seeds, with the seeds' range.
+
+    Args:
+        panels: title -> :func:`nsrlib.experiments.drcn.against_singles`.
+        references: title -> PSNR of bicubic upscaling, where it shall be shown.
+    """
+    fig, axes = plt.subplots(1, len(panels), figsize=(3.5 * len(panels), 3), squeeze=False)
+    for ax, (title, result) in zip(axes[0], panels.items(), strict=True):
+        at = result.table.groupby("variant")["psnr"].agg(["mean", "min", "max"])
+        single = at.loc[[name for name in result.settings if name.isdecimal()]]
+        d = [int(name) for name in single.index]
+        ax.fill_between(d, single["min"], single["max"], color=BLUE, alpha=0.15, lw=0)
+        ax.plot(d, single["mean"], color=BLUE, marker="o", ms=3, label="single recursion")
+        for name, colour, style in (("ensemble", ORANGE, "-"), ("equal weights", GREEN, "--")):
+            ax.axhspan(at.loc[name, "min"], at.loc[name, "max"], color=colour, alpha=0.15, lw=0)
+            ax.axhline(at.loc[name, "mean"], color=colour, ls=style, label=name)
+        if references and title in references:
+            ax.axhline(references[title], color=GRAY, ls=":", label="bicubic")
+        ax.set(title=title, xlabel="recursion d")
+    axes[0, 0].set_ylabel("PSNR (dB)")
+    axes[0, -1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return fig
 
 

@@ -198,10 +198,11 @@ PAPER_RECIPES: dict[str, Recipe] = {
     # AdderSR's own was not found; patch, batch and loss are those of EDSR and VDSR, the rest is a starting point
     "addersr_edsr": Recipe(iterations=300_000, batch=16, patch=48, lr=2e-4, lr_scale=(("*adder*", 30.0),)),
     "addersr_vdsr": Recipe(iterations=300_000, batch=16, patch=41, lr=1e-3, lr_scale=(("*adder*", 30.0),)),
-    # momentum and patch recalled; the paper's losses are sums over a patch's pixels, see nsrlib.models.drcn
+    # momentum and patch recalled; the paper's losses are sums over a patch's pixels, see nsrlib.models.drcn, whose
+    # gradients are far too long for this rate: the clipping is ours
     "drcn": Recipe(
         iterations=1_000_000, batch=64, patch=41, loss="l2", optimiser="sgd", lr=0.01, momentum=0.9, weight_decay=1e-4,
-        schedule="plateau", gamma=0.1, patience=5, lr_min=1e-6,
+        schedule="plateau", gamma=0.1, patience=5, lr_min=1e-6, clip_norm=5.0,
     ),
     # stepped once in 1000 iterations by the authors, at every step here; x8 takes patches of 48
     "drn": Recipe(iterations=1_000_000, batch=32, patch=96, lr=1e-4, lr_min=1e-7),

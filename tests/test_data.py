@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from PIL import Image
 from nsrlib import data
 from nsrlib.data import DataUnavailable, ImageSet, Source, benchmark_or_embedded, load, training_set
 from nsrlib.images import imresize, luma
+from nsrlib.models.drcn import JINY_FILES
 
 PLACES = {name: os.environ.get(name, "") for name in ("NSRLIB_DATA", "NSRLIB_CACHE")}  # before the fixture hides them
 
@@ -77,6 +79,15 @@ def test_the_table_of_sources_lists_every_pinned_set_completely():
     assert counts == {key: s.count if s.kind != "user" else 0 for key, s in data._CATALOGUE.items() if s.folder}
     assert sum(s.path.endswith(".pth") for s in data.sources().values()) == 7
     assert {s.url.split("/")[2] for s in data.sources().values()} == {"raw.githubusercontent.com"}
+
+
+def test_all_pinned_files_have_a_hash_but_those_that_say_so():
+    unverified = {s.path for s in data.sources().values() if not s.verified}
+    assert unverified == {f"weights/{name}" for name in JINY_FILES}
+    for source in data.sources().values():
+        assert re.fullmatch(r"[0-9a-f]{64}", source.sha256) if source.verified else source.sha256 == ""
+        assert (source.bytes > 0) == source.verified == (not source.note.startswith("unverified: "))
+        assert re.search(r"/[0-9a-f]{40}/", source.url)
 
 
 def test_importing_data_loads_no_heavy_package():
@@ -477,6 +488,15 @@ def test_the_list_of_sets_says_where_they_are(root, monkeypatch):
     where = {"set5": "NSRLIB_DATA", "set14": "download", "manga109": "user", "embedded": "embedded"}
     assert table["where"][list(where)].to_dict() == where
     assert table["images"]["set5"] == 5
+
+
+def test_files_without_a_hash_are_called_unverified_and_never_ok(root):
+    (root / "weights").mkdir()
+    (root / "weights" / JINY_FILES[0]).write_bytes(b"anything")
+    found = data.verify("weights").set_index("path")["status"]
+    assert found[f"weights/{JINY_FILES[0]}"] == "unverified"
+    assert (found.drop(f"weights/{JINY_FILES[0]}") == "missing").all()
+    assert data.weights_path(JINY_FILES[0]) == root / "weights" / JINY_FILES[0]
 
 
 def test_verify_hashes_everything_that_is_there(root, tmp_path, monkeypatch):

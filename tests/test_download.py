@@ -41,10 +41,11 @@ class Server(ThreadingHTTPServer):
         self.lock = threading.Lock()
         self.busy = self.most_busy = self.probes = 0
 
-    def source(self, path: str, body: bytes = BODY, *, plan: list | None = None) -> Source:
+    def source(self, path: str, body: bytes = BODY, *, plan: list | None = None, verified: bool = True) -> Source:
         self.files[path], self.plans[path] = body, plan or []
         url = f"http://127.0.0.1:{self.server_port}/{path}"
-        return Source("Toy", "test", path, len(body), hashlib.sha256(body).hexdigest(), url, "none")
+        size, digest = (len(body), hashlib.sha256(body).hexdigest()) if verified else (0, "")
+        return Source("Toy", "test", path, size, digest, url, "none")
 
     def ranges(self, path: str) -> list[str | None]:
         return [asked for p, asked in self.requests if p == path]
@@ -97,7 +98,8 @@ class Handler(BaseHTTPRequestHandler):
             body = bytes(len(body))
         if what == "longer":
             body += b"more"
-        self.send_header("Content-Length", str(len(body) - start))
+        if what != "no length":
+            self.send_header("Content-Length", str(len(body) - start))
         self.end_headers()
         body = body[start:]
         if what == "slowly":
@@ -281,6 +283,33 @@ def test_a_longer_file_is_refused(server, cache):
     with pytest.raises(DataUnavailable, match="longer than the expected 100000 bytes"):
         get(server.source("a.png", plan=[("longer",)] * 9))
     assert left_in(cache) == []
+
+
+def test_a_file_without_a_known_hash_is_taken_as_it_is_and_its_hash_told(server, cache):
+    file = server.source("a.ckpt", verified=False)
+    with pytest.warns(UserWarning, match=f"a.ckpt is unverified: .* its sha256 is {hashlib.sha256(BODY).hexdigest()}"):
+        assert get(file)["a.ckpt"].read_bytes() == BODY
+    assert get(file) == {"a.ckpt": cache / "a.ckpt"}
+    assert server.ranges("a.ckpt") == [None]
+
+
+def test_a_file_without_a_known_hash_is_never_pieced_together(server, cache):
+    file = server.source("a.ckpt", plan=[("truncate", 3 * CHUNK)] * FAST.attempts, verified=False)
+    with pytest.raises(DataUnavailable, match=r"connection lost|got \d+ of 100000 bytes"):
+        get(file)
+    assert left_in(cache) == ["a.ckpt.part"]
+    download.forget_unreachable_hosts()
+    with pytest.warns(UserWarning, match="a.ckpt is unverified"):
+        assert get(file)["a.ckpt"].read_bytes() == BODY
+    assert set(server.ranges("a.ckpt")) == {None}
+
+
+@pytest.mark.parametrize(("body", "plan"), [(BODY, [("no length",)]), (b"", [])], ids=["no length", "empty"])
+def test_a_file_without_hash_and_length_is_refused(server, cache, body, plan):
+    file = server.source("a.ckpt", body, plan=plan, verified=False)
+    with pytest.raises(DataUnavailable, match="no hash is known, and the server does not say how long it is"):
+        get(file)
+    assert not left_in(cache)
 
 
 def test_few_files_are_asked_for_at_a_time(server):

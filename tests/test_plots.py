@@ -24,6 +24,7 @@ from nsrlib.data import load
 from nsrlib.evaluation import evaluate
 from nsrlib.images import imresize
 from nsrlib.metrics import MATLAB_Y, RGB, psnr
+from nsrlib.studies import StudyResult
 
 
 @pytest.fixture(autouse=True)
@@ -286,8 +287,33 @@ def test_a_block_diagram_has_the_parts_of_its_block(kind, there, absent):
     assert found[-1].startswith(kind.upper())
 
 
+def test_designs_of_a_recursion_show_which_weights_are_shared():
+    a, b, c = drawn(plots.recursion_designs(3)).axes
+    boxes = [[t.get_text() for t in ax.texts if t.get_text()[:1] in ("E", "W", "R")] for ax in (a, b, c)]
+    assert boxes[0] == ["E", "W", "W", "W", "R", "R", "R"]
+    assert boxes[1] == ["E", "W", "W", "W", "R1", "R2", "R3"]
+    assert len(set(boxes[2])) == len(boxes[2]) == 3 + 6 + 3
+
+
+def test_recursions_are_drawn_against_the_ensemble():
+    names = ("ensemble", "best single", "equal weights", "1", "2")
+    runs = [
+        {"variant": v, "seed": s, "metrics": {"psnr": 30 + k + s}, "curve": []}
+        for k, v in enumerate(names)
+        for s in (0, 1)
+    ]
+    result = StudyResult("a study", runs, {name: {} for name in names})
+    fig = drawn(plots.recursions({"x2": result, "x3": result}, {"x2": 28.0}))
+    left, right = fig.axes
+    line = next(one for one in left.lines if one.get_label() == "single recursion")
+    assert list(line.get_xdata()) == [1, 2]
+    assert list(line.get_ydata()) == [33.5, 34.5]
+    assert {one.get_label() for one in left.lines} == {"single recursion", "ensemble", "equal weights", "bicubic"}
+    assert (left.get_title("left"), right.get_title("left")) == ("x2", "x3")
+
+
 def test_an_unknown_block_is_refused():
-    with pytest.raises(ValueError, match="kind must be one of bsrn, esdb, rfdb, esa, cca, adder, got 'imdb'"):
+    with pytest.raises(ValueError, match="kind must be one of bsrn, esdb, rfdb, esa, cca, adder, drcn, got 'imdb'"):
         plots.block_diagram("imdb")
 
 
@@ -332,7 +358,13 @@ def test_sentences_are_aligned_to_the_left_and_the_same_in_every_run():
 
 @pytest.mark.parametrize(
     ("kind", "needed"),
-    [("bsrn", "ESDB 8"), ("esa", "max pool 7\nstride 3"), ("cca", "ReLU"), ("adder", "self-shortcut")],
+    [
+        ("bsrn", "ESDB 8"),
+        ("esa", "max pool 7\nstride 3"),
+        ("cca", "ReLU"),
+        ("adder", "self-shortcut"),
+        ("drcn", "skip connection"),
+    ],
 )
 def test_the_other_parts_of_the_network_are_drawn_too(kind, needed):
     fig = plots.block_diagram(kind)

@@ -15,13 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nsrlib.claims import PROFILES, RESULTS_DIR
-from nsrlib.experiments import addersr, bsrn
+from nsrlib.experiments import addersr, bsrn, drcn
 from nsrlib.studies import Study, StudyResult, load_study
 
 if TYPE_CHECKING:
     from nsrlib.training import TrainingResult
 
-STUDIES: dict[str, Callable[[str], dict[str, Study]]] = {"addersr": addersr.studies, "bsrn": bsrn.studies}
+STUDIES: dict[str, Callable[[str], dict[str, Study]]] = {
+    "addersr": addersr.studies,
+    "bsrn": bsrn.studies,
+    "drcn": drcn.studies,
+}
 """Paper -> its studies for a profile."""
 
 
@@ -108,6 +112,7 @@ def train(
     from nsrlib import data as sets
     from nsrlib import evaluation
     from nsrlib.models import create_model
+    from nsrlib.models.drcn import training_setup as drcn_setup
     from nsrlib.patches import Patches
     from nsrlib.training import PAPER_RECIPES, Recipe, fit, seeded
 
@@ -122,16 +127,20 @@ def train(
     base = PAPER_RECIPES.get(model) or next(
         (r for name, r in PAPER_RECIPES.items() if model.startswith(name)), Recipe()
     )
-    full = base.replace(**sizes[profile]).replace(**dict(recipe or {}))
+    recursive = model == "drcn"  # on luma, upscaled already, with losses of its own
+    shorter = drcn.SHORT if recursive and profile != "paper" else {}
+    full = base.replace(**sizes[profile], **shorter).replace(**dict(recipe or {}))
     with seeded(full.seed):
         network = create_model(model, scale, **dict(config or {}))
+    own = drcn_setup(network, full) if recursive else {}
     try:
         images = sets.training_set(data or ["t91"], scale, on_error="skip" if skip_broken else "raise")
     except sets.DataUnavailable:
         if data:
             raise
         images = sets.training_set("embedded_train", scale)
-    patches = Patches(images, full.patch, too_small="skip" if skip_broken else "raise")
+    cut = drcn.PATCHES if recursive else {}
+    patches = Patches(images, full.patch, too_small="skip" if skip_broken else "raise", **cut)
     first = int(os.environ.get("RANK", "0")) == 0
     if first:
         left_out = f", {len(patches.skipped)} left out" if patches.skipped else ""
@@ -155,6 +164,7 @@ def train(
         device=device,
         description=f"{model} x{scale}",
         metadata=about,
+        losses=own.get("losses"),
     )
     if not first:
         return result, ""

@@ -237,7 +237,7 @@ class LumaDRCN(nn.Module):
 
     Input ``(N, 1, H, W)``, taken as the luma plane (16..235 of 255), or RGB ``(N, 3, H, W)``: what the network changes
     in its luma is added to all three channels, times 255 / 219, which leaves the colour differences bicubic. Output
-    ``(N, 1 or 3, rH, rW)``, not clipped; or with ``every=True``, for luma only, ``(y, [y_1 .. y_D])``.
+    ``(N, 1 or 3, rH, rW)``, not clipped; or with ``every=True`` ``(y, [y_1 .. y_D])``, each of that shape.
 
     Attributes:
         net: the :class:`DRCN`, or a :class:`FastDRCN` in the form that :meth:`fast` returns.
@@ -281,16 +281,15 @@ class LumaDRCN(nn.Module):
         up = x
         if self.scale > 1 and not upscaled:
             up = imresize(x.to(torch.promote_types(x.dtype, torch.float32)), self.scale).to(x.dtype)
-        if every:
-            if isinstance(self.net, FastDRCN):
-                raise ValueError("the fast form has no single predictions; take the network that it was made from")
-            if colour:
-                raise ValueError(f"every=True is for luma (N, 1, H, W), got RGB {tuple(x.shape)}")
-            return self.net(up)
+        if every and isinstance(self.net, FastDRCN):
+            raise ValueError("the fast form has no single predictions; take the network that it was made from")
         if not colour:
-            return self._plane(up)
-        y = (luma(up)[:, None] / 255).to(x.dtype)
-        return up + 255 / 219 * (self._plane(y) - y)
+            return self.net(up) if every else self._plane(up)
+        plane = (luma(up)[:, None] / 255).to(x.dtype)
+        if not every:
+            return up + 255 / 219 * (self._plane(plane) - plane)
+        y, ys = self.net(plane)
+        return up + 255 / 219 * (y - plane), [up + 255 / 219 * (p - plane) for p in ys]
 
     def _plane(self, y: Tensor) -> Tensor:
         if isinstance(self.net, FastDRCN):
@@ -580,11 +579,9 @@ def _from_points(m: list[Tensor], out: Tensor) -> None:
 
 # --- the published TensorFlow checkpoint ------------------------------------------------------------------------------
 
-JINY_URL = (
-    "https://raw.githubusercontent.com/jiny2001/deeply-recursive-cnn-tf/1dff9edfe06025faca4d978e53f8f60b6279d338/model/"
-)
 JINY_CHECKPOINT = "model_F96_D9_LR0.001000.ckpt"
-"""Prefix of two files under :data:`JINY_URL`, ``.index`` and ``.data-00000-of-00001``: x2, F = 96, D = 9."""
+JINY_FILES = (f"{JINY_CHECKPOINT}.index", f"{JINY_CHECKPOINT}.data-00000-of-00001")
+"""The two files of the checkpoint in ``data/sources.csv``: x2, F = 96, D = 9."""
 
 _JINY_LAYERS = {
     "embed0": ("W-1_conv/conv_W_1", "W-1_conv/conv_B"),
@@ -629,8 +626,20 @@ def load_jiny_checkpoint(path: str | os.PathLike) -> dict[str, Tensor]:
     return state
 
 
-def jiny_model(path: str | os.PathLike, scale: int = 2) -> LumaDRCN:
-    """The network of :func:`load_jiny_checkpoint`, in evaluation mode; published for x2. ValueError as there."""
+def jiny_model(path: str | os.PathLike | None = None, scale: int = 2) -> LumaDRCN:
+    """The network of :func:`load_jiny_checkpoint`, in evaluation mode; published for x2.
+
+    Args:
+        path: as there; None: found or downloaded like all published weights. No hash of the two files is known, so
+            what vouches for them is the pinned address and the checksums inside.
+
+    Raises:
+        nsrlib.data.DataUnavailable: the checkpoint cannot be had. ValueError, FileNotFoundError: as there.
+    """
+    if path is None:
+        from nsrlib.download import weights_path
+
+        path, _ = [weights_path(name) for name in JINY_FILES]
     state = load_jiny_checkpoint(path)
     features, recursions = state["embed1.bias"].numel(), state["w"].numel()
     model = LumaDRCN(scale, features, recursions, "concat", last_relu=True, normalize_weights=True)

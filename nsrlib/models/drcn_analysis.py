@@ -87,21 +87,27 @@ def receptive_field(recursions: int) -> int:
     return 2 * recursions + 9
 
 
-def measured_receptive_field(recursions: int, identity: bool = False) -> int:
-    """Side of the square where the gradient of one output pixel is not zero, for positive weights.
+def footprint(recursions: int, identity: bool = False, side: int = 0) -> Tensor:
+    """Where the gradient of one output pixel is not zero, for positive weights: ``(side, side)`` bool.
 
     Args:
         identity: with the recursion as it is initialised, which does not widen anything.
+        side: of the input, the pixel in its middle; 0: a little more than needed.
     """
     net = DRCN(features=2, recursions=recursions, skip="none").double()
     with torch.no_grad():
         for name, p in net.named_parameters():
             if not (identity and name.startswith("recur")):
                 p.fill_(0.1)
-    side = receptive_field(recursions) + 4
+    side = side or receptive_field(recursions) + 4
     x = torch.ones(1, 1, side, side, dtype=torch.float64, requires_grad=True)
     (gradient,) = torch.autograd.grad(net(x)[0][0, 0, side // 2, side // 2], x)
-    seen = gradient[0, 0] != 0
+    return gradient[0, 0] != 0
+
+
+def measured_receptive_field(recursions: int, identity: bool = False) -> int:
+    """Side of the square that :func:`footprint` finds."""
+    seen = footprint(recursions, identity)
     rows, columns = (int(seen.any(axis).sum()) for axis in (1, 0))
     if rows != columns:
         raise AssertionError(f"a receptive field of {rows}x{columns} is no square")

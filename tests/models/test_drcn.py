@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nsrlib import complexity, create_model, evaluation, metrics
-from nsrlib.download import local_roots
+from nsrlib.download import DataUnavailable, weights_path
 from nsrlib.images import imresize, luma, to_tensor, to_uint8
 from nsrlib.models import drcn_analysis, optimise
 from nsrlib.models.drcn import (
     DRCN,
     JINY_CHECKPOINT,
+    JINY_FILES,
     SKIPS,
     FastDRCN,
     LumaDRCN,
@@ -243,8 +244,9 @@ def test_colour_pictures_get_the_networks_luma_and_bicubic_colours(scale, natura
     torch.testing.assert_close(model(enlarged, upscaled=True), model(gray), rtol=0, atol=0)
 
 
-def test_single_recursions_are_views_that_share_weights():
-    model, x = luma_network(), image()
+@pytest.mark.parametrize("channels", [1, 3])
+def test_single_recursions_are_views_that_share_weights(channels):
+    model, x = luma_network(), torch.cat([image(seed=k) for k in range(channels)], 1)
     y, ys = model(x, every=True)
     for d in range(1, 5):
         view = model.only(d)
@@ -252,8 +254,6 @@ def test_single_recursions_are_views_that_share_weights():
         torch.testing.assert_close(optimise(view)(x), ys[d - 1].detach(), rtol=0, atol=1e-13)
         assert view.net is model.net
     torch.testing.assert_close(model(x), y, rtol=0, atol=1e-13)
-    with pytest.raises(ValueError, match=r"every=True is for luma \(N, 1, H, W\), got RGB"):
-        model(torch.rand(1, 3, 9, 9), every=True)
 
 
 def test_the_network_is_evaluated_like_any_other():
@@ -576,6 +576,20 @@ def test_the_checkpoints_network_computes_what_the_tensorflow_code_does(checkpoi
     torch.testing.assert_close(optimise(model).net(x / 255), y.detach(), rtol=0, atol=1e-12)
 
 
+def test_the_checkpoint_is_found_like_all_published_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("NSRLIB_DATA", str(tmp_path))
+    monkeypatch.setenv("NSRLIB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("NSRLIB_OFFLINE", "1")
+    with pytest.raises(DataUnavailable, match=r"\.ckpt\.index: 1 of 1 files missing, .*NSRLIB_OFFLINE is set"):
+        jiny_model()
+    (tmp_path / "weights").mkdir()
+    write_checkpoint(tmp_path / "weights" / JINY_CHECKPOINT, tf_weights())
+    assert jiny_model().net.recursions == 2
+    (tmp_path / "weights" / JINY_FILES[1]).write_bytes(b"other bytes")
+    with pytest.raises(ValueError, match="is damaged or no TensorFlow checkpoint"):
+        jiny_model()
+
+
 def unharmed_or_refused(prefix, sound: dict[str, Tensor]) -> bool:
     """Whether the reader refused the files, in its own words."""
     try:
@@ -674,10 +688,10 @@ def test_checkpoints_of_other_networks_are_refused(tmp_path, change, dtypes, mes
 
 @pytest.mark.benchmark
 def test_the_published_checkpoint_reaches_37_29_db_on_set5(benchmark):
-    name = f"weights/{JINY_CHECKPOINT}"
-    prefix = next((root / name for _, root in local_roots() if (root / f"{name}.index").is_file()), None)
-    if prefix is None:
-        pytest.skip(f"{JINY_CHECKPOINT} not at hand: put its two files into weights/ in a folder of NSRLIB_DATA")
+    try:
+        prefix, _ = [weights_path(name, download=False) for name in JINY_FILES]
+    except DataUnavailable:
+        pytest.skip(f"{JINY_CHECKPOINT} not at hand: nsr data fetch weights, where there is a network")
     model, images = jiny_model(prefix), benchmark("set5", 2)
     assert size_of(model) == 250_963
     assert evaluation.evaluate(model, images)["psnr"].mean() == pytest.approx(37.288, abs=0.02)
