@@ -370,11 +370,11 @@ def _for_protocol(sr: np.ndarray, hr: np.ndarray, gray: bool, protocol: Protocol
     return sr, hr
 
 
-def protocol_sensitivity(images: ImageSet) -> pd.DataFrame:
+def protocol_sensitivity(images: ImageSet, number: int | None = None) -> pd.DataFrame:
     """What innocent choices do to one row of a paper: bicubic PSNR and SSIM of one set under six conventions.
 
     Border crop is the scale in all of them; gray files are left at 0..255; the border is mirrored. Columns: convention,
-    psnr, ssim.
+    psnr, ssim. ``number``: only so many, the bicubic rows of most papers first.
     """
     import pandas as pd
 
@@ -421,7 +421,7 @@ def protocol_sensitivity(images: ImageSet) -> pd.DataFrame:
         ("nothing rounded", e, plane),
     ]
     rows = []
-    for label, make, protocol in conventions:
+    for label, make, protocol in conventions[:number]:
         pairs = [make(hr_of(p)) for p in images]
         rows.append(
             {
