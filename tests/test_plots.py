@@ -287,7 +287,7 @@ def test_a_block_diagram_has_the_parts_of_its_block(kind, there, absent):
 
 
 def test_an_unknown_block_is_refused():
-    with pytest.raises(ValueError, match="kind must be one of bsrn, esdb, rfdb, esa, cca, adder, got 'imdb'"):
+    with pytest.raises(ValueError, match="kind must be one of bsrn, esdb, rfdb, esa, cca, adder, drn, got 'imdb'"):
         plots.block_diagram("imdb")
 
 
@@ -332,7 +332,13 @@ def test_sentences_are_aligned_to_the_left_and_the_same_in_every_run():
 
 @pytest.mark.parametrize(
     ("kind", "needed"),
-    [("bsrn", "ESDB 8"), ("esa", "max pool 7\nstride 3"), ("cca", "ReLU"), ("adder", "self-shortcut")],
+    [
+        ("bsrn", "ESDB 8"),
+        ("esa", "max pool 7\nstride 3"),
+        ("cca", "ReLU"),
+        ("adder", "self-shortcut"),
+        ("drn", "copies, concatenated"),
+    ],
 )
 def test_the_other_parts_of_the_network_are_drawn_too(kind, needed):
     fig = plots.block_diagram(kind)

@@ -55,7 +55,7 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
         "tune": {"iterations": steps, "lr": recipe["lr"] / 3 if profile != "paper" else recipe["lr"]},
         "calibrate": {"quick": [1, 2], "cpu": [2, 8], "gpu": [10, 16], "paper": [10, 16]}[profile],
     }
-    pruned = f"{network}, pruned and tuned for {steps:,} steps; the unpruned"
+    pruned = f"students tuned for {steps:,} steps after pruning"
     criteria: dict[str, dict[str, Any]] = {"unpruned": {"widths": "full"}}
     for ratio in RATIOS:
         for criterion in ("drc", "dcp", "cp", "thinet", "l1", "random"):
@@ -76,7 +76,15 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
     numbers |= {kind: {"widths": kind, "ratio": RATIOS[0], "search": search} for kind in kinds}
 
     def of_students(name: str, variants: Mapping[str, Mapping[str, Any]], what: str) -> Study:
-        made = study(f"drn {name}", profile, f"{pruned} network{what}", recipe, variants, common_of_students, data)
+        made = study(
+            f"drn {name}",
+            profile,
+            f"{pruned}{what}; their parent: {network}",
+            recipe,
+            variants,
+            common_of_students,
+            data,
+        )
         return Study(made.name, made.variants, made.common, made.seeds, "nsrlib.experiments.drn:compress", made.note)
 
     return {
@@ -246,19 +254,22 @@ def unpruned(
     from nsrlib.models.drn import dual_networks, training_setup
     from nsrlib.training import fit, seeded
 
-    with seeded(recipe.seed):
-        network: DRN = create_model(model, scale, **config)  # type: ignore[assignment]
-    setup = training_setup(network, recipe, lambda_)
+    def network() -> DRN:
+        with seeded(recipe.seed):
+            return create_model(model, scale, **config)  # type: ignore[return-value]
 
     def make() -> list[dict[str, Any]]:
-        result = fit(network, patches, recipe, **setup, progress=False)
+        fresh = network()
+        setup = training_setup(fresh, recipe, lambda_)
+        result = fit(fresh, patches, recipe, **setup, progress=False)
         return [result.model.state_dict(), setup["networks"]["dual"].state_dict()]
 
-    states = _once(path, make)
-    duals = dual_networks(scale, network.num_feats)
-    network.load_state_dict(states[0])
+    # never the network that was just trained: its memory format may be another, which shows in the last digits
+    states, parent = _once(path, make), network()
+    duals = dual_networks(scale, parent.num_feats)
+    parent.load_state_dict(states[0])
     duals.load_state_dict(states[1])
-    return network.to(patches.device), duals.to(patches.device)
+    return parent.to(patches.device), duals.to(patches.device)
 
 
 def choose_widths(
