@@ -21,6 +21,7 @@ from nsrlib.compression import (
     ClosedLoop,
     Relaxed,
     _Layer,
+    _pinv,
     architecture_gradient,
     calibration,
     candidate_widths,
@@ -409,6 +410,24 @@ def test_statistics_are_those_of_all_windows(index):
 def test_positions_are_sampled():
     model, sample = net(), batches(2)
     assert layer_statistics(model, model, model.slots[1], sample, positions=5).samples == 2 * 4 * 5
+
+
+def test_a_decomposition_that_does_not_converge_is_done_otherwise(monkeypatch):
+    torch.manual_seed(0)
+    half = torch.randn(40, 12, dtype=torch.float64)
+    gram = half @ half.T  # of rank 12
+    usual = _pinv(gram)
+
+    def gives_up(*arguments, **options):
+        raise torch.linalg.LinAlgError("the algorithm failed to converge")
+
+    monkeypatch.setattr(torch.linalg, "pinv", gives_up)
+    otherwise = _pinv(gram)
+    # an inverse inherits the rounding of its matrix times the condition number of what is kept
+    kept = torch.linalg.eigvalsh(gram)[-12:]
+    allowed = 1e-14 * float(kept[-1] / kept[0] ** 2)
+    assert (otherwise - usual).abs().max() < allowed
+    assert (gram @ otherwise @ gram - gram).abs().max() < 1e-12 * float(kept[-1])
 
 
 # --- criteria ---------------------------------------------------------------------------------------------------------
