@@ -39,6 +39,7 @@ from nsrlib.compression import (
     soft_channel_mask,
     widths_at_cost,
 )
+from nsrlib.evaluation import latency
 from nsrlib.models.drn import DRN, dual_networks, dual_regression_loss, full_widths, pyramid, uniform_widths
 from nsrlib.patches import Batch, Patches
 from nsrlib.training import Recipe
@@ -173,6 +174,16 @@ def test_the_smaller_network_is_an_ordinary_one():
     assert model.widths == list(full_widths(4, 4, 2).values())  # untouched
     small(x).sum().backward()
     assert small.get_parameter("up_blocks.0.0.body.0.weight").grad is not None
+
+
+@pytest.mark.timing
+def test_a_pruned_network_saves_at_least_four_fifths_of_its_multiply_adds_in_time():
+    full = DRN(4, 16, 8).eval()
+    half = DRN(4, 16, 8, uniform_widths(full.widths, 0.5)).eval()
+    table = latency({"full": full, "half": half}, [(32, 32)], repeats=7, threads=1, device="cpu")
+    seconds = table.set_index("model")["seconds"]
+    adds = [count(model, (32, 32)).multi_adds for model in (full, half)]
+    assert 1 - seconds["half"] / seconds["full"] >= 0.8 * (1 - adds[1] / adds[0])
 
 
 def test_a_layer_that_is_not_named_stays():
