@@ -523,8 +523,9 @@ class LayerStatistics:
         if not len(index):
             return gram
         # channels differ in size by orders of magnitude; equal diagonals make one threshold right for all
-        size = gram.diagonal().sqrt().clamp_min(1e-300)
-        return _pinv(gram / size / size[:, None]) / size / size[:, None]
+        size = gram.diagonal().sqrt()
+        scale = torch.where(size > 0, 1 / size, 0.0)  # an input that is always zero gets no kernel
+        return torch.linalg.pinv(gram * scale * scale[:, None], rtol=1e-13, hermitian=True) * scale * scale[:, None]
 
     def unpack(self, solution: Tensor) -> tuple[Tensor, Tensor | None]:
         out, c, taps = self.weight.shape
@@ -554,19 +555,6 @@ class LayerStatistics:
         if self.bias is not None:
             cross = cross - self.gram[:n, n:] * self.bias
         return among, (flat.T * cross).view(c, taps, out).sum((1, 2))
-
-
-def _pinv(gram: Tensor, rtol: float = 1e-13) -> Tensor:
-    """Pseudo-inverse of a symmetric matrix."""
-    try:
-        return torch.linalg.pinv(gram, rtol=rtol, hermitian=True)
-    except torch.linalg.LinAlgError:
-        # divide and conquer, which PyTorch takes, gives up on some matrices of many equal eigenvalues
-        from scipy.linalg import eigh
-
-        values, vectors = (torch.from_numpy(part) for part in eigh(gram.numpy(), driver="ev"))
-        keep = values.abs() > rtol * values.abs().max()
-        return (vectors[:, keep] / values[keep]) @ vectors[:, keep].T
 
 
 @contextmanager
