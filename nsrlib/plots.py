@@ -260,9 +260,9 @@ _FILL = {"conv1": "#dbe9f4", "conv3": "#fde8c4", "attention": "#d9efe6", "other"
 
 def block_diagram(kind: str) -> Figure:
     """A part of a network, drawn: ``bsrn`` (the whole), ``esdb`` (its block), ``rfdb`` (RFDN's), ``esa``, ``cca``;
-    ``adder`` (AdderSR's unit); ``drcn`` (the whole)."""
+    ``adder`` (AdderSR's unit); ``drcn`` (the whole); ``drn`` (DRN at x4 with its dual networks)."""
     drawings = {"bsrn": _draw_bsrn, "esdb": _draw_block, "rfdb": _draw_block, "esa": _draw_esa, "cca": _draw_cca}
-    drawings |= {"adder": _draw_adder, "drcn": _draw_drcn}
+    drawings |= {"adder": _draw_adder, "drcn": _draw_drcn, "drn": _draw_drn}
     if kind not in drawings:
         raise ValueError(f"kind must be one of {', '.join(drawings)}, got {kind!r}")
     titles = {
@@ -273,6 +273,7 @@ def block_diagram(kind: str) -> Figure:
         "cca": "CCA: which channels to trust",
         "adder": "The adder unit, in the order its authors gave",
         "drcn": "DRCN",
+        "drn": "DRN at x4: up, down, up again; the dual networks close the loop",
     }
     fig, ax = plt.subplots(figsize=(11, 2.4 if kind in ("esdb", "rfdb") else 1.7))
     ax.set(xlim=(-0.4, 11.6), ylim=(-0.75, 1.75) if kind in ("esdb", "rfdb") else (-0.6, 1.2), title=titles[kind])
@@ -388,6 +389,31 @@ def recursion_designs(depth: int = 3) -> Figure:
         ax.set(xlim=(-0.4, depth + 2.1), ylim=(-0.5, 1.8), title=title)
         ax.set_axis_off()
     return fig
+
+
+def _draw_drn(ax: Axes, kind: str) -> None:
+    steps = [("bicubic x4", "other"), ("conv 3x3", "conv3"), ("down: half", "conv3"), ("down: half", "conv3")]
+    steps += [("B x RCAB,\nup x2", "attention"), ("B x RCAB,\nup x2", "attention"), ("conv 3x3\nto image", "conv3")]
+    gap = 1.36
+    end = _draw_chain(ax, steps, 0.3, 0.2, gap, 1.0)
+    _arrow(ax, (end + 0.02, 0.2), (end + 0.42, 0.2))
+    _box(ax, end + 0.97, 0.2, "D2, then D1:\nhalf each", "conv1", 1.1)
+    _arrow(ax, (end + 1.54, 0.2), (end + 1.9, 0.2))
+    ax.text(end + 1.95, 0.2, "the input\nagain?", ha="left", va="center", fontsize=8)
+    # copies of the same size, joined behind each stage
+    for start, stop, height in ((1, 5, 0.98), (2, 4, 0.72)):
+        left, right = 0.3 + (start + 0.5) * gap, 0.3 + (stop + 0.5) * gap
+        ax.plot([left, left, right], [0.2, height, height], color="#555555", linewidth=0.9)
+        _arrow(ax, (right, height), (right, 0.24))
+    ax.text(0.3 + 3.5 * gap, 1.0, "copies, concatenated", ha="center", va="bottom", fontsize=8)
+    ax.text(
+        0.3 + 3.5 * gap,
+        -0.36,
+        "an image is read from every size; 64 channels at B = 30 blocks in DRN-S",
+        ha="center",
+        va="center",
+        fontsize=8,
+    )
 
 
 def _draw_block(ax: Axes, kind: str) -> None:

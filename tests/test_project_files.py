@@ -28,7 +28,7 @@ MODULES = [f"nsrlib/{name}.py" for name in MODULES]
 NOT_YET = {
     "data/weights",
     *(f"data/published/{paper}.csv" for paper in PAPERS if paper not in ("addersr", "bsrn", "drcn", "drn")),
-    *(f"notebooks/{paper}.ipynb" for paper in PAPERS if paper not in ("addersr", "bsrn")),
+    *(f"notebooks/{paper}.ipynb" for paper in PAPERS if paper not in ("addersr", "bsrn", "drn")),
     *(f"nsrlib/{name}.py" for name in ["training"]),
 }
 

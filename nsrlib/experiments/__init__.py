@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nsrlib.claims import PROFILES, RESULTS_DIR
-from nsrlib.experiments import addersr, bsrn, drcn
+from nsrlib.experiments import addersr, bsrn, drcn, drn
 from nsrlib.studies import Study, StudyResult, load_study
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ STUDIES: dict[str, Callable[[str], dict[str, Study]]] = {
     "addersr": addersr.studies,
     "bsrn": bsrn.studies,
     "drcn": drcn.studies,
+    "drn": drn.studies,
 }
 """Paper -> its studies for a profile."""
 
