@@ -13,7 +13,7 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
     """NSR at x2: what constrains the hidden layer, cardinal groups, equal size, equal compute, one-hot gates."""
     recipes: dict[str, dict[str, Any]] = {
         "quick": {"iterations": 4, "batch": 2, "patch": 24, "lr": 2e-3},
-        "cpu": {"iterations": 800, "batch": 8, "patch": 24, "lr": 2e-3},
+        "cpu": {"iterations": 800, "batch": 8, "patch": 24, "lr": 4e-3},
         "gpu": {"iterations": 50_000, "batch": 16, "patch": 48, "lr": 1e-3, "precision": "bfloat16"},
         "paper": {
             "iterations": 1_500_000, "batch": 16, "patch": 48, "lr": 1e-3,
@@ -59,7 +59,6 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
     sparse: dict[str, dict[str, Any]] = {
         "softmax": {"options": hard},
         "softmax, annealed": {"options": hard | falling},
-        "softmax, entropy": {"options": hard | {"penalty": 0.01}},
         "branches": {**config(variant="branches"), "options": hard},
         "branches, annealed": {**config(variant="branches"), "options": hard | falling},
     }
@@ -90,7 +89,7 @@ def hooks(
     from nsrlib.models.nsr import GateLog, annealed, entropy_penalty, gated_layers
 
     found: dict[str, Any] = {}
-    if gated_layers(network):
+    if any(layer.k > 1 for layer in gated_layers(network).values()):
         log = GateLog()
         found |= {"before_step": log.before_step, "after_step": log.after_step}
     if temperature:
