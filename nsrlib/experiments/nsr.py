@@ -83,8 +83,9 @@ def hooks(
 
     Args:
         temperature: first and last, see :func:`~nsrlib.models.nsr.annealed`. penalty: on the gates' entropy.
-        hard: measure the trained network with hard selection too: ``psnr_<set>_hard`` on ``sets``, and multiply-adds
-            for each low-resolution pixel both ways, ``cost`` and ``cost_hard``, mixing and gates included.
+        hard: measure the trained network on ``sets`` with hard selection too, and with one gate for a whole picture:
+            ``psnr_<set>_hard``, ``psnr_<set>_whole`` and ``psnr_<set>_hard_whole``; and multiply-adds for each
+            low-resolution pixel both ways, ``cost`` and ``cost_hard``, mixing and gates included.
     """
     from nsrlib.models.nsr import GateLog, annealed, entropy_penalty, gated_layers
 
@@ -104,14 +105,17 @@ def hooks(
 def _measured_hard(network: Any, sets: Sequence[str]) -> dict[str, float]:
     from nsrlib import evaluation
 
-    scores = {"cost": cost(network)}
-    network.hard = True
-    try:
-        for name in sets:
-            scores[f"psnr_{name}_hard"] = float(evaluation.evaluate(network, name)["psnr"].mean())
-        return scores | {"cost_hard": cost(network)}
-    finally:
-        network.hard = False
+    scores = {}
+    modes = (("", False, "map"), ("_hard", True, "map"), ("_whole", False, "whole"), ("_hard_whole", True, "whole"))
+    for suffix, hard, inference in modes:
+        network.hard, network.inference = hard, inference
+        if inference == "map":
+            scores[f"cost{suffix}"] = cost(network)
+        if suffix:
+            for name in sets:
+                scores[f"psnr_{name}{suffix}"] = float(evaluation.evaluate(network, name)["psnr"].mean())
+    network.hard, network.inference = False, "map"
+    return scores
 
 
 def cost(network: Any, side: int = 240) -> float:

@@ -91,7 +91,7 @@ class Gating:
 
     @property
     def branches(self) -> bool:
-        """Whether hidden layers, not kernels, are mixed; one-hot gates make that the same."""
+        """Whether hidden layers, not kernels, are mixed; one-hot gates make that the same (within a cell of a map)."""
         return self.variant == "branches" and not self.hard
 
     def __call__(self, x: Tensor, mlp: nn.Module, k: int, training: bool) -> Gate:
