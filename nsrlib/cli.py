@@ -161,7 +161,7 @@ def evaluate(
     images: Annotated[bool, typer.Option(help="A line for each image, not only the means.")] = False,
     csv: Annotated[Path | None, typer.Option(help="Write all rows here.")] = None,
 ) -> None:
-    """PSNR and SSIM of a network on data sets: upscaling, or with --noise or --jpeg restoration."""
+    """PSNR and SSIM of a network on data sets, upscaling or (--noise, --jpeg) restoring."""
     import pandas as pd
 
     from nsrlib import evaluation, metrics, models
@@ -315,11 +315,9 @@ def models() -> None:
 
     for name in zoo.list_models():
         network = zoo.create_model(name)
-        params = sum(p.numel() for p in network.parameters())
+        size = f"{sum(p.numel() for p in network.parameters()):>9,} parameters (x{network.scale})"
         scales = [f"x{s}" for m, s in zoo.PUBLISHED if m == name]
-        typer.echo(
-            f"{name:12s} {params:>9,} parameters (x{network.scale})  published weights: {', '.join(scales) or '-'}"
-        )
+        typer.echo(f"{name:12s} {size}  published weights: {', '.join(scales) or '-'}")
 
 
 @app.command()

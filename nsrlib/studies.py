@@ -90,11 +90,10 @@ def train_and_score(
     def validate(net: Any) -> dict[str, float]:
         return {"psnr": float(evaluation.evaluate(net, first, fast=False, **task)["psnr"].mean())}
 
+    options_of_patches = json.dumps({**task, **(patches or {})}, sort_keys=True)
     result = fit(
         network,
-        training_patches(
-            tuple(train), scale, full.patch, json.dumps({**task, **(patches or {})}, sort_keys=True), gray
-        ),
+        training_patches(tuple(train), scale, full.patch, options_of_patches, gray),
         full,
         validate=validate,
         validate_every=max(1, full.iterations // points),
