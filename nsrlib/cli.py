@@ -161,7 +161,7 @@ def evaluate(
     images: Annotated[bool, typer.Option(help="A line for each image, not only the means.")] = False,
     csv: Annotated[Path | None, typer.Option(help="Write all rows here.")] = None,
 ) -> None:
-    """PSNR and SSIM of a network on data sets, upscaling or (--noise, --jpeg) restoring."""
+    """PSNR and SSIM of a network on data sets, upscaling or restoring."""
     import pandas as pd
 
     from nsrlib import evaluation, metrics, models
