@@ -113,7 +113,7 @@ def train_and_score(
         "params": sum(p.numel() for p in network.parameters()),
         "loss": float(result.history["loss"].iloc[-1]),
         "seconds": result.seconds,
-        "curve": result.history[["step", "loss", "psnr"]].to_dict("records"),
+        "curve": result.history.drop(columns=["lr", "seconds"]).to_dict("records"),
     }
 
 

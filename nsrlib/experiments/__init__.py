@@ -15,13 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nsrlib.claims import PROFILES, RESULTS_DIR
-from nsrlib.experiments import addersr, bsrn
+from nsrlib.experiments import addersr, bsrn, nsr
 from nsrlib.studies import Study, StudyResult, load_study, takes_gray
 
 if TYPE_CHECKING:
     from nsrlib.training import TrainingResult
 
-STUDIES: dict[str, Callable[[str], dict[str, Study]]] = {"addersr": addersr.studies, "bsrn": bsrn.studies}
+STUDIES: dict[str, Callable[[str], dict[str, Study]]] = {
+    "addersr": addersr.studies,
+    "bsrn": bsrn.studies,
+    "nsr": nsr.studies,
+}
 """Paper -> its studies for a profile."""
 
 

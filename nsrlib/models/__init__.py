@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from nsrlib.layers import one_by_one_dilation
 from nsrlib.models.addersr import AdderEDSR, AdderVDSR
-from nsrlib.models.baselines import EDSR, IMDN, RFDN, VDSR, Bicubic, DnCNN, EDSRBaseline
+from nsrlib.models.baselines import EDSR, IMDN, RFDN, VDSR, WDSR, Bicubic, DnCNN, EDSRBaseline, WideFrame
 from nsrlib.models.bsrn import BSRN, BSRNS, FusedBSRN, Kernels
 from nsrlib.models.drcn import LumaDRCN
 from nsrlib.models.drn import DRNL, DRNS
+from nsrlib.models.nsr import NSR
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "addersr_edsr": AdderEDSR,
@@ -35,8 +36,10 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "edsr": EDSR,
     "edsr_baseline": EDSRBaseline,
     "imdn": IMDN,
+    "nsr": NSR,
     "rfdn": RFDN,
     "vdsr": VDSR,
+    "wdsr": WDSR,
 }
 
 SCALES: dict[str, tuple[int, ...]] = {
@@ -47,7 +50,9 @@ SCALES: dict[str, tuple[int, ...]] = {
     "drcn": (1, 2, 3, 4),
     "drn_l": (2, 4, 8),
     "drn_s": (2, 4, 8),
+    "nsr": (1, 2, 3, 4),
     "vdsr": (1, 2, 3, 4),
+    "wdsr": (1, 2, 3, 4),
 }
 _DEFAULT_SCALES = (2, 3, 4)
 
@@ -212,8 +217,8 @@ def optimise(model: nn.Module, device: str | torch.device | None = None, kernels
     """The fastest inference-only form of ``model`` that computes the same function to float rounding.
 
     BSRN becomes :class:`~nsrlib.models.bsrn.FusedBSRN`, DRCN works in :class:`~nsrlib.models.drcn.FastDRCN`; any other
-    network is copied channels last, with its 1x1 convolutions steered to oneDNN on a CPU. In evaluation mode, without
-    gradients; ``model`` itself is left alone.
+    network is copied channels last, with weight norm folded into its weights and its 1x1 convolutions steered to oneDNN
+    on a CPU. In evaluation mode, without gradients; ``model`` itself is left alone.
 
     Args:
         device: where the result shall be; default: where ``model`` is.
@@ -228,7 +233,10 @@ def optimise(model: nn.Module, device: str | torch.device | None = None, kernels
     elif isinstance(model, LumaDRCN):
         fast = model.fast()
     else:
-        fast = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        fast = copy.deepcopy(model)
+        if isinstance(fast, WideFrame):
+            fast.fold()
+        fast = fast.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for layer in fast.modules():
             if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1):
                 layer.dilation = (one_by_one_dilation(torch.device(device)),) * 2

@@ -1,0 +1,122 @@
+"""NSR's studies: constraints, cardinality, size against compute, really sparse inference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from nsrlib.experiments.common import DATA, Variants, study
+from nsrlib.studies import Study
+
+
+def studies(profile: str = "cpu") -> dict[str, Study]:
+    """NSR at x2: what constrains the hidden layer, cardinal groups, equal size, equal compute, one-hot gates."""
+    recipes: dict[str, dict[str, Any]] = {
+        "quick": {"iterations": 4, "batch": 2, "patch": 24, "lr": 2e-3},
+        "cpu": {"iterations": 800, "batch": 8, "patch": 24, "lr": 4e-3},
+        "gpu": {"iterations": 50_000, "batch": 16, "patch": 48, "lr": 1e-3, "precision": "bfloat16"},
+        "paper": {
+            "iterations": 1_500_000, "batch": 16, "patch": 48, "lr": 1e-3,
+            "schedule": "multistep", "milestones": [2 / 3, 5 / 6], "gamma": 0.2,
+        },
+    }  # fmt: skip
+    recipe = recipes[profile]
+    patch = recipe["patch"]
+    feats, blocks = {"quick": (16, 1), "cpu": (16, 4), "gpu": (32, 8), "paper": (64, 16)}[profile]
+    common: dict[str, Any] = {
+        "model": "nsr",
+        "scale": 2,
+        "setup": "nsrlib.experiments.nsr:hooks",
+        "points": 4,
+        "config": {"num_feats": feats, "num_blocks": blocks, "patch": patch, "cell": patch // 3},
+    }
+
+    def of(name: str, variants: Variants) -> Study:
+        trained = f"x2, {feats} channels, {blocks} blocks, k = 4 and d = 16 unless said"
+        return study(f"nsr {name}", profile, trained, recipe, variants, common)
+
+    def config(**settings: Any) -> dict[str, Any]:
+        return {"config": settings}
+
+    constraints = {
+        "dense": config(variant="dense"),
+        "softmax": config(),
+        "sigmoid": config(variant="sigmoid"),
+        "hard": config(variant="hard"),
+        "Gumbel": config(variant="gumbel"),
+        "branches": config(variant="branches"),
+        "SE": config(variant="se"),
+    }
+    cardinality = {f"d={d}": config(cardinals=d) for d in (1, 2, 4, 8, 16)} | {"SE": config(variant="se")}
+    # about the parameters of the dense network, which is four times as wide inside its blocks
+    efficiency = {
+        "dense": config(variant="dense", width=4.0),
+        "k=2": config(groups=2, width=2.0),
+        "k=4": config(groups=4, width=1.0),
+    }
+    capacity = {f"k={k}": config(groups=k) for k in (1, 2, 4, 8, 16)}
+    falling, hard = {"temperature": [1.0, 0.05]}, {"hard": True, "sets": DATA[profile]["test"]}
+    sparse: dict[str, dict[str, Any]] = {
+        "softmax": {"options": hard},
+        "softmax, annealed": {"options": hard | falling},
+        "branches": {**config(variant="branches"), "options": hard},
+        "branches, annealed": {**config(variant="branches"), "options": hard | falling},
+    }
+    return {
+        "constraints": of("constraints", constraints),
+        "cardinality": of("cardinality", cardinality),
+        "efficiency": of("efficiency", efficiency),
+        "capacity": of("capacity", capacity),
+        "sparse inference": of("sparse inference", sparse),
+    }
+
+
+def hooks(
+    network: Any,
+    recipe: Any,
+    temperature: Sequence[float] | None = None,
+    penalty: float = 0.0,
+    hard: bool = False,
+    sets: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Hooks of the training loop: gate usage in the log, and what makes gates one-hot. The ``setup`` of the studies.
+
+    Args:
+        temperature: first and last, see :func:`~nsrlib.models.nsr.annealed`. penalty: on the gates' entropy.
+        hard: measure the trained network with hard selection too: ``psnr_<set>_hard`` on ``sets``, and multiply-adds
+            for each low-resolution pixel both ways, ``cost`` and ``cost_hard``, mixing and gates included.
+    """
+    from nsrlib.models.nsr import GateLog, annealed, entropy_penalty, gated_layers
+
+    found: dict[str, Any] = {}
+    if any(layer.k > 1 for layer in gated_layers(network).values()):
+        log = GateLog()
+        found |= {"before_step": log.before_step, "after_step": log.after_step}
+    if temperature:
+        found["before_forward"] = annealed(recipe, *temperature)
+    if penalty:
+        found["losses"] = entropy_penalty(penalty)
+    if hard:
+        found["measure"] = lambda net: _measured_hard(net, sets)
+    return found
+
+
+def _measured_hard(network: Any, sets: Sequence[str]) -> dict[str, float]:
+    from nsrlib import evaluation
+
+    scores = {"cost": cost(network)}
+    network.hard = True
+    try:
+        for name in sets:
+            scores[f"psnr_{name}_hard"] = float(evaluation.evaluate(network, name)["psnr"].mean())
+        return scores | {"cost_hard": cost(network)}
+    finally:
+        network.hard = False
+
+
+def cost(network: Any, side: int = 240) -> float:
+    """Multiply-adds for each input pixel of a picture of ``side`` pixels, gates and mixing included."""
+    from nsrlib.complexity import count
+
+    found = count(network, (side, side), channels=network.channels)
+    return (found.multi_adds + found.extras["gates"][0]) / side**2
