@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from nsrlib.layers import one_by_one_dilation
 from nsrlib.models.addersr import AdderEDSR, AdderVDSR
-from nsrlib.models.baselines import EDSR, IMDN, RFDN, VDSR, WDSR, Bicubic, EDSRBaseline, WideFrame
+from nsrlib.models.baselines import EDSR, IMDN, RFDN, VDSR, WDSR, Bicubic, DnCNN, EDSRBaseline, WideFrame
 from nsrlib.models.bsrn import BSRN, BSRNS, FusedBSRN, Kernels
 from nsrlib.models.drcn import LumaDRCN
 from nsrlib.models.drn import DRNL, DRNS
@@ -29,6 +29,7 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "bicubic": Bicubic,
     "bsrn": BSRN,
     "bsrn_s": BSRNS,
+    "dncnn": DnCNN,
     "drcn": LumaDRCN,
     "drn_l": DRNL,
     "drn_s": DRNS,
@@ -45,6 +46,7 @@ SCALES: dict[str, tuple[int, ...]] = {
     "addersr_vdsr": (1, 2, 3, 4),
     "bicubic": (1, 2, 3, 4, 8),
     "bsrn_s": (2, 3, 4),
+    "dncnn": (1,),
     "drcn": (1, 2, 3, 4),
     "drn_l": (2, 4, 8),
     "drn_s": (2, 4, 8),
@@ -61,8 +63,9 @@ PUBLISHED: dict[tuple[str, int], str] = {
     ("bsrn_s", 4): "net_g_BSRN-S.pth",
     ("rfdn", 4): "RFDN_AIM.pth",
     ("imdn", 4): "imdn_baseline.pth",
+    ("dncnn", 1): "dncnn_25.pth",
 }
-"""Weights that the authors released: file names in ``data/sources.csv``."""
+"""Weights that the authors released: file names in ``data/sources.csv``. DnCNN's are for gray noise of sigma 25."""
 
 WEIGHTS_DIR = Path(__file__).resolve().parents[2] / "data" / "weights"
 """Small weights trained with this library, ``<model>_x<scale>.safetensors``."""
@@ -73,12 +76,14 @@ def list_models() -> list[str]:
     return sorted(BUILDERS)
 
 
-def create_model(name: str, scale: int = 4, pretrained: bool | str | os.PathLike = False, **config: Any) -> nn.Module:
+def create_model(
+    name: str, scale: int | None = None, pretrained: bool | str | os.PathLike = False, **config: Any
+) -> nn.Module:
     """Build a network, in evaluation mode when weights are loaded.
 
     Args:
         name: one of :func:`list_models`.
-        scale: upscaling factor.
+        scale: upscaling factor; default 4, or 1 for a network that has no other.
         pretrained: False: random weights. ``"published"``: what the authors released (found in ``NSRLIB_DATA`` or the
             cache, else downloaded and verified). True: small weights trained with this library, kept in the repository;
             the network gets the size they were trained with. A path: that file.
@@ -93,6 +98,8 @@ def create_model(name: str, scale: int = 4, pretrained: bool | str | os.PathLike
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise ValueError(f"unknown model {name!r}{hint}; known: {', '.join(list_models())}")
     scales = SCALES.get(name, _DEFAULT_SCALES)
+    if scale is None:
+        scale = 4 if 4 in scales else scales[0]
     if scale not in scales:
         raise ValueError(f"scale of {name} must be one of {', '.join(map(str, scales))}, got {scale!r}")
     accepted = [p for p in inspect.signature(BUILDERS[name]).parameters if p != "scale"]

@@ -1,6 +1,6 @@
-"""Networks that the papers compare with: bicubic, EDSR, IMDN, RFDN, VDSR, WDSR.
+"""Networks that the papers compare with: bicubic, DnCNN, EDSR, IMDN, RFDN, VDSR, WDSR.
 
-All take ``(N, 3, H, W)`` in [0, 1] and return ``(N, 3, rH, rW)``, not clipped.
+All take ``(N, 3, H, W)`` in [0, 1] and return ``(N, 3, rH, rW)``, not clipped; DnCNN works on gray and keeps the size.
 """
 
 from __future__ import annotations
@@ -395,3 +395,47 @@ class WDSR(WideFrame):
         inner = check_wide(num_feats, num_blocks, width, channels)
         blocks = (dense_block(num_feats, inner, 1 / math.sqrt(num_blocks)) for _ in range(num_blocks))
         super().__init__(scale, num_feats, blocks, channels)
+
+
+# --- DnCNN ------------------------------------------------------------------------------------------------------------
+
+
+class DnCNN(nn.Module):
+    """DnCNN (Zhang et al., TIP 2017): a chain of 3x3 convolutions predicts the noise, which is taken off.
+
+    ``(N, channels, H, W)`` in and out, at scale 1. 17 layers of 64 channels, 555,137 parameters on gray. The released
+    files have the batch normalisation of the 15 inner layers merged into the convolutions, so that is the default here.
+
+    Args:
+        scale: 1.
+        channels: 1, or 3 for colour.
+        num_layers: convolutions in all, at least 3; 17 in the paper for one noise level, 20 for unknown ones.
+        batch_norm: normalise between the inner convolutions and their ReLU, as the authors did in training.
+    """
+
+    min_size = 1
+
+    def __init__(
+        self,
+        scale: int = 1,
+        channels: int = 1,
+        num_feats: int = 64,
+        num_layers: int = 17,
+        batch_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        check_depth(num_layers)
+        self.scale, self.channels, self.halo = scale, channels, num_layers
+        layers: list[nn.Module] = [conv3x3(channels, num_feats), nn.ReLU()]
+        for _ in range(num_layers - 2):
+            norm = [nn.BatchNorm2d(num_feats)] if batch_norm else []
+            layers += [conv3x3(num_feats, num_feats), *norm, nn.ReLU()]
+        self.model = nn.Sequential(*layers, conv3x3(num_feats, channels))
+        for layer in self.model:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_input(x, type(self).__name__, self.channels, self.min_size)
+        return x - self.model(x)
