@@ -1,8 +1,8 @@
-"""NSR's studies: constraints, cardinality, size against compute, really sparse inference."""
+"""NSR's studies: constraints, cardinality, size against compute, really sparse inference, denoising, deblocking."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nsrlib.experiments.common import DATA, Variants, study
@@ -10,7 +10,9 @@ from nsrlib.studies import Study
 
 
 def studies(profile: str = "cpu") -> dict[str, Study]:
-    """NSR at x2: what constrains the hidden layer, cardinal groups, equal size, equal compute, one-hot gates."""
+    """NSR at x2: what constrains the hidden layer, cardinal groups, equal size, equal compute, one-hot gates; and its
+    two networks for noise and for JPEG against their dense baseline and a DnCNN of about its size, on gray.
+    """
     recipes: dict[str, dict[str, Any]] = {
         "quick": {"iterations": 4, "batch": 2, "patch": 24, "lr": 2e-3},
         "cpu": {"iterations": 800, "batch": 8, "patch": 24, "lr": 4e-3},
@@ -21,14 +23,15 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
         },
     }  # fmt: skip
     recipe = recipes[profile]
-    patch = recipe["patch"]
+    shorter = recipe | {"iterations": 600} if profile == "cpu" else recipe  # at scale 1 the test sets are large
+    window = {"patch": recipe["patch"], "cell": recipe["patch"] // 3}
     feats, blocks = {"quick": (16, 1), "cpu": (16, 4), "gpu": (32, 8), "paper": (64, 16)}[profile]
     common: dict[str, Any] = {
         "model": "nsr",
         "scale": 2,
         "setup": "nsrlib.experiments.nsr:hooks",
         "points": 4,
-        "config": {"num_feats": feats, "num_blocks": blocks, "patch": patch, "cell": patch // 3},
+        "config": {"num_feats": feats, "num_blocks": blocks, **window},
     }
 
     def of(name: str, variants: Variants) -> Study:
@@ -62,12 +65,36 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
         "branches": {**config(variant="branches"), "options": hard},
         "branches, annealed": {**config(variant="branches"), "options": hard | falling},
     }
+    # 16 blocks of 32 channels in the paper
+    small = 32 if profile == "paper" else feats
+    size = {"num_feats": small, "num_blocks": blocks, "channels": 1}
+    restoring: dict[str, Any] = {"scale": 1, "points": 2, "setup": common["setup"], "config": {}}
+    layers, filters = {"quick": (3, 16), "cpu": (6, 32), "gpu": (14, 64), "paper": (17, 64)}[profile]
+    restorers = {
+        "DnCNN": {
+            "model": "dncnn",
+            "config": {"num_feats": filters, "num_layers": layers, "batch_norm": True},
+            "recipe": {"lr": 1e-3},  # without weight norm
+        },
+        "baseline": {"model": "wdsr", "config": size | {"width": 2.0}},
+        "sparse A": {"model": "nsr", "config": size | window | {"groups": 2, "width": 1.0}},
+        "sparse B": {"model": "nsr", "config": size | window | {"groups": 2, "width": 2.0}},
+    }
+
+    def of_task(name: str, degradation: Mapping[str, Any], tests: Sequence[str]) -> Study:
+        trained = f"gray, {small} channels, {blocks} blocks, k = 2 and d = 16, DnCNN with {layers} layers of {filters}"
+        test = {"quick": ["embedded"], "cpu": tests[:1]}.get(profile, tests)
+        settings = {**restoring, "degradation": degradation}
+        return study(f"nsr {name}", profile, trained, shorter, restorers, settings, {**DATA[profile], "test": test})
+
     return {
         "constraints": of("constraints", constraints),
         "cardinality": of("cardinality", cardinality),
         "efficiency": of("efficiency", efficiency),
         "capacity": of("capacity", capacity),
         "sparse inference": of("sparse inference", sparse),
+        "denoising": of_task("denoising", {"noise": 25}, ["set12", "bsd68"]),
+        "deblocking": of_task("deblocking", {"jpeg": 10}, ["classic5"]),
     }
 
 
