@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nsrlib.experiments.common import DATA, Variants, study
+from nsrlib.experiments.nsr_restoration import references
 from nsrlib.studies import Study
 
 
@@ -23,7 +24,7 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
         },
     }  # fmt: skip
     recipe = recipes[profile]
-    shorter = recipe | {"iterations": 600} if profile == "cpu" else recipe  # at scale 1 the test sets are large
+    longer = recipe | {"iterations": 1000} if profile == "cpu" else recipe
     window = {"patch": recipe["patch"], "cell": recipe["patch"] // 3}
     feats, blocks = {"quick": (16, 1), "cpu": (16, 4), "gpu": (32, 8), "paper": (64, 16)}[profile]
     common: dict[str, Any] = {
@@ -69,6 +70,8 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
     small = 32 if profile == "paper" else feats
     size = {"num_feats": small, "num_blocks": blocks, "channels": 1}
     restoring: dict[str, Any] = {"scale": 1, "points": 2, "setup": common["setup"], "config": {}}
+    if profile == "cpu":
+        restoring["limit"] = 7  # Set12's images of 256x256
     layers, filters = {"quick": (3, 16), "cpu": (6, 32), "gpu": (14, 64), "paper": (17, 64)}[profile]
     restorers = {
         "DnCNN": {
@@ -84,8 +87,10 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
     def of_task(name: str, degradation: Mapping[str, Any], tests: Sequence[str]) -> Study:
         trained = f"gray, {small} channels, {blocks} blocks, k = 2 and d = 16, DnCNN with {layers} layers of {filters}"
         test = {"quick": ["embedded"], "cpu": tests[:1]}.get(profile, tests)
+        if test == ["set12"]:
+            trained += "; scored on the images of 256x256"
         settings = {**restoring, "degradation": degradation}
-        return study(f"nsr {name}", profile, trained, shorter, restorers, settings, {**DATA[profile], "test": test})
+        return study(f"nsr {name}", profile, trained, longer, restorers, settings, {**DATA[profile], "test": test})
 
     return {
         "constraints": of("constraints", constraints),
@@ -95,6 +100,7 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
         "sparse inference": of("sparse inference", sparse),
         "denoising": of_task("denoising", {"noise": 25}, ["set12", "bsd68"]),
         "deblocking": of_task("deblocking", {"jpeg": 10}, ["classic5"]),
+        "references": references(profile),
     }
 
 
