@@ -24,20 +24,22 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
         },
     }  # fmt: skip
     recipe = recipes[profile]
-    longer = recipe | {"iterations": 1000} if profile == "cpu" else recipe
+    # the many networks of the other studies
+    shorter = recipe | {"iterations": 400} if profile == "cpu" else recipe
     window = {"patch": recipe["patch"], "cell": recipe["patch"] // 3}
+    data = DATA[profile] | ({"test": ["set5"]} if profile == "cpu" else {})
     feats, blocks = {"quick": (16, 1), "cpu": (16, 4), "gpu": (32, 8), "paper": (64, 16)}[profile]
     common: dict[str, Any] = {
         "model": "nsr",
         "scale": 2,
         "setup": "nsrlib.experiments.nsr:hooks",
-        "points": 4,
+        "points": 2,
         "config": {"num_feats": feats, "num_blocks": blocks, **window},
     }
 
-    def of(name: str, variants: Variants) -> Study:
+    def of(name: str, variants: Variants, recipe: Mapping[str, Any] = shorter) -> Study:
         trained = f"x2, {feats} channels, {blocks} blocks, k = 4 and d = 16 unless said"
-        return study(f"nsr {name}", profile, trained, recipe, variants, common)
+        return study(f"nsr {name}", profile, trained, recipe, variants, common, data)
 
     def config(**settings: Any) -> dict[str, Any]:
         return {"config": settings}
@@ -59,7 +61,7 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
         "k=4": config(groups=4, width=1.0),
     }
     capacity = {f"k={k}": config(groups=k) for k in (1, 2, 4, 8, 16)}
-    falling, hard = {"temperature": [1.0, 0.05]}, {"hard": True, "sets": DATA[profile]["test"]}
+    falling, hard = {"temperature": [1.0, 0.05]}, {"hard": True, "sets": data["test"]}
     sparse: dict[str, dict[str, Any]] = {
         "softmax": {"options": hard},
         "softmax, annealed": {"options": hard | falling},
@@ -90,10 +92,10 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
         if test == ["set12"]:
             trained += "; scored on the images of 256x256"
         settings = {**restoring, "degradation": degradation}
-        return study(f"nsr {name}", profile, trained, longer, restorers, settings, {**DATA[profile], "test": test})
+        return study(f"nsr {name}", profile, trained, recipe, restorers, settings, {**DATA[profile], "test": test})
 
     return {
-        "constraints": of("constraints", constraints),
+        "constraints": of("constraints", constraints, recipe),
         "cardinality": of("cardinality", cardinality),
         "efficiency": of("efficiency", efficiency),
         "capacity": of("capacity", capacity),

@@ -81,7 +81,7 @@ class Gating:
     temperature: float = 1.0
     inference: str = "map"
     patch: int = 48
-    cell: int = 16
+    cell: int = 32
     hard: bool = False
     entropies: list[Tensor] | None = field(default=None, repr=False)
 
@@ -96,8 +96,7 @@ class Gating:
 
     def __call__(self, x: Tensor, mlp: nn.Module, k: int, training: bool) -> Gate:
         """Gates of a layer from its input ``(N, C, H, W)``."""
-        window = self.cell * max(1, round(self.patch / self.cell))
-        mapped = self.inference == "map" and not training and max(x.shape[2:]) > window
+        mapped = self.inference == "map" and not training and max(x.shape[2:]) > max(self.patch, self.cell)
         pooled = pool_cells(x, self.cell, self.patch) if mapped else x.mean((2, 3))  # (N, C[, GH, GW])
         z = mlp(pooled.movedim(1, -1)).movedim(-1, 1).unflatten(1, (k, -1))  # (N, k, d[, GH, GW])
         if self.variant == "gumbel" and training:
@@ -118,20 +117,19 @@ def entropy(gates: Tensor) -> Tensor:
 def pool_cells(x: Tensor, cell: int, window: int) -> Tensor:
     """Means over windows round every cell: ``(N, C, H, W)`` to ``(N, C, ceil(H / cell), ceil(W / cell))``.
 
-    A window is as many whole cells as come nearest to ``window`` pixels; if that number is even, it lies half a cell to
-    the right and down. Windows never leave the picture: near its border they are moved inwards, like training patches.
+    A window has ``window`` pixels a side, or the picture's if that is smaller, and the middle of its cell in its own.
+    Windows never leave the picture: near the border they are moved inwards, like the patches of training.
     """
-    h, w = x.shape[2:]
-    rows, columns = math.ceil(h / cell), math.ceil(w / cell)
-    sums = F.avg_pool2d(F.pad(x, (0, columns * cell - w, 0, rows * cell - h)), cell) * cell**2
-    heights, widths = (
-        (side - cell * torch.arange(n, device=x.device)).clamp_max(cell) for side, n in ((h, rows), (w, columns))
-    )  # of the cells, of which the last may be cut
-    pixels = (heights[:, None] * widths)[None, None].to(x.dtype)
-    n = max(1, round(window / cell))
-    nh, nw = min(n, rows), min(n, columns)
-    means = F.avg_pool2d(sums, (nh, nw), 1) / F.avg_pool2d(pixels, (nh, nw), 1)
-    return F.pad(means, ((nw - 1) // 2, nw // 2, (nh - 1) // 2, nh // 2), mode="replicate")
+    rows, columns = (_windows(side, cell, window, x) for side in x.shape[2:])  # (GH, H) and (GW, W)
+    return rows @ x @ columns.T
+
+
+def _windows(side: int, cell: int, window: int, like: Tensor) -> Tensor:
+    """A matrix that takes the means along one side: a row for each cell, ``1 / window`` where its window lies."""
+    window = min(window, side)
+    at = torch.arange(side, device=like.device)
+    first = (at[::cell] + (cell - window) // 2).clamp(0, side - window)[:, None]
+    return ((at >= first) & (at < first + window)).to(like.dtype) / window
 
 
 # --- layers -----------------------------------------------------------------------------------------------------------
@@ -284,7 +282,7 @@ class NSR(WideFrame):
         channels: int = 3,
         temperature: float = 1.0,
         patch: int = 48,
-        cell: int = 16,
+        cell: int = 32,
         inference: str = "map",
     ) -> None:
         inner = check_wide(num_feats, num_blocks, width, channels)
