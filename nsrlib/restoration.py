@@ -174,12 +174,16 @@ _SETS = {"set12": ("Set12", 12), "bsd68": ("BSD68", 68), "classic5": ("classic5"
 _ROWS = {"BM3D": ("table5", "BM3D"), "DnCNN": ("table5", "DnCNN"), "input": ("table6", "JPEG")}
 
 
-def rows_of(result: StudyResult) -> pd.DataFrame:
-    """The study of references as a table like :func:`scores`: means over its seeds, and ``sd`` of the mean PSNR."""
+def rows_of(result: StudyResult | None) -> pd.DataFrame:
+    """The study of references as a table like :func:`scores`: means over its seeds, and ``sd`` of a seed's mean PSNR.
+
+    None, for a study that is not stored, gives no rows.
+    """
     import pandas as pd
 
     found = []
-    for method, runs in result.table.groupby("variant", sort=False):
+    table = pd.DataFrame({"variant": []}) if result is None else result.table
+    for method, runs in table.groupby("variant", sort=False):
         for column in (c for c in runs.columns if c.startswith("psnr ") and runs[c].notna().any()):
             _, name, task = column.split(" ", 2)
             ssim = runs[column.replace("psnr ", "ssim ", 1)]

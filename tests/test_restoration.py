@@ -371,6 +371,8 @@ def test_a_study_of_references_becomes_rows():
         ["DnCNN", "set12", "noise 25", 30.5, 0.5, 12],
     ]
     assert rows["sd"].tolist() == pytest.approx([0, 0, 0.5**0.5])
+    assert list(restoration.rows_of(None).columns) == list(rows.columns)
+    assert restoration.cells(restoration.rows_of(None)) == {}
 
 
 def test_measuring_a_reference_gives_a_number_for_every_test(folder):
