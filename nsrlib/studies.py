@@ -46,6 +46,7 @@ def train_and_score(
     test: Sequence[str] = ("set5",),
     patches: Mapping[str, Any] | None = None,
     degradation: Mapping[str, Any] | None = None,
+    limit: int | None = None,
     setup: str = "",
     options: Mapping[str, Any] | None = None,
     points: int = 8,
@@ -63,6 +64,7 @@ def train_and_score(
             :func:`~nsrlib.training.fit` (losses, networks, hooks). ``measure`` among them is called with the trained
             network and returns further numbers.
         test: sets on which PSNR and SSIM are measured under the task's usual protocol, with LR made the papers' way.
+        limit: only the first so many images of each test set.
         points: validations on the first test set along the way, for the learning curve.
         out: folder of the run's checkpoints.
 
@@ -78,7 +80,7 @@ def train_and_score(
         network = create_model(model, scale, **dict(config or {}))
     task = dict(degradation or {})
     gray = takes_gray(network) if task else None
-    tests = {name: data.load(name, scale, gray=gray) for name in test}
+    tests = {name: data.load(name, scale, gray=gray, limit=limit) for name in test}
     first = next(iter(tests.values()))
 
     extra: dict[str, Any] = {}

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nsrlib.experiments.common import DATA, Variants, study
+from nsrlib.experiments.nsr_restoration import references
 from nsrlib.studies import Study
 
 
@@ -23,7 +24,7 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
         },
     }  # fmt: skip
     recipe = recipes[profile]
-    # the many networks of the other studies and the large test sets at scale 1
+    # the many networks of the other studies
     shorter = recipe | {"iterations": 400} if profile == "cpu" else recipe
     window = {"patch": recipe["patch"], "cell": recipe["patch"] // 3}
     data = DATA[profile] | ({"test": ["set5"]} if profile == "cpu" else {})
@@ -71,6 +72,8 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
     small = 32 if profile == "paper" else feats
     size = {"num_feats": small, "num_blocks": blocks, "channels": 1}
     restoring: dict[str, Any] = {"scale": 1, "points": 2, "setup": common["setup"], "config": {}}
+    if profile == "cpu":
+        restoring["limit"] = 7  # Set12's images of 256x256
     layers, filters = {"quick": (3, 16), "cpu": (6, 32), "gpu": (14, 64), "paper": (17, 64)}[profile]
     restorers = {
         "DnCNN": {
@@ -86,8 +89,10 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
     def of_task(name: str, degradation: Mapping[str, Any], tests: Sequence[str]) -> Study:
         trained = f"gray, {small} channels, {blocks} blocks, k = 2 and d = 16, DnCNN with {layers} layers of {filters}"
         test = {"quick": ["embedded"], "cpu": tests[:1]}.get(profile, tests)
+        if test == ["set12"]:
+            trained += "; scored on the images of 256x256"
         settings = {**restoring, "degradation": degradation}
-        return study(f"nsr {name}", profile, trained, shorter, restorers, settings, {**DATA[profile], "test": test})
+        return study(f"nsr {name}", profile, trained, recipe, restorers, settings, {**DATA[profile], "test": test})
 
     return {
         "constraints": of("constraints", constraints, recipe),
@@ -97,6 +102,7 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
         "sparse inference": of("sparse inference", sparse),
         "denoising": of_task("denoising", {"noise": 25}, ["set12", "bsd68"]),
         "deblocking": of_task("deblocking", {"jpeg": 10}, ["classic5"]),
+        "references": references(profile),
     }
 
 
