@@ -35,8 +35,8 @@ def sliced_product(
     """A two-layer network of which one hidden group of c nodes in k c is not zero (Eqs. 4 and 5), both ways.
 
     Returns:
-        ``x``, ``W1`` ``(k c, c_in)``, ``hidden`` (after ReLU and selection), ``W2`` ``(c_out, k c)``; ``y`` of the whole
-        product and ``y_sliced`` of the chosen blocks, float64; ``full`` and ``sliced``, their multiply-adds.
+        ``x``, ``W1`` ``(k c, c_in)``, ``hidden`` (after ReLU and selection), ``W2`` ``(c_out, k c)``; ``y``, the whole
+        product, and ``y_sliced``, that of the chosen blocks, float64; ``full`` and ``sliced``, their multiply-adds.
     """
     g = torch.Generator().manual_seed(seed)
     w1, w2 = (torch.randn(s, generator=g, dtype=torch.float64) for s in ((k * c, c_in), (c_out, k * c)))
@@ -197,7 +197,7 @@ def _c3() -> Check:
     layer, x = _layer()
     y = layer(x)
     values = gates(layer)[""]
-    weight, bias = layer.weight.unflatten(0, (4, 4, -1)), layer.bias.unflatten(0, (4, 4, -1))  # type: ignore[union-attr]
+    weight, bias = layer.weight.unflatten(0, (4, 4, -1)), layer.bias.unflatten(0, (4, 4, -1))
     loop = torch.cat(
         [
             F.conv2d(x[n : n + 1], torch.einsum("kd,kdrixy->drixy", v, weight).flatten(0, 1),
