@@ -47,6 +47,7 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
     constraints = {
         "dense": config(variant="dense"),
         "softmax": config(),
+        "uniform": config(temperature=1e6),  # what k kernels give without a choice among them
         "sigmoid": config(variant="sigmoid"),
         "hard": config(variant="hard"),
         "Gumbel": config(variant="gumbel"),
