@@ -46,6 +46,9 @@ data_app = typer.Typer(help="Data sets and published weights.", no_args_is_help=
 app.add_typer(data_app, name="data")
 
 Scale = Annotated[int, typer.Option("--scale", "-s", help="Upscaling factor.")]
+TaskScale = Annotated[
+    int | None, typer.Option("--scale", "-s", help="Upscaling factor; default: 4, or 1 with --noise or --jpeg.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 
 
@@ -71,6 +74,22 @@ def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _scale(scale: int | None, task: object) -> int | None:
+    """The scale asked for; else 1 with something to restore, or the network's default."""
+    return 1 if scale is None and task else scale
+
+
+def _level(text: str | None, option: str, kind: type) -> Any:
+    """``25`` -> 25, ``0,55`` -> (0, 55), None -> None."""
+    try:
+        numbers = [kind(part) for part in text.split(",")] if text is not None else [None]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 2):
+        raise ValueError(f"{option} takes a number or a range such as 10,40, got {text!r}")
+    return numbers[0] if len(numbers) == 1 else tuple(numbers)
 
 
 def _assignments(pairs: list[str] | None, option: str = "-p") -> dict[str, Any]:
@@ -211,32 +230,48 @@ def evaluate(
     weights: Annotated[str, typer.Argument(help="A weights file, 'published', or 'trained' (small, from here).")],
     model: Annotated[str, typer.Option(help="See 'nsr models'.")],
     on: Annotated[str, typer.Option(help="Data sets or folders, separated by commas.")] = "set5",
-    scale: Scale = 4,
+    scale: TaskScale = None,
     lr: Annotated[str, typer.Option(help="How LR is made: paper, repeat, mirror or files.")] = "paper",
-    crop: Annotated[int | None, typer.Option(help="Border pixels left out; default: the scale.")] = None,
-    space: Annotated[str, typer.Option(help="y, selfexsr, rgb or gray.")] = "y",
+    noise: Annotated[float | None, typer.Option(help="Restore: remove Gaussian noise of this sigma, 0..255.")] = None,
+    jpeg: Annotated[int | None, typer.Option(help="Restore: remove the artefacts of this JPEG quality.")] = None,
+    crop: Annotated[int | None, typer.Option(help="Border pixels left out; default: the scale, 0 to restore.")] = None,
+    space: Annotated[str | None, typer.Option(help="y, selfexsr, rgb or gray; default: y, gray to restore.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first images.")] = None,
     device: Device = "auto",
     images: Annotated[bool, typer.Option(help="A line for each image, not only the means.")] = False,
     csv: Annotated[Path | None, typer.Option(help="Write all rows here.")] = None,
 ) -> None:
-    """PSNR and SSIM of a network on data sets."""
+    """PSNR and SSIM of a network on data sets, upscaling or restoring."""
     import pandas as pd
 
     from nsrlib import evaluation, metrics, models
+    from nsrlib.images import Degradation
     from nsrlib.provenance import whole_file
 
-    if space not in metrics.PRESETS:
+    if space is not None and space not in metrics.PRESETS:
         raise ValueError(f"--space must be one of {', '.join(metrics.PRESETS)}, got {space!r}")
     if csv and not csv.parent.is_dir():
         raise FileNotFoundError(f"no such folder: {csv.parent}")
-    network = models.create_model(model, scale, pretrained=weights == "trained" or weights)
-    protocol = metrics.PRESETS[space](scale if crop is None else crop)
-    typer.echo(f"{model} x{scale}; {protocol}")
+    task = None if noise is None and jpeg is None else Degradation(noise, jpeg)
+    network = models.create_model(model, _scale(scale, task), pretrained=weights == "trained" or weights)
+    if task:
+        space = space or ("rgb" if getattr(network, "channels", 1) == 3 else "gray")
+    scale = int(network.scale)  # type: ignore[arg-type]
+    protocol = metrics.PRESETS[space or "y"]((0 if task else scale) if crop is None else crop)
+    typer.echo(f"{model}, {task}; {protocol}" if task else f"{model} x{scale}; {protocol}")
     tables = []
     for name in filter(None, (part.strip() for part in on.split(","))):
         table = evaluation.evaluate(
-            network, name, scale, protocol, device, lr=lr, limit=limit, progress=sys.stderr.isatty()
+            network,
+            name,
+            scale,
+            protocol,
+            device,
+            lr=lr,
+            noise=noise,
+            jpeg=jpeg,
+            limit=limit,
+            progress=sys.stderr.isatty(),
         )
         if images:
             typer.echo(table.to_string(index=False, float_format=lambda v: f"{v:.4f}"))
@@ -284,11 +319,15 @@ def train(
             help="Training sets or folders, repeatable. Default: t91, else embedded photographs.",
         ),
     ] = None,
-    scale: Scale = 4,
+    scale: TaskScale = None,
+    noise: Annotated[str | None, typer.Option(help="Learn to remove noise of this sigma, or of a range: 0,55.")] = None,
+    jpeg: Annotated[
+        str | None, typer.Option(help="Learn to remove JPEG of this quality, or of a range: 10,40.")
+    ] = None,
     config: Annotated[list[str] | None, typer.Option("-c", help="name=value, an option of the network.")] = None,
     recipe: Annotated[list[str] | None, typer.Option("-r", help="name=value, a field of the recipe.")] = None,
     profile: Annotated[str, typer.Option(help="quick, cpu, gpu, or paper: the published recipe.")] = "cpu",
-    out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/train-MODEL-xSCALE.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/train-MODEL-xSCALE (-noise25).")] = None,
     validate: Annotated[str, typer.Option(help="Set or folder whose PSNR is followed; '' for none.")] = "embedded_val",
     skip_broken: Annotated[bool, typer.Option(help="Leave out images that cannot be read or are too small.")] = False,
     fresh: Annotated[bool, typer.Option(help="Start anew where a run was interrupted.")] = False,
@@ -300,11 +339,15 @@ def train(
     """
     from nsrlib import experiments
 
-    folder = out or Path("runs") / f"train-{model}-x{scale}"
+    scale = _scale(scale, noise or jpeg) or 4
+    task = "".join(f"-{name}{level}" for name, level in (("noise", noise), ("jpeg", jpeg)) if level)
+    folder = out or Path("runs") / f"train-{model}-x{scale}{task}"
     _, line = experiments.train(
         model,
         scale,
         data,
+        noise=_level(noise, "--noise", float),
+        jpeg=_level(jpeg, "--jpeg", int),
         profile=profile,
         config=_assignments(config, "-c"),
         recipe=_assignments(recipe, "-r"),
@@ -352,9 +395,9 @@ def models() -> None:
 
     for name in zoo.list_models():
         network = zoo.create_model(name)
-        params = sum(p.numel() for p in network.parameters())
+        size = f"{sum(p.numel() for p in network.parameters()):>9,} parameters (x{network.scale})"
         scales = [f"x{s}" for m, s in zoo.PUBLISHED if m == name]
-        typer.echo(f"{name:12s} {params:>9,} parameters (x4)  published weights: {', '.join(scales) or '-'}")
+        typer.echo(f"{name:12s} {size}  published weights: {', '.join(scales) or '-'}")
 
 
 @app.command()

@@ -260,9 +260,10 @@ _FILL = {"conv1": "#dbe9f4", "conv3": "#fde8c4", "attention": "#d9efe6", "other"
 
 def block_diagram(kind: str) -> Figure:
     """A part of a network, drawn: ``bsrn`` (the whole), ``esdb`` (its block), ``rfdb`` (RFDN's), ``esa``, ``cca``;
-    ``adder`` (AdderSR's unit); ``drcn`` (the whole); ``drn`` (DRN at x4 with its dual networks)."""
+    ``adder`` (AdderSR's unit); ``drcn`` (the whole); ``drn`` (DRN at x4 with its dual networks); ``nsr`` (its
+    convolution)."""
     drawings = {"bsrn": _draw_bsrn, "esdb": _draw_block, "rfdb": _draw_block, "esa": _draw_esa, "cca": _draw_cca}
-    drawings |= {"adder": _draw_adder, "drcn": _draw_drcn, "drn": _draw_drn}
+    drawings |= {"adder": _draw_adder, "drcn": _draw_drcn, "drn": _draw_drn, "nsr": _draw_nsr}
     if kind not in drawings:
         raise ValueError(f"kind must be one of {', '.join(drawings)}, got {kind!r}")
     titles = {
@@ -274,6 +275,7 @@ def block_diagram(kind: str) -> Figure:
         "adder": "The adder unit, in the order its authors gave",
         "drcn": "DRCN",
         "drn": "DRN at x4: up, down, up again; the dual networks close the loop",
+        "nsr": "NSR's convolution: the picture chooses the kernel",
     }
     fig, ax = plt.subplots(figsize=(11, 2.4 if kind in ("esdb", "rfdb") else 1.7))
     ax.set(xlim=(-0.4, 11.6), ylim=(-0.75, 1.75) if kind in ("esdb", "rfdb") else (-0.6, 1.2), title=titles[kind])
@@ -414,6 +416,21 @@ def _draw_drn(ax: Axes, kind: str) -> None:
         va="center",
         fontsize=8,
     )
+
+
+def _draw_nsr(ax: Axes, kind: str) -> None:
+    steps = [
+        ("mean over\nthe window", "other"),
+        ("Linear\nC to k d", "conv1"),
+        ("softmax over k,\nfor each of d", "attention"),
+    ]
+    steps += [("mix k kernels,\nd groups of filters", "attention"), ("conv 3x3", "conv3")]
+    _draw_chain(ax, steps, 1.2, 0.2, 2.25, 1.7)
+    ax.plot([0.05, 0.35], [0.2, 0.2], color="#555555", linewidth=0.9)
+    ax.plot([0.15, 0.15, 10.2], [0.2, 0.9, 0.9], color="#555555", linewidth=0.9)
+    _arrow(ax, (10.2, 0.9), (10.2, 0.5))
+    _arrow(ax, (11.05, 0.2), (11.5, 0.2))
+    ax.text(5.2, 0.93, "feature map (N, C, H, W)", ha="center", va="bottom", fontsize=8)
 
 
 def _draw_block(ax: Axes, kind: str) -> None:
@@ -613,6 +630,44 @@ def maps(rows: Mapping[str, Mapping[str, np.ndarray]], title: str = "") -> Figur
             ax.imshow(picture, cmap="gray")
             ax.set_title(label, fontweight="normal", fontsize=8, loc="center")
         line[0].text(-0.06, 0.5, name, transform=line[0].transAxes, ha="right", va="center")
+    fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=10)
+    return fig
+
+
+def gate_maps(picture: np.ndarray, gates: Mapping[str, np.ndarray], title: str = "") -> Figure:
+    """Which kernel each cell of a picture takes: a column for each block, its colours mixed by the gate; entropy below.
+
+    Where gates decide, a cell has a kernel's own colour; where they do not, it is gray.
+
+    Args:
+        picture: ``uint8`` ``(H, W, 3)``.
+        gates: label -> ``(k, GH, GW)`` of one cardinal group, k at most 8.
+    """
+    k = next(iter(gates.values())).shape[0]
+    colours = np.array([mpl.colors.to_rgb(c) for c in (BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, GRAY)[:k]])
+    fig, axes = plt.subplots(
+        2, len(gates) + 1, figsize=(10, 10 / (len(gates) + 1) * 2 * picture.shape[0] / picture.shape[1] + 0.9)
+    )
+    axes[0, 0].imshow(picture)
+    axes[0, 0].set_title("picture", fontweight="normal")
+    axes[1, 0].legend(
+        handles=[Rectangle((0, 0), 1, 1, color=c) for c in colours], labels=[f"kernel {i + 1}" for i in range(k)],
+        loc="center",
+    )  # fmt: skip
+    shown: Any = None
+    for (above, below), (label, values) in zip(axes[:, 1:].T, gates.items(), strict=True):
+        uniform = colours.mean(0)
+        mixed = np.einsum("khw,kc->hwc", values, colours)
+        gray = np.full(3, uniform.mean())
+        share = ((values.max(0) - 1 / k) / (1 - 1 / k))[..., None]  # 0 for uniform gates, 1 for one-hot
+        above.imshow((share * mixed + (1 - share) * gray).clip(0, 1))
+        above.set_title(label, fontweight="normal")
+        entropy = -(values * np.log(values.clip(1e-12))).sum(0)
+        shown = below.imshow(entropy, cmap="viridis", vmin=0, vmax=np.log(k))
+        below.set_title(f"entropy {entropy.mean():.2f}", fontweight="normal", fontsize=8)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    fig.colorbar(shown, ax=axes[1, 1:].tolist(), shrink=0.8, label=f"nats, at most {np.log(k):.2f}")
     fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=10)
     return fig
 

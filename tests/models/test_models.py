@@ -27,8 +27,10 @@ SMALL = {
     "edsr": {"num_feats": 8, "num_blocks": 2},
     "edsr_baseline": {"num_feats": 8, "num_blocks": 2},
     "imdn": {"num_feats": 16, "num_blocks": 1},
+    "nsr": {"num_feats": 8, "num_blocks": 2, "cardinals": 4},
     "rfdn": {"num_feats": 16, "num_blocks": 1},
     "vdsr": {"num_feats": 8, "num_layers": 4},
+    "wdsr": {"num_feats": 8, "num_blocks": 2},
 }
 SR_NETWORKS = sorted(SMALL)
 
