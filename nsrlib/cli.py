@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from nsrlib import grids
+
 _GROUPS = {
     "The papers": ("reproduce", "sweep", "report", "scoreboard", "study"),
     "Pictures": ("upscale", "evaluate", "train"),
@@ -25,8 +27,6 @@ class _Grouped(TyperGroup):
                 rows = [(name, self.commands[name]) for name in names if name in self.commands]
                 formatter.write_dl([(name, command.get_short_help_str(200)) for name, command in rows])
 
-
-from nsrlib import grids
 
 app = typer.Typer(
     cls=_Grouped,
