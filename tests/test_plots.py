@@ -314,7 +314,7 @@ def test_recursions_are_drawn_against_the_ensemble():
 
 def test_an_unknown_block_is_refused():
     with pytest.raises(
-        ValueError, match="kind must be one of bsrn, esdb, rfdb, esa, cca, adder, drcn, drn, got 'imdb'"
+        ValueError, match="kind must be one of bsrn, esdb, rfdb, esa, cca, adder, drcn, drn, nsr, got 'imdb'"
     ):
         plots.block_diagram("imdb")
 
