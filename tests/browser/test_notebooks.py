@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import io
+import os
 import time
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from selenium.webdriver.common.by import By
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SHORT = {"max_images": 1, "repeats": 1, "steps": 50}
 """Parameters, where a notebook has them."""
+SECONDS = float(os.environ.get("NSR_BROWSER_SECONDS") or 600)
+"""That a whole notebook may take; a busy machine needs more."""
 VIEWER = ".jp-OutputArea-output .widget-vbox:has(.noUi-handle):has(img)"
 
 
@@ -141,7 +144,7 @@ def move_slider(browser, box) -> None:
 def test_a_notebook_runs_in_jupyterlab_and_its_sliders_move_pictures(browser, lab, path):
     shortened(path, lab.folder / path.name)
     open_notebook(browser, lab, path.name)
-    saved = run_all(browser, lab, path.name, 600)
+    saved = run_all(browser, lab, path.name, SECONDS)
     expected = sum("widget-view" in str(cell.outputs) for cell in saved)
     assert expected, "nothing to move in this notebook"
     boxes = wait_for(lambda: len(viewers(browser)) == expected and viewers(browser), 30, f"not {expected} viewers")
