@@ -152,7 +152,8 @@ def _recorder(name: str, rows: list[dict[str, Any]]) -> Callable[[nn.Module, Any
         conv, linear = isinstance(module, nn.Conv2d), isinstance(module, nn.Linear)
         per_element = taps = 0
         if isinstance(module, nn.Conv2d):
-            per_element = module.weight[0].numel() * getattr(module, "copies", 1)
+            taps_of_filter = module.in_channels // module.groups * math.prod(module.kernel_size)
+            per_element = taps_of_filter * getattr(module, "copies", 1)
         elif isinstance(module, nn.Linear):
             per_element = module.in_features
         elif isinstance(module, Adder2d):

@@ -184,7 +184,13 @@ class MixedConv2d(WeightNormConv2d):
         wide = tile is not None and tile**2 < TILE_PIXELS
         self.copies = self.k if wide else 1
         cells = values[:, 0, 0].numel()
-        self.mixing = self.k * y.numel() if wide else 0 if self.gating.one_hot else cells * self.weight.numel()
+        self.mixing = (
+            self.k * y.numel()
+            if wide
+            else 0
+            if self.gating.one_hot
+            else cells * self.out_channels * self.in_channels * 9
+        )
         return y
 
     def overhead(self, x: Tensor) -> tuple[int, int]:
