@@ -186,7 +186,7 @@ def _layer(variant: str = "softmax", k: int = 4, d: int = 4) -> tuple[MixedConv2
     """A layer of eight channels whose gates decide, and an input, float64."""
     layer = MixedConv2d(8, 8, 1.0, Gating(variant), k, d).double()
     with torch.no_grad():
-        layer.mlp[0].weight.mul_(20)  # type: ignore[union-attr, operator]
+        layer.mlp[0].weight.mul_(20)  # type: ignore[operator]
         assert layer.bias is not None
         layer.bias.normal_()
     return layer, torch.rand(3, 8, 12, 10, dtype=torch.float64)
@@ -197,6 +197,7 @@ def _c3() -> Check:
     layer, x = _layer()
     y = layer(x)
     values = gates(layer)[""]
+    assert layer.bias is not None
     weight, bias = layer.weight.unflatten(0, (4, 4, -1)), layer.bias.unflatten(0, (4, 4, -1))
     loop = torch.cat(
         [
