@@ -164,7 +164,7 @@ def over(table: pd.DataFrame, swept: Mapping[str, Sequence[Any]]) -> list[tuple[
             continue
         title = metric if kind == "run" else f"{name}: {metric}"
         units = rows["unit"].dropna().unique()
-        label = f"{metric} ({units[0]})" if len(units) == 1 and units[0] not in ("", "1", metric) else str(metric)
+        label = f"{metric} ({units[0]})" if len(units) == 1 and units[0] not in ("", "1", "s", metric) else str(metric)
         note = f"mean over {' and '.join(averaged)}" if averaged else ""
         draw = _lines if len(axes) == 1 else _heatmaps
         figures.append((str(title), draw(rows, [f"param_{a}" for a in axes], str(title), label, note)))
@@ -254,7 +254,7 @@ def _heatmaps(rows: pd.DataFrame, axes: Sequence[str], title: str, label: str, n
             low, high = np.nanmin(data), np.nanmax(data)
             digits = _digits(low, high)
             for y, x in np.argwhere(np.isfinite(data)):
-                bright = data[y, x] > (low + high) / 2
+                bright = data[y, x] > low + 0.4 * (high - low)
                 ax.text(x, y, f"{data[y, x]:.{digits}f}", ha="center", va="center", fontsize=8,
                         color="black" if bright and high > low else "white")  # fmt: skip
             ax.set_xticks(range(len(across)), [_short(v) for v in across])
@@ -265,8 +265,9 @@ def _heatmaps(rows: pd.DataFrame, axes: Sequence[str], title: str, label: str, n
                 spine.set_visible(False)
         hidden = len(series) - len(shown)
         more = f"{hidden} more that vary less are in sweep.csv" if hidden > 0 else ""
-        unit = label if label not in title else ""
-        head = f"{title}" + (f"  ({'; '.join(filter(None, [unit, note, more]))})" if unit or note or more else "")
+        head = title.removesuffix(label.partition(" (")[0]) + label
+        if note or more:
+            head += f"; {'; '.join(filter(None, [note, more]))}"
         fig.suptitle(
             textwrap.fill(head, max(40, int(fig.get_figwidth() * 13))),
             x=0.01,

@@ -99,6 +99,11 @@ def write_page(sweep: Sweep, problems: Iterable[str] = ()) -> Path:
                 "links": _links(sweep, run),
             }
         )
+    failures: dict[str, list[str]] = {}  # cause -> the runs that it ended
+    for run in sweep.runs:
+        if run.status == "failed":
+            again = "" if run.attempts < 2 else f" ({run.attempts} attempts)"
+            failures.setdefault(run.error or "failed", []).append(sweep.label(run) + again)
     measured = reports.measured_on(results, sweep.about.get("versions", {}))
     done = sum(run.status == "ok" for run in sweep.runs)
     kinds = reports.write_summary(
@@ -117,7 +122,7 @@ def write_page(sweep: Sweep, problems: Iterable[str] = ()) -> Path:
         "counts": reports.count_verdicts(verdicts),
         "columns": columns,
         "lines": lines,
-        "failed": [run for run in sweep.runs if run.status == "failed"],
+        "failures": failures,
         "changing": _changing(sweep, claims),
         "figures_left_out": left_out,
         "measured": measured,

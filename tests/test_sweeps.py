@@ -468,7 +468,7 @@ def test_the_page_shows_runs_failures_changes_and_figures_and_loads_nothing(wide
     for href in re.findall(r'href="(?!data:)([^"#]+)', page):
         assert (wide.folder / href).exists(), href
     assert "6 of 12 runs ended well" in page
-    assert page.count("<code>tiny: cell 2: ArithmeticError: no</code>") == 6
+    assert "<code>tiny: cell 2: ArithmeticError: no</code><br>6 runs: mode=fails, scale=2, seed=0; mode=fails" in page
     assert len(re.findall(r"<tr data-verdicts", page)) == 12
     changing = page[page.index('id="changing"') :]
     assert "Table 2: BSRN · Set5 · ×4 · psnr" in changing
