@@ -672,6 +672,46 @@ def gate_maps(picture: np.ndarray, gates: Mapping[str, np.ndarray], title: str =
     return fig
 
 
+def gates_at(
+    picture: np.ndarray, gates: np.ndarray, at: tuple[int, int], cell: int, patch: int
+) -> tuple[np.ndarray, Figure]:
+    """The window that decides at a place of a picture, marked, and the gates of all cardinal groups there.
+
+    Args:
+        picture: ``uint8`` ``(H, W, 3)``. gates: ``(k, d, GH, GW)`` of one layer, k at most 8.
+        at: row and column. cell: side of the map's cells, patch: of their windows.
+    """
+    row, column = (p // cell for p in at)
+    sides = [min(patch, side) for side in picture.shape[:2]]
+    top, left = (
+        min(max(cell * i + (cell - s) // 2, 0), side - s)
+        for i, s, side in zip((row, column), sides, picture.shape, strict=False)
+    )
+    marked = picture.copy()
+    bottom, right = top + sides[0], left + sides[1]
+    for edge in (
+        np.s_[top : top + 2, left:right],
+        np.s_[bottom - 2 : bottom, left:right],
+        np.s_[top:bottom, left : left + 2],
+        np.s_[top:bottom, right - 2 : right],
+    ):
+        marked[edge] = (np.array(mpl.colors.to_rgb(RED)) * 255).astype(np.uint8)
+    k, d = gates.shape[:2]
+    fig, ax = plt.subplots(figsize=(5.2, 3.2))
+    for i, colour in zip(range(k), (BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, GRAY), strict=False):
+        ax.bar(
+            np.arange(d) + 0.8 * ((i + 0.5) / k - 0.5),
+            gates[i, :, row, column],
+            0.72 / k,
+            color=colour,
+            label=f"kernel {i + 1}",
+        )
+    ax.axhline(1 / k, color="black", lw=0.8, ls=":")
+    ax.set(ylim=(0, 1.15), xticks=range(d), xlabel="cardinal group", ylabel="gate", title=f"gates at {row}, {column}")
+    ax.legend(ncols=4, fontsize=8, loc="upper center")
+    return marked, fig
+
+
 def history(rows: pd.DataFrame, title: str = "") -> Figure:
     """A training run: the loss (logarithmic) and, where it was validated, the PSNR."""
     validated = "psnr" in rows.columns
