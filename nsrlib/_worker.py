@@ -77,11 +77,12 @@ def run_notebook(job: dict[str, Any]) -> None:
             notebook = json.loads(running.read_text(encoding="utf-8"))
             notebook["metadata"].get("papermill", {}).update(input_path=f"{name}.ipynb", output_path=final.name)
             write_whole(running, json.dumps(map_strings(notebook, scrub.folders), indent=1, ensure_ascii=False) + "\n")
-            if job.get("page", True):
-                write_page(running, final.with_suffix(".html"), folder)
             os.replace(running, final)
-    except OSError as error:
+            if job.get("page", True):
+                write_page(final, final.with_suffix(".html"), folder)
+    except (OSError, ValueError) as error:  # ValueError: a notebook that a full disk has cut short
         failure = failure or Failure(name, *cause_of(error))
+        running.unlink(missing_ok=True)  # which leaves room for run.json
     tell("end", failure=map_strings(asdict(failure), scrub.paths) if failure else None)
 
 

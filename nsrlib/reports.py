@@ -78,7 +78,11 @@ def write_page(run: Run, problems: Iterable[str] = ()) -> Path:
         "inputs": inputs(results),
         "links": {name: links(folder, name) for name in names},
         "longest": max((n.seconds for n in run.notebooks), default=0) or 1,
-        "slowest": [cell for cell in sorted(every, key=lambda cell: -cell.seconds)[:8] if cell.seconds >= 1],
+        "slowest": [
+            {k: v for k, v in cell._asdict().items() if k != "images"}
+            for cell in sorted(every, key=lambda cell: -cell.seconds)[:8]
+            if cell.seconds >= 1
+        ],
         "how": HOW,
         "unmeasured": UNMEASURED,
         "notes": [(found.paper, note) for found in results for note in found.notes],

@@ -69,6 +69,16 @@ def nsr(*arguments: object, code: str = "", **environment: str) -> subprocess.Co
     )
 
 
+def missing(package: str) -> str:
+    """Code after which there is no such package."""
+    return (
+        "class Missing:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name.split('.')[0] == {package!r}: raise ModuleNotFoundError(f'No module named {{name!r}}')\n"
+        "sys.meta_path.insert(0, Missing())\n"
+    )
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory) -> Run:
     """One run of a good notebook and of those with a fault, where nothing is at hand and no network answers."""
@@ -131,16 +141,18 @@ def test_5_a_matplotlib_backend_that_is_not_there(done, tmp_path):
     line = failure(done, "backend")
     assert line.startswith("backend: “Figure 1”, cell 4 (import matplotlib): ValueError: ")
     assert "nothing" in line
-    # the report itself draws, too
+    # the report itself draws, too, and needs neither a backend nor, for all but the summary, matplotlib
     copy = Path(shutil.copytree(done.folder, tmp_path / "copy"))
-    for name in ("summary.png", "summary.pdf"):
-        (copy / name).unlink()
-    said = nsr("report", copy, MPLBACKEND="nothing")
-    assert (said.returncode, said.stderr) == (0, "")
-    page = (copy / "index.html").read_text()
-    assert re.search("the summary was not drawn: ValueError, .*nothing", page)
-    assert 'href="summary' not in page
-    assert "29.50" in page
+    for code, drawn in (("", True), (missing("matplotlib"), False)):
+        for name in ("summary.png", "summary.pdf"):
+            (copy / name).unlink()
+        said = nsr("report", copy, code=code, MPLBACKEND="nothing")
+        assert (said.returncode, said.stderr) == (0, "")
+        page = (copy / "index.html").read_text()
+        assert ('href="summary.png"' in page) is (copy / "summary.png").exists() is drawn
+        cause = "the summary was not drawn: ModuleNotFoundError, No module named &#39;matplotlib&#39;"
+        assert (cause in page) is not drawn
+        assert "29.50" in page
 
 
 # ---- on the disk
@@ -183,7 +195,7 @@ def test_6_a_full_disk(small_disk, tmp_path):
     options = {"out": out, "resume": True, "progress": False, "notebooks_dir": tmp_path / "source", "pages": False}
     run = reproduce(["good", "big"], **options)
     assert {n.name: n.status for n in run.notebooks} == {"good": "ok", "big": "failed"}
-    assert "No space left" in str(run.failures[0]) or "the disk is full" in str(run.failures[0]), run.failures
+    assert "the disk is full" in str(run.failures[0])
     assert {name: text for name, text in contents(out).items() if name in finished} == finished
     assert Run.load(out).notebooks == run.notebooks
     with pytest.raises(OSError, match="No space left"):
@@ -266,7 +278,7 @@ def test_10_a_corrupted_result_file(finished, which, capsys):
     page = sweeps.report(done.folder).read_text()
     if which == "results/tiny.json":
         assert "scale=3: results/tiny.json cannot be read: " in page
-    assert "30" in page
+    assert f'href="runs/{good.name}/notebooks/tiny.html"' in page
     assert again({"scale": [2, 3]}).ok
     assert f"scale=3: {which} is damaged or missing; it runs again" in capsys.readouterr().err
     assert [call["scale"] for call in calls] == [3]
@@ -289,8 +301,7 @@ def test_11_an_interrupted_report(done, tmp_path, end):
     )
     said = nsr("report", copy, code=code)
     assert said.returncode == (-signal.SIGKILL if end == "SIGKILL" else 130)
-    if end == "SIGINT":
-        assert said.stderr.strip() == "nsr: interrupted"
+    assert "Traceback" not in said.stderr
     after = contents(copy)
     drafts = [name for name in after if name.startswith(".index.html")]
     assert len(drafts) == (1 if end == "SIGKILL" else 0)
@@ -304,13 +315,8 @@ def test_11_an_interrupted_report(done, tmp_path, end):
 
 
 def test_12_missing_triton(tmp_path):
-    missing = (
-        "class Missing:\n"
-        "    def find_spec(self, name, *_):\n"
-        "        if name.split('.')[0] == 'triton': raise ModuleNotFoundError(f'No module named {name!r}')\n"
-        "sys.meta_path.insert(0, Missing())\n"
-    )
-    said = nsr("bench", "kernels", "--audit", code=missing)
+    no_triton = missing("triton")
+    said = nsr("bench", "kernels", "--audit", code=no_triton)
     assert (said.returncode, said.stdout) == (1, "")
     assert said.stderr == (
         "nsr: compiling kernels needs Triton (Linux): pip install 'nsrlib[triton]' (No module named 'triton')\n"
@@ -319,10 +325,10 @@ def test_12_missing_triton(tmp_path):
     from PIL import Image
 
     Image.new("RGB", (24, 16), (90, 120, 60)).save(tmp_path / "a.png")
-    said = nsr("upscale", tmp_path / "a.png", tmp_path / "b.png", "--model", "bicubic", code=missing)
+    said = nsr("upscale", tmp_path / "a.png", tmp_path / "b.png", "--model", "bicubic", code=no_triton)
     assert (said.returncode, said.stderr) == (0, "")
     code = (
-        f"{missing}import torch\n"
+        f"{no_triton}import torch\n"
         "from nsrlib.ops.adder2d import adder2d, adder2d_ref\n"
         "torch.manual_seed(0)\n"
         "x, w = torch.rand(1, 3, 5, 5), torch.rand(4, 3, 3, 3)\n"
