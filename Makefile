@@ -1,6 +1,8 @@
 # make reproduce   execute the notebooks, write a report            make test    lint, types, unit tests, notebooks
 # make lab         open the notebooks in JupyterLab                 make bench   time the networks on this machine
-# make notebooks   execute the notebooks in place, to commit them   make clean   remove .venv and runs
+# make notebooks   execute the notebooks in place, to commit them   make clean   remove .venv, runs and docs
+# make nbval       run them and compare texts and figures            make docs    the API as web pages, in docs/
+# make test-browser   JupyterLab and a report in Chromium, moved as a reader would; screenshots go to runs/browser
 # make bench-gpu   test and time the kernels on one GPU, at most 25 minutes; results go to data/results/ops
 #
 # Everything is installed into .venv, nowhere else. Options: PYTHON=python3.12, PAPERS="bsrn", PROFILE=quick, ARGS=...
@@ -10,7 +12,7 @@ PAPERS  ?=
 PROFILE ?= quick
 ARGS    ?=
 BIN     := .venv/bin
-EXTRAS  := notebooks,train,triton,test
+EXTRAS  := notebooks,sweep,train,triton,test
 NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 
 # Processes share the cores; OpenMP threads that spin for work would starve each other.
@@ -19,7 +21,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 TORCH_BACKEND ?= $(if $(UV_FIND_LINKS),,auto)
 
-.PHONY: reproduce test lint types unit nbval lab bench bench-gpu notebooks clean
+.PHONY: reproduce test test-browser lint types unit nbval lab docs bench bench-gpu notebooks clean
 
 reproduce: .venv/installed
 	$(BIN)/nsr reproduce $(PAPERS) --profile $(PROFILE) $(ARGS)
@@ -34,13 +36,25 @@ types: .venv/installed
 	$(BIN)/mypy
 
 unit: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not timing" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not timing and not browser" $(ARGS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m timing
 
-# Cells marked NBVAL_CHECK_OUTPUT must print what the committed notebook shows; all others must run.
+# Cells marked NBVAL_CHECK_OUTPUT must print what the committed notebook shows and every figure must look the same
+# (notebooks/conftest.py); all other cells must run. What changed on purpose is stored by make notebooks.
 nbval: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:cacheprovider --nbval-lax --nbval-current-env \
 	    --nbval-sanitize-with notebooks/nbval.cfg --nbval-cell-timeout 600 -n 2 --dist loadfile notebooks
+
+# Skipped, with the reason, where Chromium is neither here nor to be had.
+test-browser: .venv/installed
+	@sh tests/browser/install.sh
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:cacheprovider -n 2 --dist load tests/browser $(ARGS)
+
+# pdoc cannot evaluate the types of a NamedTuple's constructor, nor names that a package loads when they are used.
+docs: .venv/installed
+	PYTHONWARNINGS="ignore:Error parsing type annotation,ignore:Found 'adder2d_int8'" \
+	    $(BIN)/python -m pdoc --docformat google --output-directory docs nsrlib nsrlib.models nsrlib.ops nsrlib.experiments \
+	    $(subst /,.,$(basename $(wildcard nsrlib/[a-z]*.py)))
 
 lab: .venv/installed
 	$(BIN)/jupyter lab notebooks
@@ -61,7 +75,7 @@ notebooks: .venv/installed
 	    --ExecutePreprocessor.store_widget_state=False $(NOTEBOOKS)
 
 clean:
-	rm -rf .venv runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv runs docs .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else \

@@ -1,28 +1,33 @@
 """nsrlib: five image-restoration papers, checked cell by cell.
 
 The networks, the operators, the MATLAB-exact protocol, the data and the ledger of claims behind ``notebooks/``.
-Submodules load when they are first used; ``import nsrlib`` costs little more than ``import torch``.
+Everything loads when it is first used: ``import nsrlib`` costs next to nothing, and what needs no network (``nsr
+report``, ``nsr sweep``) never waits for PyTorch.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nsrlib.models import create_model, list_models, load_weights
+if TYPE_CHECKING:
+    from nsrlib.models import create_model, list_models, load_weights
 
 __version__ = "0.1.0"
 __all__ = ["create_model", "list_models", "load_weights"]
 
 _SUBMODULES = (
-    *("bench", "claims", "complexity", "data", "download", "evaluation", "images", "layers", "metrics", "models"),
-    *("ops", "patches", "plots", "provenance", "reports", "runs", "studies", "training"),
+    *("bench", "charts", "claims", "complexity", "data", "download", "evaluation", "grids", "images", "layers"),
+    *("metrics", "models", "ops", "patches", "plots", "provenance", "reports", "runs", "studies", "sweep_pages"),
+    *("sweeps", "training"),
 )
 
 
 def __getattr__(name: str) -> Any:
     if name in _SUBMODULES:
         return importlib.import_module(f"nsrlib.{name}")
+    if name in __all__:
+        return getattr(importlib.import_module("nsrlib.models"), name)
     raise AttributeError(f"module 'nsrlib' has no attribute {name!r}")
 
 

@@ -77,7 +77,8 @@ def run_notebook(job: dict[str, Any]) -> None:
             notebook = json.loads(running.read_text(encoding="utf-8"))
             notebook["metadata"].get("papermill", {}).update(input_path=f"{name}.ipynb", output_path=final.name)
             write_whole(running, json.dumps(map_strings(notebook, scrub.folders), indent=1, ensure_ascii=False) + "\n")
-            write_whole(final.with_suffix(".html"), scrub.folders(_to_html(running, title=name)))
+            if job.get("page", True):
+                write_page(running, final.with_suffix(".html"), folder)
             os.replace(running, final)
     except OSError as error:
         failure = failure or Failure(name, *cause_of(error))
@@ -86,7 +87,7 @@ def run_notebook(job: dict[str, Any]) -> None:
 
 def _execute(job: dict[str, Any], target: Path, position: dict[str, Any], tell: Callable[..., None]) -> None:
     """Run the notebook into ``target``; ``position`` follows where it is, in the words of :class:`Failure`."""
-    import papermill
+    papermill = import_papermill()
     from papermill.clientwrap import PapermillNotebookClient
     from papermill.engines import NBClientEngine, papermill_engines
 
@@ -140,6 +141,21 @@ def _stop_with_parent(client: Any) -> None:
     os._exit(130)
 
 
+def import_papermill() -> Any:
+    """papermill, in less than half the time that ``import papermill`` takes."""
+    # jsonschema would import it to check addresses, of which notebooks have none; it builds a large grammar at import
+    grammar = "rfc3987_syntax"
+    blocked = grammar not in sys.modules
+    if blocked:
+        sys.modules[grammar] = None  # type: ignore[assignment]
+    try:
+        import papermill
+    finally:
+        if blocked:
+            del sys.modules[grammar]
+    return papermill
+
+
 def places(cells: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
     """For each cell the heading it brings, and its place: section, number in the source notebook, first line."""
     section, number = "", 0
@@ -185,6 +201,11 @@ def one_line(text: str, limit: int = 300) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+def write_page(notebook: Path, target: Path, folder: Path) -> None:
+    """A notebook of the run in ``folder`` as a page that needs nothing from the network."""
+    write_whole(target, Scrubber(folder).folders(_to_html(notebook, title=target.name.split(".")[0])))
+
+
 def _to_html(path: Path, title: str) -> str:
     from nbconvert import HTMLExporter
 
@@ -208,7 +229,7 @@ def write_whole(path: Path, text: str) -> None:
     try:
         draft.write_text(text, encoding="utf-8")
         os.replace(draft, path)
-    except OSError:
+    except BaseException:
         draft.unlink(missing_ok=True)
         raise
 

@@ -22,6 +22,7 @@ import fnmatch
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from decimal import ROUND_HALF_UP, Decimal
@@ -199,6 +200,7 @@ class Ledger:
             **{k: cell[k] for k in ("table", "row", "column", "metric", "unit", "source")},
             "scale": None if pd.isna(cell["scale"]) else int(cell["scale"]),
             "published": cell["value"],
+            "cell": _executing(),
         }
 
     def table(self, ids: Sequence[str]) -> pd.DataFrame:
@@ -349,6 +351,16 @@ class Ledger:
         write_json(self.out_dir / f"{self.paper}.json", content)
 
 
+def _executing() -> int | None:
+    """The ``[n]`` of the notebook cell that is being executed, for links to it; None elsewhere."""
+    if "IPython" not in sys.modules:
+        return None
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    return None if shell is None else int(shell.execution_count)
+
+
 # --- the scoreboard ---------------------------------------------------------------------------------------------------
 
 
@@ -496,7 +508,8 @@ def store(results: str | os.PathLike) -> list[Path]:
                 f"{lost[0]}; delete data/results/{content['paper']}/{target.name} to store it all the same"
             )
     for content, target in zip(contents, targets, strict=True):
-        write_json(target, content)
+        rows = [{k: v for k, v in row.items() if k != "cell"} for row in content["rows"]]  # numbers of that run only
+        write_json(target, content | {"rows": rows})
     return targets
 
 

@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
-import ast
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+
+from nsrlib import grids
+
+_GROUPS = {
+    "The papers": ("reproduce", "sweep", "report", "scoreboard", "study"),
+    "Pictures": ("upscale", "evaluate", "train"),
+    "What there is": ("models", "data", "bench"),
+}
+
+
+class _Grouped(TyperGroup):
+    """Lists the commands by what they are for, each with its whole sentence."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        for title, names in _GROUPS.items():
+            with formatter.section(title):
+                rows = [(name, self.commands[name]) for name in names if name in self.commands]
+                formatter.write_dl([(name, command.get_short_help_str(200)) for name, command in rows])
+
 
 app = typer.Typer(
-    help="Five image-restoration papers, checked cell by cell.",
+    cls=_Grouped,
+    help="""Five image-restoration papers, checked cell by cell.
+
+    \b
+    nsr reproduce bsrn                     run a paper's notebook, write a report
+    nsr upscale photo.jpg --model bsrn     a picture of any size, four times as large
+    nsr evaluate published --model bsrn    PSNR and SSIM on Set5
+    nsr COMMAND --help                     everything about one command
+    """,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -19,6 +46,9 @@ data_app = typer.Typer(help="Data sets and published weights.", no_args_is_help=
 app.add_typer(data_app, name="data")
 
 Scale = Annotated[int, typer.Option("--scale", "-s", help="Upscaling factor.")]
+TaskScale = Annotated[
+    int | None, typer.Option("--scale", "-s", help="Upscaling factor; default: 4, or 1 with --noise or --jpeg.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 
 
@@ -46,6 +76,22 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def _scale(scale: int | None, task: object) -> int | None:
+    """The scale asked for; else 1 with something to restore, or the network's default."""
+    return 1 if scale is None and task else scale
+
+
+def _level(text: str | None, option: str, kind: type) -> Any:
+    """``25`` -> 25, ``0,55`` -> (0, 55), None -> None."""
+    try:
+        numbers = [kind(part) for part in text.split(",")] if text is not None else [None]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 2):
+        raise ValueError(f"{option} takes a number or a range such as 10,40, got {text!r}")
+    return numbers[0] if len(numbers) == 1 else tuple(numbers)
+
+
 def _assignments(pairs: list[str] | None, option: str = "-p") -> dict[str, Any]:
     """``["scale=4", "sets='set5'"]`` -> values; what is no Python literal is a string."""
     values: dict[str, Any] = {}
@@ -53,10 +99,7 @@ def _assignments(pairs: list[str] | None, option: str = "-p") -> dict[str, Any]:
         name, equals, text = pair.partition("=")
         if not equals or not name.isidentifier():
             raise ValueError(f"{option} takes name=value, got {pair!r}")
-        try:
-            values[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # all that literal_eval may raise
-            values[name] = {"true": True, "false": False}.get(text.lower(), text)
+        values[name] = grids.literal(text)
     return values
 
 
@@ -97,11 +140,67 @@ def reproduce(
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
-    """Build the report of a run folder again."""
-    from nsrlib import runs
+def sweep(
+    paper: Annotated[str, typer.Argument(help="Which notebook.")],
+    grid: Annotated[
+        list[str] | None, typer.Option("-g", help="name=v1,v2,..., a parameter and its values; repeatable.")
+    ] = None,
+    grid_file: Annotated[Path | None, typer.Option("--grid", help="Points in a .json, .yaml or .csv file.")] = None,
+    parameter: Annotated[list[str] | None, typer.Option("-p", help="name=value, the same for all runs.")] = None,
+    profile: Annotated[str, typer.Option(help="quick, cpu, gpu or paper.")] = "quick",
+    out: Annotated[Path | None, typer.Option(help="Folder; default: runs/sweeps/PAPER-PROFILE.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", "-w", help="Runs at once; default: one per core.")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="A running Dask scheduler, tcp://host:8786, instead of this machine's cores.")
+    ] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds that one cell may take.")] = None,
+) -> None:
+    """Run a notebook over a grid of its parameters.
 
-    typer.echo(runs.report(run))
+    \b
+    nsr sweep bsrn -g scales=2,3,4 -g max_images=1,5     six runs
+    nsr sweep bsrn -g 'scales="2,3",4'                   quotes keep a comma,
+    nsr sweep bsrn -g 'scales=["2,3", "4"]'              and so does a list
+    nsr sweep bsrn -g repeats=3,9 --grid points.csv      all points with both
+    nsr sweep bsrn -g scales=2,4 --scheduler tcp://host:8786
+
+    Values are Python literals or else words. A grid file, .json, .yaml or .csv, holds {name: [values]} for all
+    combinations or a list of {name: value} for chosen ones; a .csv has the names in its first line.
+
+    Finished runs are not repeated: after Ctrl-C or a crash the same command goes on, and a larger grid adds to the
+    folder. A run that fails is tried once more, then reported. At the end there are sweep.csv, figures over the
+    parameters and a report, index.html.
+
+    Several machines: start a Dask scheduler and workers that see this folder (dask scheduler, dask worker; on SLURM
+    or PBS with dask-jobqueue) and give its address.
+    """
+    from nsrlib import sweeps
+
+    try:
+        done = sweeps.sweep(
+            paper,
+            grids.parse_grid(grid or []),
+            points=grid_file,
+            parameters=_assignments(parameter),
+            profile=profile,
+            out=out,
+            workers=workers,
+            scheduler=scheduler,
+            timeout=timeout,
+        )
+    except sweeps.Interrupted as stop:
+        typer.echo(sweeps.summary(stop.sweep))
+        raise typer.Exit(130) from None
+    typer.echo(sweeps.summary(done))
+    raise typer.Exit(0 if done.ok else 1)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="The folder of a run or of a sweep.")]) -> None:
+    """Build the report of a run or a sweep again."""
+    from nsrlib import runs, sweeps
+
+    typer.echo((sweeps if sweeps.is_sweep(run) else runs).report(run))
 
 
 @app.command()
@@ -131,32 +230,48 @@ def evaluate(
     weights: Annotated[str, typer.Argument(help="A weights file, 'published', or 'trained' (small, from here).")],
     model: Annotated[str, typer.Option(help="See 'nsr models'.")],
     on: Annotated[str, typer.Option(help="Data sets or folders, separated by commas.")] = "set5",
-    scale: Scale = 4,
+    scale: TaskScale = None,
     lr: Annotated[str, typer.Option(help="How LR is made: paper, repeat, mirror or files.")] = "paper",
-    crop: Annotated[int | None, typer.Option(help="Border pixels left out; default: the scale.")] = None,
-    space: Annotated[str, typer.Option(help="y, selfexsr, rgb or gray.")] = "y",
+    noise: Annotated[float | None, typer.Option(help="Restore: remove Gaussian noise of this sigma, 0..255.")] = None,
+    jpeg: Annotated[int | None, typer.Option(help="Restore: remove the artefacts of this JPEG quality.")] = None,
+    crop: Annotated[int | None, typer.Option(help="Border pixels left out; default: the scale, 0 to restore.")] = None,
+    space: Annotated[str | None, typer.Option(help="y, selfexsr, rgb or gray; default: y, gray to restore.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first images.")] = None,
     device: Device = "auto",
     images: Annotated[bool, typer.Option(help="A line for each image, not only the means.")] = False,
     csv: Annotated[Path | None, typer.Option(help="Write all rows here.")] = None,
 ) -> None:
-    """PSNR and SSIM of a network on data sets."""
+    """PSNR and SSIM of a network on data sets, upscaling or restoring."""
     import pandas as pd
 
     from nsrlib import evaluation, metrics, models
+    from nsrlib.images import Degradation
     from nsrlib.provenance import whole_file
 
-    if space not in metrics.PRESETS:
+    if space is not None and space not in metrics.PRESETS:
         raise ValueError(f"--space must be one of {', '.join(metrics.PRESETS)}, got {space!r}")
     if csv and not csv.parent.is_dir():
         raise FileNotFoundError(f"no such folder: {csv.parent}")
-    network = models.create_model(model, scale, pretrained=weights == "trained" or weights)
-    protocol = metrics.PRESETS[space](scale if crop is None else crop)
-    typer.echo(f"{model} x{scale}; {protocol}")
+    task = None if noise is None and jpeg is None else Degradation(noise, jpeg)
+    network = models.create_model(model, _scale(scale, task), pretrained=weights == "trained" or weights)
+    if task:
+        space = space or ("rgb" if getattr(network, "channels", 1) == 3 else "gray")
+    scale = int(network.scale)  # type: ignore[arg-type]
+    protocol = metrics.PRESETS[space or "y"]((0 if task else scale) if crop is None else crop)
+    typer.echo(f"{model}, {task}; {protocol}" if task else f"{model} x{scale}; {protocol}")
     tables = []
     for name in filter(None, (part.strip() for part in on.split(","))):
         table = evaluation.evaluate(
-            network, name, scale, protocol, device, lr=lr, limit=limit, progress=sys.stderr.isatty()
+            network,
+            name,
+            scale,
+            protocol,
+            device,
+            lr=lr,
+            noise=noise,
+            jpeg=jpeg,
+            limit=limit,
+            progress=sys.stderr.isatty(),
         )
         if images:
             typer.echo(table.to_string(index=False, float_format=lambda v: f"{v:.4f}"))
@@ -204,11 +319,15 @@ def train(
             help="Training sets or folders, repeatable. Default: t91, else embedded photographs.",
         ),
     ] = None,
-    scale: Scale = 4,
+    scale: TaskScale = None,
+    noise: Annotated[str | None, typer.Option(help="Learn to remove noise of this sigma, or of a range: 0,55.")] = None,
+    jpeg: Annotated[
+        str | None, typer.Option(help="Learn to remove JPEG of this quality, or of a range: 10,40.")
+    ] = None,
     config: Annotated[list[str] | None, typer.Option("-c", help="name=value, an option of the network.")] = None,
     recipe: Annotated[list[str] | None, typer.Option("-r", help="name=value, a field of the recipe.")] = None,
     profile: Annotated[str, typer.Option(help="quick, cpu, gpu, or paper: the published recipe.")] = "cpu",
-    out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/train-MODEL-xSCALE.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/train-MODEL-xSCALE (-noise25).")] = None,
     validate: Annotated[str, typer.Option(help="Set or folder whose PSNR is followed; '' for none.")] = "embedded_val",
     skip_broken: Annotated[bool, typer.Option(help="Leave out images that cannot be read or are too small.")] = False,
     fresh: Annotated[bool, typer.Option(help="Start anew where a run was interrupted.")] = False,
@@ -220,11 +339,15 @@ def train(
     """
     from nsrlib import experiments
 
-    folder = out or Path("runs") / f"train-{model}-x{scale}"
+    scale = _scale(scale, noise or jpeg) or 4
+    task = "".join(f"-{name}{level}" for name, level in (("noise", noise), ("jpeg", jpeg)) if level)
+    folder = out or Path("runs") / f"train-{model}-x{scale}{task}"
     _, line = experiments.train(
         model,
         scale,
         data,
+        noise=_level(noise, "--noise", float),
+        jpeg=_level(jpeg, "--jpeg", int),
         profile=profile,
         config=_assignments(config, "-c"),
         recipe=_assignments(recipe, "-r"),
@@ -272,9 +395,9 @@ def models() -> None:
 
     for name in zoo.list_models():
         network = zoo.create_model(name)
-        params = sum(p.numel() for p in network.parameters())
+        size = f"{sum(p.numel() for p in network.parameters()):>9,} parameters (x{network.scale})"
         scales = [f"x{s}" for m, s in zoo.PUBLISHED if m == name]
-        typer.echo(f"{name:12s} {params:>9,} parameters (x4)  published weights: {', '.join(scales) or '-'}")
+        typer.echo(f"{name:12s} {size}  published weights: {', '.join(scales) or '-'}")
 
 
 @app.command()

@@ -22,13 +22,15 @@ from torch import Tensor, nn
 
 from nsrlib.models import create_model
 from nsrlib.models.addersr import Adder2d, AdderUnit, PowerActivation
-from nsrlib.models.baselines import EDSRFrame, LumaResidual, ScaledResidual
+from nsrlib.models.baselines import EDSRFrame, LumaResidual, ScaledResidual, WideBlock, WideFrame
+from nsrlib.models.nsr import MixedConv2d, gated_layers
 
 if TYPE_CHECKING:
     import pandas as pd
 
 RULES = {
-    "macs": "multiply-adds of convolutions and Linear layers; nothing for biases, activations, pooling, resizing, adds",
+    "macs": "multiply-adds of convolutions and Linear layers; nothing for biases, activations, pooling, resizing, adds "
+    "(nor for the gates of NSR, which are among the extras)",
     "thop": "thop 0.0.31: macs, plus one per output element of a biased convolution, per element of LeakyReLU modules, "
     "and C(HW+1) for global average pooling. The rule behind the multiply-adds of BSRN and many of its peers.",
     "challenge": "NTIRE 2022 model_summary: macs of convolutions, plus one per element of ReLU and LeakyReLU modules; "
@@ -103,10 +105,11 @@ def count(
     rows: list[dict[str, Any]] = []
     extras = {kind: [0, 0] for kind in EXTRAS}
     ghost = copy.deepcopy(model).to("meta").eval()
+    gating = {layer for mixed in gated_layers(ghost).values() for layer in mixed.mlp}
     handles = [
         m.register_forward_hook(_recorder(name, rows))
         for name, m in ghost.named_modules()
-        if not any(True for _ in m.children())
+        if (isinstance(m, nn.Conv2d) or not any(True for _ in m.children())) and m not in gating
     ]
     handles += [m.register_forward_hook(_extra_recorder(extras)) for m in ghost.modules()]
     try:
@@ -149,7 +152,8 @@ def _recorder(name: str, rows: list[dict[str, Any]]) -> Callable[[nn.Module, Any
         conv, linear = isinstance(module, nn.Conv2d), isinstance(module, nn.Linear)
         per_element = taps = 0
         if isinstance(module, nn.Conv2d):
-            per_element = module.weight[0].numel()
+            taps_of_filter = module.in_channels // module.groups * math.prod(module.kernel_size)
+            per_element = taps_of_filter * getattr(module, "copies", 1)
         elif isinstance(module, nn.Linear):
             per_element = module.in_features
         elif isinstance(module, Adder2d):
@@ -163,7 +167,7 @@ def _recorder(name: str, rows: list[dict[str, Any]]) -> Callable[[nn.Module, Any
                 "input": tuple(args[0].shape),
                 "output": tuple(out.shape),
                 "elements": out.numel(),
-                "params": sum(p.numel() for p in module.parameters()),
+                "params": sum(p.numel() for p in module.parameters(recurse=False)),
                 "macs": out.numel() * per_element,
                 "taps": out.numel() * taps,
             }
@@ -199,6 +203,9 @@ def _extra_recorder(extras: dict[str, list[int]]) -> Callable[[nn.Module, Any, T
         if not isinstance(out, Tensor):  # a network that also returns its intermediate images
             return
         n = out.numel()
+        if isinstance(module, MixedConv2d):
+            multiply_adds, pooled = module.overhead(args[0])
+            note("gates", 1, multiply_adds, multiply_adds + pooled)
         if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
             note("bias", n, 0, 1)
         elif isinstance(module, nn.BatchNorm2d):
@@ -209,7 +216,7 @@ def _extra_recorder(extras: dict[str, list[int]]) -> Callable[[nn.Module, Any, T
             note("self-shortcut", n, 0, int("shortcut" in module.steps))
         elif isinstance(module, ScaledResidual):
             note("residuals", n, int(module.res_scale != 1), 1)
-        elif isinstance(module, LumaResidual):
+        elif isinstance(module, LumaResidual | WideBlock | WideFrame):
             note("residuals", n, 0, 1)
         elif isinstance(module, EDSRFrame):  # the long skip
             note("residuals", n // (3 * module.scale**2) * module.num_feats, 0, 1)
@@ -231,7 +238,7 @@ INT32_ADD = 0.1
 DRAM_BYTE = 160.0
 """Picojoules of a byte from DRAM: 1.3 nJ for 64 bits, the lower end of the same table (recalled)."""
 
-EXTRAS = ("bias", "batch normalisation", "self-shortcut", "residuals", "power activation")
+EXTRAS = ("bias", "batch normalisation", "self-shortcut", "residuals", "power activation", "gates")
 """What the papers' rule does not count, and :func:`energy_breakdown` does, where there is one."""
 
 POWER_OPERATIONS = 8

@@ -523,8 +523,9 @@ class LayerStatistics:
         if not len(index):
             return gram
         # channels differ in size by orders of magnitude; equal diagonals make one threshold right for all
-        size = gram.diagonal().sqrt().clamp_min(1e-300)
-        return torch.linalg.pinv(gram / size / size[:, None], rtol=1e-13, hermitian=True) / size / size[:, None]
+        size = gram.diagonal().sqrt()
+        scale = torch.where(size > 0, 1 / size, 0.0)  # an input that is always zero gets no kernel
+        return torch.linalg.pinv(gram * scale * scale[:, None], rtol=1e-13, hermitian=True) * scale * scale[:, None]
 
     def unpack(self, solution: Tensor) -> tuple[Tensor, Tensor | None]:
         out, c, taps = self.weight.shape

@@ -15,9 +15,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nsrlib.data import DataUnavailable, ImageSet, load
-from nsrlib.images import Picture, imresize, luma, read_picture, to_tensor, to_uint8, write_picture
-from nsrlib.metrics import MATLAB_Y, Protocol, psnr, ssim
+from nsrlib.data import DataUnavailable, ImageSet, Pair, load
+from nsrlib.images import (
+    Degradation,
+    Picture,
+    imresize,
+    luma,
+    read_picture,
+    to_tensor,
+    to_uint8,
+    write_picture,
+)
+from nsrlib.metrics import GRAY, MATLAB_Y, RGB, Protocol, psnr, ssim
 from nsrlib.models import create_model, optimise
 
 if TYPE_CHECKING:
@@ -236,59 +245,74 @@ def evaluate(
     device: str | torch.device = "auto",
     *,
     lr: str = "paper",
+    noise: float | None = None,
+    jpeg: int | None = None,
+    noise_seed: int = 0,
     limit: int | None = None,
     tile: Tile = None,
     fast: bool = True,
     progress: bool = False,
 ) -> pd.DataFrame:
-    """PSNR and SSIM of a network on every image of a data set.
+    """PSNR and SSIM of a network on every image of a data set: upscaling, or with ``noise`` or ``jpeg`` restoration.
 
     Args:
-        model: a network, or a name whose published weights are taken (``"bsrn"``; ``"bicubic"``).
+        model: a network, or a name whose published weights are taken (``"bsrn"``; ``"dncnn"``; ``"bicubic"``).
         dataset: name or folder (:func:`nsrlib.data.load`), or an :class:`~nsrlib.data.ImageSet` at its scale.
         scale: default: the model's.
-        protocol: default :func:`~nsrlib.metrics.MATLAB_Y` with ``scale`` pixels cropped.
+        protocol: default :func:`~nsrlib.metrics.MATLAB_Y` with ``scale`` pixels cropped; for restoration
+            :func:`~nsrlib.metrics.GRAY`, or ``RGB`` on colour, without crop.
         device: ``auto``, ``cpu``, ``cuda``, ...
-        lr: how LR is made, see :func:`nsrlib.data.load`. Ignored for an ``ImageSet``.
+        lr: how LR is made, see :func:`nsrlib.data.load`. Ignored for an ``ImageSet`` and for restoration.
+        noise, jpeg: what the network (scale 1) has to undo: noise of this sigma on the 0..255 scale, or JPEG of this
+            quality, as :class:`~nsrlib.images.Degradation` makes them. A named set is loaded as gray unless the
+            network takes colour.
+        noise_seed: another number, other noise.
         limit: only the first so many images.
         tile: None, as the papers do: whole images.
         fast: use :func:`nsrlib.models.optimise`; the same numbers to 1e-5 of a grey level.
 
     Returns:
-        Columns image, psnr (dB), ssim, seconds. ``attrs`` holds dataset, origin, sha256, scale, protocol, model, device
-        and lr.
+        Columns image, psnr (dB), ssim, seconds. ``attrs`` holds dataset, origin, sha256, scale, protocol, model,
+        device, lr and degradation.
 
     Raises:
-        ValueError: scales of model and data differ; or as :func:`nsrlib.data.load`.
+        ValueError: scales or channels of model and data differ, a degradation for a network that upscales; or as
+            :func:`nsrlib.data.load` and :class:`~nsrlib.images.Degradation`.
     """
     import pandas as pd
     from tqdm.auto import tqdm
 
+    task = None if noise is None and jpeg is None else Degradation(noise, jpeg, noise_seed)
     if isinstance(model, str):
         if isinstance(dataset, ImageSet):
             scale = scale or dataset.scale
-        model = create_model(model, scale or 4, pretrained="published")
+        model = create_model(model, 1 if task and scale is None else scale, pretrained="published")
     r = int(model.scale)  # type: ignore[arg-type]
     if scale is not None and scale != r:
         raise ValueError(f"scale={scale}, but the model upscales by {r}")
-    images = dataset if isinstance(dataset, ImageSet) else load(dataset, r, lr=lr, limit=limit)
-    if images.scale != r:
+    if task and r != 1:
+        what = f"noise={noise}" if jpeg is None else f"jpeg={jpeg}"
+        raise ValueError(f"{what} is for networks that keep the size (scale 1), but the model upscales by {r}")
+    channels = getattr(model, "channels", None)  # None: takes gray and colour
+    if isinstance(dataset, ImageSet):
+        images = dataset
+    else:
+        images = load(dataset, r, lr=lr, limit=limit, gray=True if task and channels in (None, 1) else None)
+    if (images.scale or 1) != r:
         raise ValueError(f"the model upscales by {r}, but {images.name} was loaded at scale {images.scale}")
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be a positive whole number or None, got {limit}")
     images = images[:limit] if limit else images
-    protocol = protocol or MATLAB_Y(crop=r)
+    protocol = protocol or (MATLAB_Y(crop=r) if task is None else GRAY() if images[0].hr.ndim == 2 else RGB())
     chosen = pick_device(device)
     name = type(model).__name__
     # a copy, so that a network in training keeps its mode and device
     model = optimise(model, chosen) if fast else copy.deepcopy(model).eval().to(chosen)
     rows: list[dict[str, Any]] = []
     for pair in tqdm(images, desc=f"{name} x{r} {images.name}", unit="image", disable=not progress):
-        if pair.lr is None:
-            raise ValueError(f"{images.name} has no low-resolution images at scale {r}; evaluate needs 2 or more")
-        x = to_tensor(pair.lr, chosen)
+        x = _upscaling_input(images, pair, chosen) if task is None else _degraded(images, pair, task, channels, chosen)
         start = time.perf_counter()
-        y = upscale(model, x if x.shape[1] == 3 else x.expand(-1, 3, -1, -1), tile=tile)
+        y = upscale(model, x, tile=tile)
         assert y is not None
         sr = to_uint8(y)  # waits for the device
         seconds = time.perf_counter() - start
@@ -306,8 +330,35 @@ def evaluate(
         "model": name,
         "device": str(chosen),
         "lr": "as loaded" if isinstance(dataset, ImageSet) else lr,
+        "degradation": "" if task is None else str(task),
     }
     return table
+
+
+def _upscaling_input(images: ImageSet, pair: Pair, device: torch.device) -> Tensor:
+    if pair.lr is None:
+        raise ValueError(
+            f"{images.name} has no low-resolution images at scale {images.scale or 1}: take a network that upscales by "
+            "2 or more, or give noise or jpeg"
+        )
+    x = to_tensor(pair.lr, device)
+    return x if x.shape[1] == 3 else x.expand(-1, 3, -1, -1)
+
+
+def _degraded(images: ImageSet, pair: Pair, task: Degradation, channels: int | None, device: torch.device) -> Tensor:
+    """A picture after its degradation, ``(1, C, H, W)``; with noise its values leave [0, 1]."""
+    have = 1 if pair.hr.ndim == 2 else 3
+    if channels not in (None, have):
+        words = {1: "gray", 3: "colour"}
+        raise ValueError(
+            f"{images.name} was loaded in {words[have]}, but the model takes {words[channels]}: load it with "
+            f"gray={channels == 1}"
+        )
+    picture = task.apply(pair.hr, pair.name)
+    if picture.dtype == np.uint8:
+        return to_tensor(picture, device)
+    planes = picture[..., None] if picture.ndim == 2 else picture
+    return torch.from_numpy(planes).permute(2, 0, 1)[None].float().contiguous().to(device)
 
 
 def benchmark(

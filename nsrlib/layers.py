@@ -1,4 +1,4 @@
-"""Layers that more than one network uses: separable convolutions, ESA, activations.
+"""Layers that more than one network uses: separable and weight-normalised convolutions, ESA, activations.
 
 Parameter names follow the authors' released state dicts, so that published weights load with ``strict=True``.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -107,6 +107,37 @@ def merge_bsconv(layer: BSConvU | BSConvS) -> nn.Conv2d:
         conv.weight.copy_(kernel)
         conv.bias.copy_(dw.bias)  # type: ignore[union-attr, arg-type]
     return conv
+
+
+class WeightNormConv2d(nn.Conv2d):
+    """Convolution with weight norm, ``W = g v / ||v||`` for each filter (Salimans & Kingma, NIPS 2016).
+
+    Its parameters bear the names that released files of WDSR and NSR have, ``bias``, ``weight_g`` ``(c_out, 1, 1, 1)``
+    and ``weight_v``; ``weight`` is computed from them until :meth:`fold` makes it a parameter.
+
+    Args:
+        gain: what every g starts with. v starts as PyTorch's convolutions do, the bias at 0.
+    """
+
+    def __init__(self, c_in: int, c_out: int, kernel: int = 3, gain: float = 1.0) -> None:
+        super().__init__(c_in, c_out, kernel, padding=kernel // 2)
+        nn.init.zeros_(self.bias)  # type: ignore[arg-type]
+        self.weight_g = nn.Parameter(torch.full((c_out, 1, 1, 1), gain))
+        self.weight_v = nn.Parameter(self.weight.detach())
+        del self.weight  # from here on :meth:`__getattr__` is asked for it
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "weight" and "weight_v" in self._parameters:
+            v = self.weight_v
+            return v * (self.weight_g / torch.linalg.vector_norm(v, dim=(1, 2, 3), keepdim=True))
+        return super().__getattr__(name)
+
+    def fold(self) -> None:
+        """Compute the weight once and for all: for inference. The state dict then has ``weight`` alone."""
+        if "weight_v" in self._parameters:
+            weight = self.weight.detach()
+            del self.weight_g, self.weight_v
+            self.weight = nn.Parameter(weight)
 
 
 class ESA(nn.Module):

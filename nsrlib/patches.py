@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from nsrlib.data import ImageSet, Pair
-from nsrlib.images import imresize, luma
+from nsrlib.images import check_quality, imresize, luma
+from nsrlib.images import jpeg as compress
 
 
 class Batch(NamedTuple):
@@ -50,6 +51,8 @@ class Patches:
         noise: standard deviation of Gaussian noise on the 0..255 scale that is added to the target, anew in every
             batch and not clipped; or a range ``(low, high)`` from which each patch draws its own. For sets without
             scale.
+        jpeg: the input is the target after JPEG of this quality, made once from every whole image; or a range ``(low,
+            high)`` from which each image has its own, which follows from its name. For sets without scale.
         augment: the eight flips and rotations.
         too_small: images smaller than a patch are an error (``raise``) or left out with one warning (``skip``).
         device: where the images live and the batches are made.
@@ -73,6 +76,7 @@ class Patches:
         channels: Literal["rgb", "y"] = "rgb",
         upscaled: bool = False,
         noise: float | tuple[float, float] | None = None,
+        jpeg: int | tuple[int, int] | None = None,
         augment: bool = True,
         too_small: Literal["raise", "skip"] = "raise",
         device: str | torch.device = "cpu",
@@ -83,17 +87,20 @@ class Patches:
             raise ValueError(f"channels must be 'rgb' or 'y', got {channels!r}")
         if too_small not in ("raise", "skip"):
             raise ValueError(f"too_small must be 'raise' or 'skip', got {too_small!r}")
-        self.noise = _noise_range(noise)
+        if noise is not None and jpeg is not None:
+            raise ValueError(f"give one of noise and jpeg, got noise={noise!r} and jpeg={jpeg!r}")
+        self.noise, self.jpeg = _noise_range(noise), _quality_range(jpeg)
         self.patch, self.augment = patch, augment
         self.name = getattr(images, "name", "images")
         self.origin = getattr(images, "origin", "memory")
         inputs, targets, names = [], [], []
         inputs_digest = hashlib.sha256()
-        digest = hashlib.sha256(f"{channels} {upscaled} {self.noise} {augment}".encode())
+        compressed = f" jpeg {self.jpeg}" if self.jpeg else ""
+        digest = hashlib.sha256(f"{channels} {upscaled} {self.noise} {augment}{compressed}".encode())
         ratio = None
         small: list[str] = []
         for pair in images:
-            x, y = _arrays(pair, channels, upscaled, self.noise is not None)
+            x, y = _arrays(pair, channels, upscaled, self.noise, self.jpeg)
             r = y.shape[0] // x.shape[0]
             if ratio not in (None, r):
                 raise ValueError(f"images must have one scale, got x{ratio} and, in {pair.name}, x{r}")
@@ -244,11 +251,18 @@ def _turned_grids(side: int, turns: int) -> Tensor:
     return torch.stack([*rotations, *(g.flip(2) for g in rotations)], 1)
 
 
-def _arrays(pair: Pair, channels: str, upscaled: bool, noisy: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Input and target of one image as ``(H, W, C)``."""
+def _arrays(
+    pair: Pair,
+    channels: str,
+    upscaled: bool,
+    noise: tuple[float, float] | None,
+    quality: tuple[int, int] | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Input (without its noise) and target of one image as ``(H, W, C)``."""
     hr, lr = pair.hr, pair.lr
-    if noisy and lr is not None:
-        raise ValueError(f"noise is for sets without a scale, but {pair.name} has a low-resolution image")
+    if (noise or quality) and lr is not None:
+        what = "noise" if noise else "jpeg"
+        raise ValueError(f"{what} is for sets without a scale, but {pair.name} has a low-resolution image")
     r = 1 if lr is None else hr.shape[0] // lr.shape[0]
     if lr is not None and hr.shape[:2] != (lr.shape[0] * r, lr.shape[1] * r):
         sides = "x".join(map(str, hr.shape[:2])), "x".join(map(str, lr.shape[:2]))
@@ -259,13 +273,30 @@ def _arrays(pair: Pair, channels: str, upscaled: bool, noisy: bool) -> tuple[np.
     if lr is not None and upscaled:
         lr = np.asarray(imresize(lr.astype(np.float64) / 255, r), np.float32)
     elif lr is None:
-        if not noisy:
-            raise ValueError(f"{pair.name} has no low-resolution image: load the set at a scale, or give noise")
-        lr = hr
+        if not (noise or quality):
+            raise ValueError(f"{pair.name} has no low-resolution image: load the set at a scale, or give noise or jpeg")
+        lr = hr if quality is None else compress(hr, _own_quality(quality, pair.name))
     x, y = (a[..., None] if a.ndim == 2 else a for a in (lr, hr))
     if x.shape[2] == 3 and x.dtype != np.uint8:
         raise ValueError("upscaled=True is for one channel: take channels='y' or a gray set")
     return np.ascontiguousarray(x), np.ascontiguousarray(y)
+
+
+def _own_quality(quality: tuple[int, int], name: str) -> int:
+    """The quality in a range that follows from an image's name."""
+    low, high = quality
+    return low + int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % (high - low + 1)
+
+
+def _quality_range(jpeg: Any) -> tuple[int, int] | None:
+    if jpeg is None:
+        return None
+    low, high = jpeg if isinstance(jpeg, Iterable) else (jpeg, jpeg)
+    for quality in (low, high):
+        check_quality(quality)
+    if low > high:
+        raise ValueError(f"jpeg must be a quality from 1 to 100, or a rising range, got {jpeg!r}")
+    return int(low), int(high)
 
 
 def _noise_range(noise: Any) -> tuple[float, float] | None:

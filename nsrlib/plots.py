@@ -260,9 +260,10 @@ _FILL = {"conv1": "#dbe9f4", "conv3": "#fde8c4", "attention": "#d9efe6", "other"
 
 def block_diagram(kind: str) -> Figure:
     """A part of a network, drawn: ``bsrn`` (the whole), ``esdb`` (its block), ``rfdb`` (RFDN's), ``esa``, ``cca``;
-    ``adder`` (AdderSR's unit); ``drcn`` (the whole)."""
+    ``adder`` (AdderSR's unit); ``drcn`` (the whole); ``drn`` (DRN at x4 with its dual networks); ``nsr`` (its
+    convolution)."""
     drawings = {"bsrn": _draw_bsrn, "esdb": _draw_block, "rfdb": _draw_block, "esa": _draw_esa, "cca": _draw_cca}
-    drawings |= {"adder": _draw_adder, "drcn": _draw_drcn}
+    drawings |= {"adder": _draw_adder, "drcn": _draw_drcn, "drn": _draw_drn, "nsr": _draw_nsr}
     if kind not in drawings:
         raise ValueError(f"kind must be one of {', '.join(drawings)}, got {kind!r}")
     titles = {
@@ -273,6 +274,8 @@ def block_diagram(kind: str) -> Figure:
         "cca": "CCA: which channels to trust",
         "adder": "The adder unit, in the order its authors gave",
         "drcn": "DRCN",
+        "drn": "DRN at x4: up, down, up again; the dual networks close the loop",
+        "nsr": "NSR's convolution: the picture chooses the kernel",
     }
     fig, ax = plt.subplots(figsize=(11, 2.4 if kind in ("esdb", "rfdb") else 1.7))
     ax.set(xlim=(-0.4, 11.6), ylim=(-0.75, 1.75) if kind in ("esdb", "rfdb") else (-0.6, 1.2), title=titles[kind])
@@ -388,6 +391,46 @@ def recursion_designs(depth: int = 3) -> Figure:
         ax.set(xlim=(-0.4, depth + 2.1), ylim=(-0.5, 1.8), title=title)
         ax.set_axis_off()
     return fig
+
+
+def _draw_drn(ax: Axes, kind: str) -> None:
+    steps = [("bicubic x4", "other"), ("conv 3x3", "conv3"), ("down: half", "conv3"), ("down: half", "conv3")]
+    steps += [("B x RCAB,\nup x2", "attention"), ("B x RCAB,\nup x2", "attention"), ("conv 3x3\nto image", "conv3")]
+    gap = 1.36
+    end = _draw_chain(ax, steps, 0.3, 0.2, gap, 1.0)
+    _arrow(ax, (end + 0.02, 0.2), (end + 0.42, 0.2))
+    _box(ax, end + 0.97, 0.2, "D2, then D1:\nhalf each", "conv1", 1.1)
+    _arrow(ax, (end + 1.54, 0.2), (end + 1.9, 0.2))
+    ax.text(end + 1.95, 0.2, "the input\nagain?", ha="left", va="center", fontsize=8)
+    # copies of the same size, joined behind each stage
+    for start, stop, height in ((1, 5, 0.98), (2, 4, 0.72)):
+        left, right = 0.3 + (start + 0.5) * gap, 0.3 + (stop + 0.5) * gap
+        ax.plot([left, left, right], [0.2, height, height], color="#555555", linewidth=0.9)
+        _arrow(ax, (right, height), (right, 0.24))
+    ax.text(0.3 + 3.5 * gap, 1.0, "copies, concatenated", ha="center", va="bottom", fontsize=8)
+    ax.text(
+        0.3 + 3.5 * gap,
+        -0.36,
+        "an image is read from every size; 64 channels at B = 30 blocks in DRN-S",
+        ha="center",
+        va="center",
+        fontsize=8,
+    )
+
+
+def _draw_nsr(ax: Axes, kind: str) -> None:
+    steps = [
+        ("mean over\nthe window", "other"),
+        ("Linear\nC to k d", "conv1"),
+        ("softmax over k,\nfor each of d", "attention"),
+    ]
+    steps += [("mix k kernels,\nd groups of filters", "attention"), ("conv 3x3", "conv3")]
+    _draw_chain(ax, steps, 1.2, 0.2, 2.25, 1.7)
+    ax.plot([0.05, 0.35], [0.2, 0.2], color="#555555", linewidth=0.9)
+    ax.plot([0.15, 0.15, 10.2], [0.2, 0.9, 0.9], color="#555555", linewidth=0.9)
+    _arrow(ax, (10.2, 0.9), (10.2, 0.5))
+    _arrow(ax, (11.05, 0.2), (11.5, 0.2))
+    ax.text(5.2, 0.93, "feature map (N, C, H, W)", ha="center", va="bottom", fontsize=8)
 
 
 def _draw_block(ax: Axes, kind: str) -> None:
@@ -589,6 +632,84 @@ def maps(rows: Mapping[str, Mapping[str, np.ndarray]], title: str = "") -> Figur
         line[0].text(-0.06, 0.5, name, transform=line[0].transAxes, ha="right", va="center")
     fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=10)
     return fig
+
+
+def gate_maps(picture: np.ndarray, gates: Mapping[str, np.ndarray], title: str = "") -> Figure:
+    """Which kernel each cell of a picture takes: a column for each block, its colours mixed by the gate; entropy below.
+
+    Where gates decide, a cell has a kernel's own colour; where they do not, it is gray.
+
+    Args:
+        picture: ``uint8`` ``(H, W, 3)``.
+        gates: label -> ``(k, GH, GW)`` of one cardinal group, k at most 8.
+    """
+    k = next(iter(gates.values())).shape[0]
+    colours = np.array([mpl.colors.to_rgb(c) for c in (BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, GRAY)[:k]])
+    fig, axes = plt.subplots(
+        2, len(gates) + 1, figsize=(10, 10 / (len(gates) + 1) * 2 * picture.shape[0] / picture.shape[1] + 0.9)
+    )
+    axes[0, 0].imshow(picture)
+    axes[0, 0].set_title("picture", fontweight="normal")
+    axes[1, 0].legend(
+        handles=[Rectangle((0, 0), 1, 1, color=c) for c in colours], labels=[f"kernel {i + 1}" for i in range(k)],
+        loc="center",
+    )  # fmt: skip
+    shown: Any = None
+    for (above, below), (label, values) in zip(axes[:, 1:].T, gates.items(), strict=True):
+        uniform = colours.mean(0)
+        mixed = np.einsum("khw,kc->hwc", values, colours)
+        gray = np.full(3, uniform.mean())
+        share = ((values.max(0) - 1 / k) / (1 - 1 / k))[..., None]  # 0 for uniform gates, 1 for one-hot
+        above.imshow((share * mixed + (1 - share) * gray).clip(0, 1))
+        above.set_title(label, fontweight="normal")
+        entropy = -(values * np.log(values.clip(1e-12))).sum(0)
+        shown = below.imshow(entropy, cmap="viridis", vmin=0, vmax=np.log(k))
+        below.set_title(f"entropy {entropy.mean():.2f}", fontweight="normal", fontsize=8)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    fig.colorbar(shown, ax=axes[1, 1:].tolist(), shrink=0.8, label=f"nats, at most {np.log(k):.2f}")
+    fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=10)
+    return fig
+
+
+def gates_at(
+    picture: np.ndarray, gates: np.ndarray, at: tuple[int, int], cell: int, patch: int
+) -> tuple[np.ndarray, Figure]:
+    """The window that decides at a place of a picture, marked, and the gates of all cardinal groups there.
+
+    Args:
+        picture: ``uint8`` ``(H, W, 3)``. gates: ``(k, d, GH, GW)`` of one layer, k at most 8.
+        at: row and column. cell: side of the map's cells, patch: of their windows.
+    """
+    row, column = (p // cell for p in at)
+    sides = [min(patch, side) for side in picture.shape[:2]]
+    top, left = (
+        min(max(cell * i + (cell - s) // 2, 0), side - s)
+        for i, s, side in zip((row, column), sides, picture.shape, strict=False)
+    )
+    marked = picture.copy()
+    bottom, right = top + sides[0], left + sides[1]
+    for edge in (
+        np.s_[top : top + 2, left:right],
+        np.s_[bottom - 2 : bottom, left:right],
+        np.s_[top:bottom, left : left + 2],
+        np.s_[top:bottom, right - 2 : right],
+    ):
+        marked[edge] = (np.array(mpl.colors.to_rgb(RED)) * 255).astype(np.uint8)
+    k, d = gates.shape[:2]
+    fig, ax = plt.subplots(figsize=(5.2, 3.2))
+    for i, colour in zip(range(k), (BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, GRAY), strict=False):
+        ax.bar(
+            np.arange(d) + 0.8 * ((i + 0.5) / k - 0.5),
+            gates[i, :, row, column],
+            0.72 / k,
+            color=colour,
+            label=f"kernel {i + 1}",
+        )
+    ax.axhline(1 / k, color="black", lw=0.8, ls=":")
+    ax.set(ylim=(0, 1.15), xticks=range(d), xlabel="cardinal group", ylabel="gate", title=f"gates at {row}, {column}")
+    ax.legend(ncols=4, fontsize=8, loc="upper center")
+    return marked, fig
 
 
 def history(rows: pd.DataFrame, title: str = "") -> Figure:

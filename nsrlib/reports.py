@@ -1,7 +1,8 @@
 """The page that shows a run: verdicts, every claim, figures, failures, provenance.
 
 :func:`write_page` renders ``index.html`` from what lies in a run folder; see :func:`nsrlib.runs.report`. The page is
-one static file that loads nothing from anywhere.
+one static file that loads nothing from anywhere. Beside it lies the same on one page of A4, ``summary.pdf`` and
+``summary.png``. :mod:`nsrlib.sweeps` makes its page from the same pieces.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nsrlib._worker import Scrubber, map_strings, one_line, places, write_whole
+from nsrlib._worker import Scrubber, cause_of, map_strings, one_line, places, write_whole
+from nsrlib.grids import as_text
 
 if TYPE_CHECKING:
     from nsrlib.runs import Run
@@ -39,13 +41,14 @@ HOW = {
 
 
 class Results(NamedTuple):
-    """What one notebook measured: the rows of its ledger, each with ``paper`` and ``verdict``, their provenance, and
-    what the reader should know first (which data was used)."""
+    """What one notebook measured: the rows of its ledger, each with ``paper`` and ``verdict``, their provenance, what
+    the reader should know first (which data was used), and the tables that it kept beside its claims."""
 
     paper: str
     rows: list[dict[str, Any]]
     provenance: dict[str, Any]
     notes: tuple[str, ...] = ()
+    tables: Mapping[str, list[dict[str, Any]]] = {}
 
 
 def write_page(run: Run, problems: Iterable[str] = ()) -> Path:
@@ -53,31 +56,62 @@ def write_page(run: Run, problems: Iterable[str] = ()) -> Path:
 
     A damaged or missing part is named on the page, after ``problems``, and leaves the rest as it is.
     """
-    import jinja2
-
     folder, problems = run.folder, list(problems)
+    names = [n.name for n in run.notebooks]
     results = read_results(folder, problems)
-    rows = [row for found in results for row in found.rows]
+    cells = {name: _cells(folder, name, problems) for name in names}
+    rows = [
+        row | {"href": cells.get(row["paper"], {}).get(row.get("cell") or 0, Cell()).href}
+        for found in results
+        for row in found.rows
+    ]
+    board = _board(rows)
+    every = [cell for of_one in cells.values() for cell in of_one.values()]
+    measured = measured_on(results, run.about.get("versions", {}))
     page = {
         "run": run,
         "counts": count_verdicts(rows),
-        "board": _board(rows),
+        "board": board,
         # stable: within a verdict the order of the papers stays
         "rows": sorted(rows, key=lambda r: r["verdict"] != "differs"),
-        "measured": _measured(results, run.about.get("versions", {})),
-        "inputs": _inputs(results),
-        "links": {n.name: _links(folder, n.name) for n in run.notebooks},
+        "measured": measured,
+        "inputs": inputs(results),
+        "links": {name: links(folder, name) for name in names},
         "longest": max((n.seconds for n in run.notebooks), default=0) or 1,
-        "verdicts": VERDICTS,
+        "slowest": [cell for cell in sorted(every, key=lambda cell: -cell.seconds)[:8] if cell.seconds >= 1],
         "how": HOW,
         "unmeasured": UNMEASURED,
         "notes": [(found.paper, note) for found in results for note in found.notes],
-        "folder": folder.name,
     }
-    figures = _figures(folder, [n.name for n in run.notebooks], problems)
-    scrub = Scrubber(folder)
-    page = map_strings(page | {"problems": problems}, scrub.paths) | {"figures": figures}
+    figures = [
+        {"src": data_uri(image, mime), "caption": cell.caption, "paper": cell.paper, "href": cell.href}
+        for cell in every
+        for image, mime in cell.images
+    ]
+    groups: dict[str, Counter[str]] = {}
+    for line in board["lines"]:
+        groups.setdefault(f"{line['paper']}, {line['table']}", Counter()).update(dict(line["counts"]))
+    page["summaries"] = write_summary(
+        folder,
+        "Published against ours",
+        f"{run.profile} profile, {sum(n.status == 'ok' for n in run.notebooks)} of {len(names)} notebooks ran to the "
+        f"end in {clock(run.seconds)}",
+        list(groups.items()),
+        [(n.name, n.seconds, n.status) for n in run.notebooks],
+        run.about,
+        measured,
+        problems,
+    )
+    return render("report.html.j2", folder, page | {"problems": problems}, figures)
 
+
+def render(template: str, folder: Path, page: Mapping[str, Any], figures: list[dict[str, str]]) -> Path:
+    """Fill a template into ``index.html`` of ``folder``, whole or not at all; names of this machine are cut out."""
+    import jinja2
+
+    scrub = Scrubber(folder)
+    page = {"verdicts": VERDICTS, "folder": folder.name, **page}
+    page = map_strings(page, scrub.paths) | {"figures": figures}
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
         autoescape=True,
@@ -85,10 +119,52 @@ def write_page(run: Run, problems: Iterable[str] = ()) -> Path:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    templates.filters |= {"clock": clock, "number": _number, "signed": _signed, "table": _table_name, "place": _place}
+    templates.filters |= {
+        "clock": clock,
+        "number": _number,
+        "signed": _signed,
+        "table": table_name,
+        "place": place,
+        "text": as_text,
+    }
     target = folder / "index.html"
-    write_whole(target, templates.get_template("report.html.j2").render(page))
+    write_whole(target, templates.get_template(template).render(page))
     return target
+
+
+def write_summary(
+    folder: Path,
+    title: str,
+    subtitle: str,
+    groups: list[tuple[str, Counter[str]]],
+    times: list[tuple[str, float, str]],
+    about: Mapping[str, Any],
+    measured: list[tuple[str, str, str]],
+    problems: list[str],
+) -> list[str]:
+    """Draw ``summary.pdf`` and ``summary.png`` and return their kinds; one that cannot be drawn is a problem."""
+    small_print = [
+        f"{what}: {text}"
+        for what, text in [
+            ("Command", about.get("command")),
+            ("Started", about.get("started")),
+            ("Commit", about.get("git")),
+            ("Machine", about.get("machine")),
+            ("Versions", ", ".join(f"{k} {v}" for k, v in about.get("versions", {}).items())),
+            *((what, f"{text} ({papers})") for what, text, papers in measured),
+        ]
+        if text
+    ]
+    try:
+        from nsrlib import charts
+
+        small_print = map_strings(small_print, Scrubber(folder).paths)
+        charts.save(
+            charts.summary(title, subtitle, groups, times, small_print), folder / "summary.pdf", folder / "summary.png"
+        )
+    except (ImportError, ValueError, OSError) as error:  # no matplotlib, no such backend, a full disk
+        problems.append(f"the summary was not drawn: {': '.join(cause_of(error))}")
+    return [kind for kind in ("pdf", "png") if (folder / f"summary.{kind}").exists()]
 
 
 def read_results(folder: Path, problems: list[str]) -> list[Results]:
@@ -121,7 +197,13 @@ def read_results(folder: Path, problems: list[str]) -> list[Results]:
         provenance = content.get("provenance")
         notes = content.get("notes")
         notes = tuple(map(str, notes)) if isinstance(notes, list) else ()
-        found.append(Results(paper, rows, provenance if isinstance(provenance, dict) else {}, notes))
+        kept = content.get("tables") if isinstance(content, dict) else None
+        tables = {
+            str(title): [row for row in kept_table["rows"] if isinstance(row, dict)]
+            for title, kept_table in (kept.items() if isinstance(kept, dict) else ())
+            if isinstance(kept_table, dict) and isinstance(kept_table.get("rows"), list)
+        }
+        found.append(Results(paper, rows, provenance if isinstance(provenance, dict) else {}, notes, tables))
     return found
 
 
@@ -134,22 +216,37 @@ def count_verdicts(rows: list[dict[str, Any]]) -> list[tuple[str, int]]:
 def _board(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Counts by paper, table and kind of evidence. The three main verdicts always have a column."""
     lines: dict[tuple[str, str, str], Counter[str]] = {}
+    hrefs: dict[tuple[str, str, str], str] = {}
     for row in rows:
-        key = (row["paper"], _table_name(row.get("table")), str(row.get("how") or "open"))
+        key = (row["paper"], table_name(row.get("table")), str(row.get("how") or "open"))
         lines.setdefault(key, Counter())[row["verdict"]] += 1
-    used = {row["verdict"] for row in rows} | {"reproduced", "differs", "open"}
-    columns = [*(v for v in VERDICTS if v in used), *sorted(used - set(VERDICTS))]
+        hrefs[key] = hrefs.get(key) or row["href"]
+    columns = verdict_columns(rows)
     # tables in the order of the notebook, evidence from the strongest to none
     tables = list(dict.fromkeys(key[:2] for key in lines))
     kinds = [*HOW, *sorted({how for _, _, how in lines} - set(HOW))]
     ordered = sorted(lines, key=lambda key: (key[0], tables.index(key[:2]), kinds.index(key[2])))
-    return {"columns": columns, "lines": [(*key, {v: lines[key][v] for v in columns}) for key in ordered]}
+    return {
+        "columns": columns,
+        "papers": sorted({key[0] for key in lines}),
+        "lines": [
+            dict(zip(("paper", "table", "how"), key, strict=True))
+            | {"href": hrefs[key], "counts": [(v, lines[key][v]) for v in columns], "used": list(lines[key])}
+            for key in ordered
+        ],
+    }
 
 
-def _inputs(results: list[Results]) -> list[dict[str, Any]]:
+def verdict_columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The verdicts that a table of counts has columns for: those used, and always the three main ones."""
+    used = {row["verdict"] for row in rows} | {"reproduced", "differs", "open"}
+    return [*(v for v in VERDICTS if v in used), *sorted(used - set(VERDICTS))]
+
+
+def inputs(results: list[Results]) -> list[dict[str, Any]]:
     """Data and weights that any paper used, each once."""
     seen: dict[tuple[str, str, str, str], list[str]] = {}
-    for paper, _, provenance, _ in results:
+    for paper, _, provenance, *_ in results:
         for kind in ("data", "weights"):
             entries = provenance.get(kind)
             for name, entry in entries.items() if isinstance(entries, dict) else ():
@@ -157,14 +254,15 @@ def _inputs(results: list[Results]) -> list[dict[str, Any]]:
                 key = (kind, str(name), str(entry.get("origin") or ""), str(entry.get("sha256") or ""))
                 seen.setdefault(key, []).append(paper)
     return [
-        {"kind": k, "name": n, "origin": o, "sha256": h, "papers": ", ".join(p)} for (k, n, o, h), p in seen.items()
+        {"kind": k, "name": n, "origin": o, "sha256": h, "papers": ", ".join(dict.fromkeys(p))}
+        for (k, n, o, h), p in seen.items()
     ]
 
 
-def _measured(results: list[Results], versions: Mapping[str, str]) -> list[tuple[str, str, str]]:
+def measured_on(results: list[Results], versions: Mapping[str, str]) -> list[tuple[str, str, str]]:
     """``(what, text, papers)``: where the numbers were measured, and versions that are not those of the run."""
     seen: dict[tuple[str, str], list[str]] = {}
-    for paper, _, provenance, _ in results:
+    for paper, _, provenance, *_ in results:
         threads, theirs = provenance.get("threads"), provenance.get("versions")
         device = [provenance.get("device"), f"{threads} thread{'' if threads == 1 else 's'}" if threads else None]
         other = theirs.items() if isinstance(theirs, dict) else ()
@@ -174,10 +272,12 @@ def _measured(results: list[Results], versions: Mapping[str, str]) -> list[tuple
         ):
             if text:
                 seen.setdefault((what, text), []).append(paper)
-    return [(what, text, ", ".join(papers)) for (what, text), papers in sorted(seen.items(), reverse=True)]
+    return [
+        (what, text, ", ".join(dict.fromkeys(papers))) for (what, text), papers in sorted(seen.items(), reverse=True)
+    ]
 
 
-def _links(folder: Path, name: str) -> dict[str, str]:
+def links(folder: Path, name: str) -> dict[str, str]:
     """Kind of file -> address relative to the page, for those that exist."""
     possible = {
         "page": (f"notebooks/{name}.html", f"notebooks/{name}.failed.html"),
@@ -188,33 +288,47 @@ def _links(folder: Path, name: str) -> dict[str, str]:
     return {k: p for k, paths in possible.items() for p in reversed(paths) if (folder / p).exists()}
 
 
-def _figures(folder: Path, names: list[str], problems: list[str]) -> list[dict[str, str]]:
-    """Every PNG and JPEG that the executed notebooks show, with the heading above it."""
-    figures = []
-    for name in names:
-        links = _links(folder, name)
-        if "notebook" not in links:
-            continue
-        try:
-            cells = json.loads((folder / links["notebook"]).read_text(encoding="utf-8"))["cells"]
-            for cell, (_, place) in zip(cells, places(cells), strict=True):
-                for output in cell.get("outputs", []):
-                    for mime in ("image/png", "image/jpeg"):
-                        if image := output.get("data", {}).get(mime):
-                            figures.append(
-                                {
-                                    "src": _data_uri("".join(image), mime),
-                                    "caption": place["section"] or name,
-                                    "paper": name,
-                                    "href": f"{links.get('page', links['notebook'])}#cell-id={cell.get('id', '')}",
-                                }
-                            )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            problems.append(f"{links['notebook']} cannot be read: {type(error).__name__}: {one_line(str(error))}")
-    return figures
+class Cell(NamedTuple):
+    """A code cell of an executed notebook, as the page links to it and shows its figures."""
+
+    paper: str = ""
+    caption: str = ""  # the heading above it
+    line: str = ""  # its first line
+    href: str = ""
+    seconds: float = 0.0
+    images: tuple[tuple[str, str], ...] = ()  # (base64, type) of every PNG and JPEG
 
 
-def _data_uri(encoded: str, mime: str, limit: int = 400_000) -> str:
+def _cells(folder: Path, name: str, problems: list[str]) -> dict[int, Cell]:
+    """Number of execution -> cell, for the code cells of a notebook that were executed."""
+    found: dict[int, Cell] = {}
+    addresses = links(folder, name)
+    if "notebook" not in addresses:
+        return found
+    try:
+        cells = json.loads((folder / addresses["notebook"]).read_text(encoding="utf-8"))["cells"]
+        for cell, (_, place) in zip(cells, places(cells), strict=True):
+            images = [
+                ("".join(image), mime)
+                for output in cell.get("outputs", [])
+                for mime in ("image/png", "image/jpeg")
+                if (image := output.get("data", {}).get(mime))
+            ]
+            if number := cell.get("execution_count"):
+                found[int(number)] = Cell(
+                    name,
+                    place["section"] or name,
+                    place["line"],
+                    f"{addresses.get('page', addresses['notebook'])}#cell-id={cell.get('id', '')}",
+                    float(cell["metadata"].get("papermill", {}).get("duration") or 0.0),
+                    tuple(images),
+                )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        problems.append(f"{addresses['notebook']} cannot be read: {type(error).__name__}: {one_line(str(error))}")
+    return found
+
+
+def data_uri(encoded: str, mime: str, limit: int = 400_000) -> str:
     """The image as it is, or a smaller copy when it is heavy; the notebook's own page has the original."""
     from PIL import Image
 
@@ -235,12 +349,12 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def _table_name(table: Any) -> str:
+def table_name(table: Any) -> str:
     text = str(table if table is not None else "").strip() or "–"
     return f"Table {text}" if re.fullmatch(r"[\dIVX]+[a-z]?", text) else text
 
 
-def _place(row: Mapping[str, Any]) -> str:
+def place(row: Mapping[str, Any]) -> str:
     """Which number of its table: row, column, scale, metric, without saying anything twice."""
     scale = str(row.get("scale") or "").lstrip("x×")
     parts = [row.get("row"), row.get("column"), f"×{scale}" if scale else "", row.get("metric")]

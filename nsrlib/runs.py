@@ -20,6 +20,7 @@ import ast
 import difflib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import queue
@@ -38,7 +39,7 @@ from typing import Any, TextIO
 
 from nsrlib import _worker, reports
 from nsrlib._worker import ROOT, Failure, Scrubber, cause_of, literal_path, map_strings, one_line, write_whole
-from nsrlib.claims import PROFILES
+from nsrlib.claims import PROFILES, RESULTS_DIR
 from nsrlib.reports import clock
 
 __all__ = [
@@ -126,7 +127,7 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C while notebooks ran: kernels are stopped, ``run.json`` is written, ``run`` says how far it got."""
 
     def __init__(self, run: Run):
-        super().__init__(f"interrupted; finished notebooks are in {_short_path(run.folder)}")
+        super().__init__(f"interrupted; finished notebooks are in {short_path(run.folder)}")
         self.run = run
 
 
@@ -147,11 +148,12 @@ def reproduce(
     progress: bool = True,
     resume: bool = False,
     notebooks_dir: str | Path | None = None,
+    pages: bool = True,
 ) -> Run:
     """Execute notebooks and write a run folder with a report.
 
-    A failing cell ends its own notebook only; what stopped it is in ``Run.failures``. Kernels start in
-    ``notebooks_dir``, as they do in JupyterLab.
+    The notebooks that took longest when their results were stored start first. A failing cell ends its own notebook
+    only; what stopped it is in ``Run.failures``. Kernels start in ``notebooks_dir``, as they do in JupyterLab.
 
     Args:
         papers: which notebooks, by name; all when None.
@@ -163,6 +165,7 @@ def reproduce(
         progress: say on stderr how far each notebook is: a live line on a terminal, plain lines elsewhere.
         resume: keep the notebooks that ``out`` already has finished and run the others.
         notebooks_dir: where the notebooks are; the repository's ``notebooks/`` when None.
+        pages: write the report and the notebooks as HTML; without, :func:`report` still writes the report later.
 
     Raises:
         ValueError: unknown paper, profile or parameter, or a parameter of the wrong type, before anything is run.
@@ -172,7 +175,7 @@ def reproduce(
     """
     source = Path(notebooks_dir or _NOTEBOOKS).resolve()
     if profile not in PROFILES:
-        raise ValueError(f"no profile {profile!r}{_suggest(profile, PROFILES)}; there are: {', '.join(PROFILES)}")
+        raise ValueError(f"no profile {profile!r}{suggest(profile, PROFILES)}; there are: {', '.join(PROFILES)}")
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs must be at least 1, not {jobs}")
     if timeout is not None and timeout <= 0:
@@ -184,29 +187,40 @@ def reproduce(
     run = Run.load(out) if resume and out is not None else None
     if papers is None and run:
         papers = [n.name for n in run.notebooks]
-    names = _choose(papers, source)
-    per_notebook = _match_parameters(names, source, profile, given)
+    names = choose(papers, source)
+    per_notebook = check_parameters(known_parameters(names, source), profile, given)
     if run is None:
         run = Run(_new_folder(out, profile), profile, [], parameters=given)
     elif (run.profile, run.parameters) != (profile, map_strings(given, Scrubber(run.folder).paths)):
         raise ValueError(
-            f"{_short_path(run.folder)} was run with profile {run.profile!r} and parameters {run.parameters}, "
+            f"{short_path(run.folder)} was run with profile {run.profile!r} and parameters {run.parameters}, "
             f"not {profile!r} and {given}; use a new folder"
         )
-    run.status, run.about = "running", _about(names, profile, given)
+    command = ["nsr", "reproduce", *names, "--profile", profile]
+    for key, value in given.items():
+        command += ["-p", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
+    run.status, run.about = "running", about(command)
     known = {n.name for n in run.notebooks}
     run.notebooks += [NotebookRun(name) for name in names if name not in known]
     done = {n.name for n in run.notebooks if n.status == "ok" and (run.folder / f"notebooks/{n.name}.ipynb").exists()}
     todo = [n for n in run.notebooks if n.name in names and n.name not in done]
+    todo.sort(key=lambda n: _expected_seconds(source / f"{n.name}.ipynb", profile), reverse=True)
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    jobs = min(jobs or cores, max(1, len(todo)))
+    jobs = min(jobs or cores(), max(1, len(todo)))
     started, already = time.monotonic(), run.seconds
     show = _Progress(progress, sys.stderr)
     run.save()
     interrupted = False
     try:
-        _execute(run, todo, per_notebook, source, jobs=jobs, threads=max(1, cores // jobs), timeout=timeout, show=show)
+        _execute(
+            run,
+            todo,
+            {name: {"parameters": per_notebook[name], "timeout": timeout, "page": pages} for name in names},
+            source,
+            jobs=jobs,
+            threads=max(1, cores() // jobs),
+            show=show,
+        )
     except KeyboardInterrupt:
         interrupted = True
     finally:
@@ -214,7 +228,8 @@ def reproduce(
     run.status = "interrupted" if interrupted else "finished" if run.ok else "failed"
     run.seconds = round(already + time.monotonic() - started, 1)
     run.save()
-    report(run.folder)
+    if pages:
+        report(run.folder)
     if interrupted:
         raise Interrupted(run)
     return run
@@ -261,32 +276,31 @@ def summary(run: Run) -> str:
     lines += [f"✗ {failure}" for failure in run.failures]
     done = sum(n.status == "ok" for n in run.notebooks)
     lines.append(f"{done} of {len(run.notebooks)} notebooks ran to the end in {clock(run.seconds)}")
-    lines.append(f"report: {_short_path(run.folder / 'index.html')}")
+    lines.append(f"report: {short_path(run.folder / 'index.html')}")
     return "\n".join(lines)
 
 
-def _choose(papers: str | Iterable[str] | None, source: Path) -> list[str]:
+def choose(papers: str | Iterable[str] | None, source: Path) -> list[str]:
+    """Names of notebooks that there are; all for None. ValueError names one that there is not."""
     there = list_papers(source)
     if not there:
-        raise ValueError(f"no notebooks in {_short_path(source)}; they are part of the repository, not of the package")
+        raise ValueError(f"no notebooks in {short_path(source)}; they are part of the repository, not of the package")
     names = there if papers is None else [papers] if isinstance(papers, str) else list(dict.fromkeys(papers))
     for name in names:
         if name not in there:
-            raise ValueError(f"no notebook {name!r}{_suggest(name, there)}; there are: {', '.join(there)}")
+            raise ValueError(f"no notebook {name!r}{suggest(name, there)}; there are: {', '.join(there)}")
     return names
 
 
-def _match_parameters(names: list[str], source: Path, profile: str, given: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Parameters of each notebook, checked. papermill itself injects a misspelt name with no more than a warning."""
-    import papermill
+def known_parameters(names: Iterable[str], source: Path) -> dict[str, dict[str, Any]]:
+    """What the cells tagged ``parameters`` define: notebook -> name -> papermill's record of it.
 
-    for own, instead in (("profile", "profile=..."), ("out_dir", "out=...")):
-        if own in given:
-            raise ValueError(f"{own!r} is set by the run itself: give {instead}")
-    try:
-        json.dumps(given)
-    except TypeError as error:
-        raise ValueError(f"parameters must be numbers, strings, lists or dicts: {error}") from error
+    papermill itself injects a misspelt name with no more than a warning; see :func:`check_parameters`.
+
+    Raises:
+        ValueError: a notebook cannot be read, or has no ``profile`` or ``out_dir``.
+    """
+    papermill = _worker.import_papermill()
 
     accepted: dict[str, dict[str, Any]] = {}
     for name in names:
@@ -297,13 +311,33 @@ def _match_parameters(names: list[str], source: Path, profile: str, given: dict[
         for needed in ("profile", "out_dir"):
             if needed not in known:
                 raise ValueError(f"{name}.ipynb has no {needed!r} in a cell tagged 'parameters'")
+    return accepted
+
+
+def check_parameters(
+    accepted: Mapping[str, Mapping[str, Any]], profile: str, given: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """The values that each notebook of ``accepted`` (:func:`known_parameters`) gets, in the types that it takes.
+
+    Raises:
+        ValueError: a name that no notebook knows, or a value of another type than the default.
+    """
+    names = list(accepted)
+    for own, instead in (("profile", "profile=..."), ("out_dir", "out=...")):
+        if own in given:
+            raise ValueError(f"{own!r} is set by the run itself: give {instead}")
+    try:
+        json.dumps(given)
+    except TypeError as error:
+        raise ValueError(f"parameters must be numbers, strings, lists or dicts: {error}") from error
+
     checked: dict[str, dict[str, Any]] = {n: {} for n in names}
     for key, value in given.items():
         takers = [n for n in names if key in accepted[n]]
         if not takers:
             every = list(dict.fromkeys(p for n in names for p in accepted[n] if p not in ("profile", "out_dir")))
             raise ValueError(
-                f"no parameter {key!r} in {', '.join(names)}{_suggest(key, every)}; "
+                f"no parameter {key!r} in {', '.join(names)}{suggest(key, every)}; "
                 f"accepted: {', '.join(every) or 'none'}"
             )
         for name in takers:
@@ -331,9 +365,25 @@ def _checked(notebook: str, key: str, value: Any, default_source: str) -> Any:
     return value
 
 
-def _suggest(word: str, possible: Iterable[str]) -> str:
+def suggest(word: str, possible: Iterable[str]) -> str:
+    """A question for an error message: what the misspelt ``word`` may have meant."""
     close = difflib.get_close_matches(word, list(possible), 1)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _expected_seconds(notebook: Path, profile: str) -> tuple[float, int]:
+    """What to start first, largest first: the stored time; unknown counts as long, and then the larger file."""
+    stored = RESULTS_DIR / notebook.stem / f"{profile}.json"
+    try:
+        seconds = float(json.loads(stored.read_text(encoding="utf-8"))["provenance"]["seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        seconds = math.inf
+    return seconds, notebook.stat().st_size
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _new_folder(out: str | Path | None, profile: str) -> Path:
@@ -345,18 +395,18 @@ def _new_folder(out: str | Path | None, profile: str) -> Path:
     else:
         folder = Path(out).resolve()
         if folder.is_dir() and any(folder.iterdir()):
-            raise FileExistsError(f"{_short_path(folder)} is not empty: choose another folder, or resume the run in it")
+            raise FileExistsError(f"{short_path(folder)} is not empty: choose another folder, or resume the run in it")
     try:
         for part in ("notebooks", "results", "logs"):
             (folder / part).mkdir(parents=True, exist_ok=True)
         write_whole(folder / "run.json", "{}")
     except OSError as error:
-        raise OSError(f"cannot write to {_short_path(folder)}: {cause_of(error)[1]}") from error
+        raise OSError(f"cannot write to {short_path(folder)}: {cause_of(error)[1]}") from error
     return folder
 
 
-def _about(names: list[str], profile: str, given: dict[str, Any]) -> dict[str, Any]:
-    """What a reader needs to run this again."""
+def about(command: Iterable[str]) -> dict[str, Any]:
+    """What a reader needs to run this again: started, command, git, versions, machine."""
 
     def git(*args: str) -> str:
         try:
@@ -372,9 +422,6 @@ def _about(names: list[str], profile: str, given: dict[str, Any]) -> dict[str, A
             return None
 
     commit = git("rev-parse", "HEAD")
-    command = ["nsr", "reproduce", *names, "--profile", profile]
-    for key, value in given.items():
-        command += ["-p", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
     return {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": shlex.join(command),
@@ -387,12 +434,11 @@ def _about(names: list[str], profile: str, given: dict[str, Any]) -> dict[str, A
 def _execute(
     run: Run,
     todo: list[NotebookRun],
-    parameters: dict[str, dict[str, Any]],
+    orders: dict[str, dict[str, Any]],
     source: Path,
     *,
     jobs: int,
     threads: int,
-    timeout: float | None,
     show: _Progress,
 ) -> None:
     """Run ``todo``, at most ``jobs`` at a time, and keep ``run`` and ``run.json`` up to date."""
@@ -411,7 +457,7 @@ def _execute(
 
     def start(notebook: NotebookRun) -> None:
         name = notebook.name
-        worker = _start_worker(run.folder, source / f"{name}.ipynb", parameters[name], timeout, environment)
+        worker = _start_worker(run.folder, source / f"{name}.ipynb", orders[name], environment)
         workers[name], began[name] = worker, time.monotonic()
         notebook.status, notebook.error = "running", None
         threading.Thread(target=listen, args=(name, worker), daemon=True).start()
@@ -472,7 +518,7 @@ def _environment(threads: int) -> dict[str, str]:
 
 
 def _start_worker(
-    folder: Path, notebook: Path, parameters: dict[str, Any], timeout: float | None, environment: dict[str, str]
+    folder: Path, notebook: Path, order: dict[str, Any], environment: dict[str, str]
 ) -> subprocess.Popen[str]:
     """Start the process that executes ``notebook`` (:mod:`nsrlib._worker`), in place of what it left before."""
     name = notebook.stem
@@ -480,12 +526,12 @@ def _start_worker(
     for stem in (name, f"{name}.failed", f".{name}.running"):
         for suffix in ("ipynb", "html"):
             (folder / "notebooks" / f"{stem}.{suffix}").unlink(missing_ok=True)
-    job = {
+    # relative, because the executed notebook shows its parameters
+    out_dir = os.path.relpath(folder / "results", notebook.parent)
+    job = order | {
         "notebook": str(notebook),
         "folder": str(folder),
-        # relative, because the executed notebook shows its parameters
-        "parameters": parameters | {"out_dir": os.path.relpath(folder / "results", notebook.parent)},
-        "timeout": timeout,
+        "parameters": order["parameters"] | {"out_dir": out_dir},
     }
     with open(folder / "logs" / f"{name}.log", "w") as log:
         return subprocess.Popen(
@@ -563,7 +609,7 @@ class _Progress:
             self.draw()
 
 
-def _short_path(path: Path) -> str:
+def short_path(path: Path) -> str:
     """A path for a message: relative to where the user is, if it is not far."""
     try:
         return str(path.resolve().relative_to(Path.cwd()))

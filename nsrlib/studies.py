@@ -45,6 +45,8 @@ def train_and_score(
     train: Sequence[str] = ("t91",),
     test: Sequence[str] = ("set5",),
     patches: Mapping[str, Any] | None = None,
+    degradation: Mapping[str, Any] | None = None,
+    limit: int | None = None,
     setup: str = "",
     options: Mapping[str, Any] | None = None,
     points: int = 8,
@@ -56,10 +58,13 @@ def train_and_score(
         model, scale, config: for :func:`nsrlib.create_model`.
         recipe: fields of :class:`~nsrlib.training.Recipe`; ``seed`` is set to the run's.
         train: training sets. patches: keywords of :class:`~nsrlib.patches.Patches`.
+        degradation: ``{"noise": 25}`` or ``{"jpeg": 10}``: the network, of scale 1, learns to undo that and is scored
+            on it, on gray unless it takes colour.
         setup: ``module:function``, called as ``function(network, recipe, **options)``; returns further keywords of
             :func:`~nsrlib.training.fit` (losses, networks, hooks). ``measure`` among them is called with the trained
             network and returns further numbers.
-        test: sets on which PSNR and SSIM are measured under the model's usual protocol, with LR made the papers' way.
+        test: sets on which PSNR and SSIM are measured under the task's usual protocol, with LR made the papers' way.
+        limit: only the first so many images of each test set.
         points: validations on the first test set along the way, for the learning curve.
         out: folder of the run's checkpoints.
 
@@ -73,7 +78,9 @@ def train_and_score(
     full = Recipe(**{**recipe, "seed": seed})
     with seeded(seed):
         network = create_model(model, scale, **dict(config or {}))
-    tests = {name: data.load(name, scale) for name in test}
+    task = dict(degradation or {})
+    gray = takes_gray(network) if task else None
+    tests = {name: data.load(name, scale, gray=gray, limit=limit) for name in test}
     first = next(iter(tests.values()))
 
     extra: dict[str, Any] = {}
@@ -83,11 +90,12 @@ def train_and_score(
     measure = extra.pop("measure", None)
 
     def validate(net: Any) -> dict[str, float]:
-        return {"psnr": float(evaluation.evaluate(net, first, fast=False)["psnr"].mean())}
+        return {"psnr": float(evaluation.evaluate(net, first, fast=False, **task)["psnr"].mean())}
 
+    options_of_patches = json.dumps({**task, **(patches or {})}, sort_keys=True)
     result = fit(
         network,
-        training_patches(tuple(train), scale, full.patch, json.dumps(dict(patches or {}), sort_keys=True)),
+        training_patches(tuple(train), scale, full.patch, options_of_patches, gray),
         full,
         validate=validate,
         validate_every=max(1, full.iterations // points),
@@ -99,7 +107,7 @@ def train_and_score(
     )
     scores: dict[str, Any] = {}
     for name, images in tests.items():
-        table = evaluation.evaluate(result.model, images)
+        table = evaluation.evaluate(result.model, images, **task)
         scores[f"psnr_{name}"], scores[f"ssim_{name}"] = float(table["psnr"].mean()), float(table["ssim"].mean())
     if measure:
         scores |= dict(measure(result.model))
@@ -107,17 +115,25 @@ def train_and_score(
         "params": sum(p.numel() for p in network.parameters()),
         "loss": float(result.history["loss"].iloc[-1]),
         "seconds": result.seconds,
-        "curve": result.history[["step", "loss", "psnr"]].to_dict("records"),
+        "curve": result.history.drop(columns=["lr", "seconds"]).to_dict("records"),
     }
 
 
 @functools.lru_cache(maxsize=2)
-def training_patches(names: tuple[str, ...], scale: int | None, patch: int, options: str = "{}") -> Any:
+def training_patches(
+    names: tuple[str, ...], scale: int | None, patch: int, options: str = "{}", gray: bool | None = None
+) -> Any:
     """Patches of training sets, decoded once per process; ``options``: keywords of ``Patches`` as JSON."""
     from nsrlib import data
     from nsrlib.patches import Patches
 
-    return Patches(data.training_set(names, scale), patch, **{"too_small": "skip", **json.loads(options)})
+    images = data.training_set(names, scale, gray=gray)
+    return Patches(images, patch, **{"too_small": "skip", **json.loads(options)})
+
+
+def takes_gray(network: Any) -> bool | None:
+    """How to load sets for a network that restores: as gray (True), or as they are (None) if it takes colour."""
+    return True if getattr(network, "channels", 1) == 1 else None
 
 
 @dataclass(frozen=True)

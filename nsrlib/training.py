@@ -204,6 +204,8 @@ PAPER_RECIPES: dict[str, Recipe] = {
         iterations=1_000_000, batch=64, patch=41, loss="l2", optimiser="sgd", lr=0.01, momentum=0.9, weight_decay=1e-4,
         schedule="plateau", gamma=0.1, patience=5, lr_min=1e-6, clip_norm=5.0,
     ),
+    # 50 epochs of 128 x 1600 patches, recalled; the paper's SGD with its batch normalisation is Adam here
+    "dncnn": Recipe(iterations=80_000, batch=128, patch=40, loss="l2", lr=1e-3, lr_min=1e-5),
     # stepped once in 1000 iterations by the authors, at every step here; x8 takes patches of 48
     "drn": Recipe(iterations=1_000_000, batch=32, patch=96, lr=1e-4, lr_min=1e-7),
 }  # fmt: skip

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,12 +19,13 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from nsrlib import claims, cli, evaluation, models, runs
+from nsrlib import claims, cli, evaluation, models, runs, sweeps
 from nsrlib.data import sources
 from nsrlib.images import imresize, read_picture
 from nsrlib.ops import audit
 
-COMMANDS = ["reproduce", "report", "scoreboard", "evaluate", "upscale", "models", "train", "study", "bench", "data"]
+COMMANDS = ["reproduce", "sweep", "report", "scoreboard", "evaluate", "upscale", "models", "train", "study", "bench"]
+COMMANDS += ["data"]
 
 
 class Done(NamedTuple):
@@ -96,6 +98,55 @@ def test_help_of_the_main_job_names_its_options():
         assert option in text
 
 
+def test_help_groups_every_command_and_cuts_no_sentence():
+    text = CliRunner().invoke(cli.app, ["--help"]).output
+    assert "..." not in text.split("Options:")[1]
+    shown = re.findall(r"^  ([a-z]+)  +[A-Z].*", text.split("--help ")[-1], re.M)
+    assert sorted(shown) == sorted(COMMANDS)
+    grouped = [name for names in cli._GROUPS.values() for name in names]
+    assert len(set(grouped)) == len(grouped)
+
+
+def test_examples_in_the_help_name_commands_and_options_that_exist():
+    text = CliRunner().invoke(cli.app, ["--help"]).output
+    examples = re.findall(r"^ +nsr ([a-z].*?)(?:   |$)", text, re.M)
+    assert len(examples) >= 3
+    for example in examples:
+        command, *words = example.split()
+        usage = CliRunner().invoke(cli.app, [command, "--help"])
+        assert usage.exit_code == 0
+        assert [w for w in words if w.startswith("--") and w not in usage.output] == []
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+def test_the_shell_completes_commands_and_options(tmp_path):
+    """``nsr --install-completion`` in a home of its own, then what bash offers."""
+    home = tmp_path / "home"
+    home.mkdir()
+    program = tmp_path / "nsr"
+    program.write_text(f"#!{sys.executable}\nimport sys\nsys.argv[0] = 'nsr'\nfrom nsrlib.cli import main\nmain()\n")
+    program.chmod(0o755)
+    environment = os.environ | {
+        "HOME": str(home),
+        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+        "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1",
+    }
+    done = subprocess.run(
+        ["nsr", "--install-completion", "bash"], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "completion installed" in done.stdout
+    script = """
+    source ~/.bashrc
+    complete -p nsr >/dev/null || exit 3
+    offer() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _nsr_completion nsr; echo "${COMPREPLY[*]}"; }
+    offer nsr rep; offer nsr data v; offer nsr upscale --mo
+    """
+    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, timeout=180)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == ["reproduce report", "verify", "--model"]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["frobnicate"], ["evaluate"], ["evaluate", "published"], ["upscale", "--tile", "many"], ["models", "--nope"]],
@@ -152,6 +203,14 @@ def test_wrong_usage_has_status_two(nsr, arguments):
         ("reproduce bsrn -p max_images=many", "parameter 'max_images' is a int"),
         ("reproduce bsrn -p max_images", "-p takes name=value, got 'max_images'"),
         ("reproduce bsrn --jobs 0", "jobs must be at least 1"),
+        ("sweep bsrm -g scales=2", r"no notebook 'bsrm' \(did you mean 'bsrn'\?\)"),
+        ("sweep bsrn", "nothing to sweep over: give -g"),
+        ("sweep bsrn -g scale=2", r"no parameter 'scale' in bsrn \(did you mean 'scales'\?\)"),
+        ("sweep bsrn -g max_images=1,many", "parameter 'max_images' is a int"),
+        ("sweep bsrn -g scales", "-g takes name=v1,v2,..., got 'scales'"),
+        ("sweep bsrn -g scales=2 -p repeats", "-p takes name=value, got 'repeats'"),
+        ("sweep bsrn --grid nowhere.csv", r"no such grid file: nowhere\.csv"),
+        ("sweep bsrn -g scales=2 --workers 0", "workers must be at least 1, not 0"),
     ],
 )
 def test_a_problem_is_one_line_and_status_one(nsr, arguments, pattern):
@@ -308,6 +367,52 @@ def test_an_interrupted_run_is_summed_up_and_has_status_130(nsr, reproduced, mon
 
     monkeypatch.setattr(runs, "reproduce", interrupted)
     assert nsr("reproduce")[:2] == (130, "the summary\n")
+
+
+# --- sweep and report -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def swept(monkeypatch) -> dict:
+    """What ``sweeps.sweep`` was called with, instead of a sweep."""
+    calls: dict = {}
+
+    def sweep(paper, grid, **keywords):
+        calls.update(keywords, paper=paper, grid=grid)
+        return FakeRun()
+
+    monkeypatch.setattr(sweeps, "sweep", sweep)
+    monkeypatch.setattr(sweeps, "summary", lambda sweep: "the summary")
+    monkeypatch.setattr(FakeRun, "ok", True)
+    return calls
+
+
+@pytest.mark.parametrize("ok", [True, False])
+def test_sweep_passes_everything_on(nsr, swept, monkeypatch, ok):
+    monkeypatch.setattr(FakeRun, "ok", ok)
+    done = nsr("sweep", "bsrn", "-g", "scales=2,'3,4'", "-g", "a=x", "--grid", "g.csv", "-p", "b=1", "--profile", "cpu",
+               "--out", "there", "-w", 3, "--timeout", 9)  # fmt: skip
+    assert done == Done(0 if ok else 1, "the summary\n", "")
+    assert swept == {
+        "paper": "bsrn", "grid": {"scales": [2, "3,4"], "a": ["x"]}, "points": Path("g.csv"), "parameters": {"b": 1},
+        "profile": "cpu", "out": Path("there"), "workers": 3, "scheduler": None, "timeout": 9.0,
+    }  # fmt: skip
+
+
+def test_an_interrupted_sweep_is_summed_up_and_has_status_130(nsr, swept, monkeypatch):
+    def interrupted(*_, **__):
+        raise sweeps.Interrupted(FakeRun())
+
+    monkeypatch.setattr(sweeps, "sweep", interrupted)
+    assert nsr("sweep", "bsrn", "-g", "a=1")[:2] == (130, "the summary\n")
+
+
+@pytest.mark.parametrize(("file", "module"), [("run.json", runs), ("sweep.json", sweeps)])
+def test_report_is_for_runs_and_for_sweeps(nsr, monkeypatch, file, module):
+    monkeypatch.setattr(module, "report", lambda folder: f"the page of {folder}")
+    Path("there").mkdir()
+    Path("there", file).touch()
+    assert nsr("report", "there") == Done(0, "the page of there\n", "")
 
 
 # --- evaluate ---------------------------------------------------------------------------------------------------------

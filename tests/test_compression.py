@@ -19,6 +19,7 @@ from nsrlib.complexity import count
 from nsrlib.compression import (
     CRITERIA,
     ClosedLoop,
+    LayerStatistics,
     Relaxed,
     _Layer,
     architecture_gradient,
@@ -38,6 +39,7 @@ from nsrlib.compression import (
     soft_channel_mask,
     widths_at_cost,
 )
+from nsrlib.evaluation import latency
 from nsrlib.models.drn import DRN, dual_networks, dual_regression_loss, full_widths, pyramid, uniform_widths
 from nsrlib.patches import Batch, Patches
 from nsrlib.training import Recipe
@@ -172,6 +174,16 @@ def test_the_smaller_network_is_an_ordinary_one():
     assert model.widths == list(full_widths(4, 4, 2).values())  # untouched
     small(x).sum().backward()
     assert small.get_parameter("up_blocks.0.0.body.0.weight").grad is not None
+
+
+@pytest.mark.timing
+def test_a_pruned_network_saves_at_least_four_fifths_of_its_multiply_adds_in_time():
+    full = DRN(4, 16, 8).eval()
+    half = DRN(4, 16, 8, uniform_widths(full.widths, 0.5)).eval()
+    table = latency({"full": full, "half": half}, [(32, 32)], repeats=7, threads=1, device="cpu")
+    seconds = table.set_index("model")["seconds"]
+    adds = [count(model, (32, 32)).multi_adds for model in (full, half)]
+    assert 1 - seconds["half"] / seconds["full"] >= 0.8 * (1 - adds[1] / adds[0])
 
 
 def test_a_layer_that_is_not_named_stays():
@@ -409,6 +421,22 @@ def test_statistics_are_those_of_all_windows(index):
 def test_positions_are_sampled():
     model, sample = net(), batches(2)
     assert layer_statistics(model, model, model.slots[1], sample, positions=5).samples == 2 * 4 * 5
+
+
+def test_inputs_that_are_always_zero_get_no_kernel_and_do_no_harm():
+    for seed in range(5):  # whether rounding reaches the dead inputs depends on the matrix
+        torch.manual_seed(seed)
+        x = torch.cat([torch.randn(200, 72, dtype=torch.float64), torch.ones(200, 1, dtype=torch.float64)], 1)
+        x[:, [3, 17, 18, 40]] = 0
+        x[:, 50:60] = x[:, :10]  # redundant, so that the matrix is singular elsewhere too
+        y = torch.randn(200, 4, dtype=torch.float64)
+        s = LayerStatistics(x.T @ x, x.T @ y, float(y.square().sum()), 200, torch.zeros(4, 8, 9), torch.zeros(4))
+        weight, bias = s.solve(range(8))
+        live = (x != 0).any(0)
+        best = torch.zeros(73, 4, dtype=torch.float64)
+        best[live] = torch.linalg.pinv(x[:, live]) @ y
+        assert (weight.flatten(1)[:, ~live[:-1]] == 0).all()
+        assert (x @ s.pack(weight, bias) - x @ best).abs().max() < 1e-10
 
 
 # --- criteria ---------------------------------------------------------------------------------------------------------

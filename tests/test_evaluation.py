@@ -507,7 +507,9 @@ def test_gray_protocols_refuse_colour(folder):
 def test_protocol_sensitivity_needs_a_scale(folder):
     with pytest.raises(ValueError, match="must be loaded with a scale of 2 or more, got None"):
         protocol_sensitivity(load(folder))
-    assert len(protocol_sensitivity(load(folder, 2))) == 6
+    table = protocol_sensitivity(load(folder, 2))
+    assert len(table) == 6
+    assert protocol_sensitivity(load(folder, 2), 1).to_dict("records") == table[:1].to_dict("records")
 
 
 def test_latency_measures_every_model_at_every_size_and_restores_the_threads():

@@ -39,6 +39,8 @@ def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         ("reproduce", r"\.venv/bin/nsr reproduce +--profile quick"),
         ("test", r"--nbval-lax .*notebooks"),
         ("lab", r"\.venv/bin/jupyter lab notebooks"),
+        ("test-browser", r"-m pytest .* tests/browser"),
+        ("docs", r"-m pdoc .* nsrlib nsrlib\.models"),
         ("bench", r"\.venv/bin/nsr bench models"),
         ("bench-gpu", r"-m pytest .* tests/ops .*nsr bench kernels --device cuda --budget 15 .*nsr bench models "),
     ],
@@ -135,6 +137,7 @@ def test_ci_runs_both_commands_of_the_readme():
     assert "set -euo pipefail" in text
     assert re.search(r"^make (-C \S+ )?reproduce$", text, re.M)
     assert re.search(r"^make (-C \S+ )?test$", text, re.M)
+    assert re.search(r"^make (-C \S+ )?test-browser$", text, re.M)
     subprocess.run(["bash", "-n", str(script)], check=True)
     readme = (ROOT / "README.md").read_text()
     assert "make reproduce" in readme

@@ -313,7 +313,9 @@ def test_recursions_are_drawn_against_the_ensemble():
 
 
 def test_an_unknown_block_is_refused():
-    with pytest.raises(ValueError, match="kind must be one of bsrn, esdb, rfdb, esa, cca, adder, drcn, got 'imdb'"):
+    with pytest.raises(
+        ValueError, match="kind must be one of bsrn, esdb, rfdb, esa, cca, adder, drcn, drn, nsr, got 'imdb'"
+    ):
         plots.block_diagram("imdb")
 
 
@@ -364,6 +366,7 @@ def test_sentences_are_aligned_to_the_left_and_the_same_in_every_run():
         ("cca", "ReLU"),
         ("adder", "self-shortcut"),
         ("drcn", "skip connection"),
+        ("drn", "copies, concatenated"),
     ],
 )
 def test_the_other_parts_of_the_network_are_drawn_too(kind, needed):

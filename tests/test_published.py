@@ -24,6 +24,9 @@ UNITS = {  # the units each metric may be printed in; a paper that measures some
     "params": {"K", "M", "1"},
     "params_change_percent": {"%"},
     "multi_adds": {"G"},
+    # how many times as large one network is as another, told in words
+    "params_ratio": {"1"},
+    "multi_adds_ratio": {"1"},
     "flops": {"G"},
     "acts": {"M"},
     "memory": {"M"},
@@ -290,3 +293,67 @@ def test_drcn_leads_every_cell_of_its_table(drcn):
         if row["table"] == "table1" and row["row"] != "DRCN":
             best = drcn["/".join(["table1", "DRCN", *name.split("/")[2:]])]
             assert Decimal(row["value"]) < Decimal(best["value"]), name
+
+
+# --- NSR --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def nsr():
+    """The rows of the NSR paper by id."""
+    return {row["id"]: row for row in read(FOLDER / "nsr.csv")[1]}
+
+
+def test_nsr_holds_every_number_that_was_found(nsr):
+    counts = Counter(row["table"] for row in nsr.values())
+    # its own rows lack Set14, the literature's have four sets with SSIM; WDSR lacks Set14 and Manga109
+    superresolution = {"table4": 3 * (1 + 5) + 3 * 3 * 4 * 2 + 1, "wdsr": 2 * 3 * (1 + 4)}
+    # three methods and sets at three noise levels; two networks and JPEG itself, two sets, four qualities
+    restoration = {"table5": 3 * 3 * 3 + 3 + 4, "table6": 2 * 2 * 4 * 2 + 2 * 4 + 3}
+    assert counts == superresolution | restoration | {"table1": 1, "fig4": 5, "table2": 1, "table3": 5}
+
+
+@pytest.mark.parametrize(
+    ("start", "cells"),
+    [
+        ("table4/EDSR-sparse/x2/", "34.87 38.11 - 32.22 32.58 38.95"),
+        ("table4/EDSR-sparse/x4/", "29.10 32.26 - 27.61 26.18 30.62"),
+        ("wdsr/WDSR-small/x3/", "31.03 34.45 - 29.14 28.33 -"),
+        ("wdsr/WDSR-large/x2/", "35.06 38.28 - 32.38 33.07 -"),
+        ("table4/VDSR/x2/", "- 37.53 33.03 31.90 30.76 -"),
+        ("table4/EDSR-L/x4/", "- 32.46 28.80 27.71 26.64 -"),
+    ],
+)
+def test_nsr_table_4_rows_are_those_of_their_sources(nsr, start, cells):
+    for name, cell in zip(["DIV2K-val", *BSRN_SETS], cells.split(), strict=True):
+        assert nsr.get(f"{start}{name}/psnr", {"value": "-"})["value"] == cell
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "source"),
+    [
+        ("table4/EDSR-sparse/x3/params", "4887637", "README of ychfan/nsr"),
+        ("wdsr/WDSR-large/x4/params", "37852496", "README of ychfan/wdsr"),
+        ("table4/EDSR-L-over-sparse-L/multi_adds_ratio", "4", "summary of the paper"),
+        ("table5/DnCNN/BSD68/sigma25/psnr", "29.23", "README of cszn/DnCNN"),
+        ("table5/BM3D/BSD68/sigma50/psnr", "25.62", "README of cszn/DnCNN"),
+        ("table5/DnCNN/Set12/sigma25/psnr", "30.44", "recalled"),
+        ("table5/DnCNN/Urban100/sigma15/psnr", "32.64", "recalled from the literature; other papers print up to 32.68"),
+        ("table6/DnCNN-3/classic5/q10/ssim", "0.8026", "README of cszn/DnCNN"),
+        ("table6/ARCNN/LIVE1/q40/psnr", "33.63", "README of cszn/DnCNN"),
+        ("table6/JPEG/classic5/q10/psnr", "27.82", "recalled"),
+    ],
+)
+def test_nsr_single_numbers_and_where_they_were_read(nsr, name, value, source):
+    assert nsr[name]["value"] == value
+    assert nsr[name]["source"].startswith(source)
+
+
+def test_nsr_restoration_gets_easier_with_less_noise_and_higher_quality(nsr):
+    for row, name in (("BM3D", "BSD68"), ("WNNM", "Set12"), ("DnCNN", "Urban100")):
+        levels = [Decimal(nsr[f"table5/{row}/{name}/sigma{s}/psnr"]["value"]) for s in (15, 25, 50)]
+        assert levels == sorted(levels, reverse=True)
+    for row in ("JPEG", "ARCNN", "DnCNN-3"):
+        for name in ("classic5", "LIVE1"):
+            levels = [Decimal(nsr[f"table6/{row}/{name}/q{q}/psnr"]["value"]) for q in (10, 20, 30, 40)]
+            assert levels == sorted(levels)

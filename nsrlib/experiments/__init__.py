@@ -12,11 +12,11 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from nsrlib.claims import PROFILES, RESULTS_DIR
-from nsrlib.experiments import addersr, bsrn, drcn
-from nsrlib.studies import Study, StudyResult, load_study
+from nsrlib.experiments import addersr, bsrn, drcn, drn, nsr
+from nsrlib.studies import Study, StudyResult, load_study, takes_gray
 
 if TYPE_CHECKING:
     from nsrlib.training import TrainingResult
@@ -25,6 +25,8 @@ STUDIES: dict[str, Callable[[str], dict[str, Study]]] = {
     "addersr": addersr.studies,
     "bsrn": bsrn.studies,
     "drcn": drcn.studies,
+    "drn": drn.studies,
+    "nsr": nsr.studies,
 }
 """Paper -> its studies for a profile."""
 
@@ -80,11 +82,19 @@ def miniature(paper: str, study: str) -> StudyResult:
         return studies(paper, "quick")[study].run(scratch, progress=False)
 
 
+def _middle(level: Any) -> Any:
+    """Of a range of noise or of qualities; a single level is its own."""
+    low, high = level if isinstance(level, Sequence) else (level, level)
+    return (low + high) // 2 if isinstance(low, int) and isinstance(high, int) else (low + high) / 2
+
+
 def train(
     model: str,
     scale: int,
     data: Sequence[str] | None = None,
     *,
+    noise: float | tuple[float, float] | None = None,
+    jpeg: int | tuple[int, int] | None = None,
     profile: str = "cpu",
     config: Mapping[str, Any] | None = None,
     recipe: Mapping[str, Any] | None = None,
@@ -100,6 +110,8 @@ def train(
     Args:
         model, scale, config: for :func:`nsrlib.create_model`.
         data: training sets or folders; None: T91, or the embedded photographs where it cannot be had.
+        noise, jpeg: what a network of scale 1 learns to undo, see :class:`~nsrlib.patches.Patches`; on gray unless it
+            takes colour. Validation has the middle of a range.
         profile: ``quick`` 200 steps, ``cpu`` 10,000, ``gpu`` 200,000 in bfloat16, ``paper`` the published recipe.
         recipe: fields that differ from the profile's.
         validate: a set or folder whose PSNR on luma is followed; None: none.
@@ -133,24 +145,29 @@ def train(
     with seeded(full.seed):
         network = create_model(model, scale, **dict(config or {}))
     own = drcn_setup(network, full) if recursive else {}
+    task = {name: _middle(level) for name, level in (("noise", noise), ("jpeg", jpeg)) if level is not None}
+    if scale == 1 and not task:
+        raise ValueError("scale 1 leaves nothing to learn: give noise or jpeg to undo")
+    gray = takes_gray(network) if task else None
     try:
-        images = sets.training_set(data or ["t91"], scale, on_error="skip" if skip_broken else "raise")
+        images = sets.training_set(data or ["t91"], scale, gray=gray, on_error="skip" if skip_broken else "raise")
     except sets.DataUnavailable:
         if data:
             raise
-        images = sets.training_set("embedded_train", scale)
+        images = sets.training_set("embedded_train", scale, gray=gray)
     cut = drcn.PATCHES if recursive else {}
-    patches = Patches(images, full.patch, too_small="skip" if skip_broken else "raise", **cut)
+    small: Literal["skip", "raise"] = "skip" if skip_broken else "raise"
+    patches = Patches(images, full.patch, noise=noise, jpeg=jpeg, too_small=small, **cut)
     first = int(os.environ.get("RANK", "0")) == 0
     if first:
         left_out = f", {len(patches.skipped)} left out" if patches.skipped else ""
         say(f"{model} x{scale}: {sum(p.numel() for p in network.parameters()):,} parameters; {patches}{left_out}")
         say(f"recipe: {full}")
-    held_out = None if validate is None else sets.load(validate, scale)
+    held_out = None if validate is None else sets.load(validate, scale, gray=gray)
 
     def check(net: Any) -> dict[str, float]:
         assert held_out is not None
-        return {"psnr": float(evaluation.evaluate(net, held_out, fast=False)["psnr"].mean())}
+        return {"psnr": float(evaluation.evaluate(net, held_out, fast=False, **task)["psnr"].mean())}
 
     about = {"model": model, "scale": scale, "config": json.dumps(dict(config or {}))}
     result = fit(

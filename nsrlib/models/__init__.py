@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from nsrlib.layers import one_by_one_dilation
 from nsrlib.models.addersr import AdderEDSR, AdderVDSR
-from nsrlib.models.baselines import EDSR, IMDN, RFDN, VDSR, Bicubic, EDSRBaseline
+from nsrlib.models.baselines import EDSR, IMDN, RFDN, VDSR, WDSR, Bicubic, DnCNN, EDSRBaseline, WideFrame
 from nsrlib.models.bsrn import BSRN, BSRNS, FusedBSRN, Kernels
 from nsrlib.models.drcn import LumaDRCN
 from nsrlib.models.drn import DRNL, DRNS
+from nsrlib.models.nsr import NSR
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "addersr_edsr": AdderEDSR,
@@ -28,24 +29,30 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "bicubic": Bicubic,
     "bsrn": BSRN,
     "bsrn_s": BSRNS,
+    "dncnn": DnCNN,
     "drcn": LumaDRCN,
     "drn_l": DRNL,
     "drn_s": DRNS,
     "edsr": EDSR,
     "edsr_baseline": EDSRBaseline,
     "imdn": IMDN,
+    "nsr": NSR,
     "rfdn": RFDN,
     "vdsr": VDSR,
+    "wdsr": WDSR,
 }
 
 SCALES: dict[str, tuple[int, ...]] = {
     "addersr_vdsr": (1, 2, 3, 4),
     "bicubic": (1, 2, 3, 4, 8),
     "bsrn_s": (2, 3, 4),
+    "dncnn": (1,),
     "drcn": (1, 2, 3, 4),
     "drn_l": (2, 4, 8),
     "drn_s": (2, 4, 8),
+    "nsr": (1, 2, 3, 4),
     "vdsr": (1, 2, 3, 4),
+    "wdsr": (1, 2, 3, 4),
 }
 _DEFAULT_SCALES = (2, 3, 4)
 
@@ -56,8 +63,9 @@ PUBLISHED: dict[tuple[str, int], str] = {
     ("bsrn_s", 4): "net_g_BSRN-S.pth",
     ("rfdn", 4): "RFDN_AIM.pth",
     ("imdn", 4): "imdn_baseline.pth",
+    ("dncnn", 1): "dncnn_25.pth",
 }
-"""Weights that the authors released: file names in ``data/sources.csv``."""
+"""Weights that the authors released: file names in ``data/sources.csv``. DnCNN's are for gray noise of sigma 25."""
 
 WEIGHTS_DIR = Path(__file__).resolve().parents[2] / "data" / "weights"
 """Small weights trained with this library, ``<model>_x<scale>.safetensors``."""
@@ -68,12 +76,14 @@ def list_models() -> list[str]:
     return sorted(BUILDERS)
 
 
-def create_model(name: str, scale: int = 4, pretrained: bool | str | os.PathLike = False, **config: Any) -> nn.Module:
+def create_model(
+    name: str, scale: int | None = None, pretrained: bool | str | os.PathLike = False, **config: Any
+) -> nn.Module:
     """Build a network, in evaluation mode when weights are loaded.
 
     Args:
         name: one of :func:`list_models`.
-        scale: upscaling factor.
+        scale: upscaling factor; default 4, or 1 for a network that has no other.
         pretrained: False: random weights. ``"published"``: what the authors released (found in ``NSRLIB_DATA`` or the
             cache, else downloaded and verified). True: small weights trained with this library, kept in the repository;
             the network gets the size they were trained with. A path: that file.
@@ -88,6 +98,8 @@ def create_model(name: str, scale: int = 4, pretrained: bool | str | os.PathLike
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise ValueError(f"unknown model {name!r}{hint}; known: {', '.join(list_models())}")
     scales = SCALES.get(name, _DEFAULT_SCALES)
+    if scale is None:
+        scale = 4 if 4 in scales else scales[0]
     if scale not in scales:
         raise ValueError(f"scale of {name} must be one of {', '.join(map(str, scales))}, got {scale!r}")
     accepted = [p for p in inspect.signature(BUILDERS[name]).parameters if p != "scale"]
@@ -205,8 +217,8 @@ def optimise(model: nn.Module, device: str | torch.device | None = None, kernels
     """The fastest inference-only form of ``model`` that computes the same function to float rounding.
 
     BSRN becomes :class:`~nsrlib.models.bsrn.FusedBSRN`, DRCN works in :class:`~nsrlib.models.drcn.FastDRCN`; any other
-    network is copied channels last, with its 1x1 convolutions steered to oneDNN on a CPU. In evaluation mode, without
-    gradients; ``model`` itself is left alone.
+    network is copied channels last, with weight norm folded into its weights and its 1x1 convolutions steered to oneDNN
+    on a CPU. In evaluation mode, without gradients; ``model`` itself is left alone.
 
     Args:
         device: where the result shall be; default: where ``model`` is.
@@ -221,7 +233,10 @@ def optimise(model: nn.Module, device: str | torch.device | None = None, kernels
     elif isinstance(model, LumaDRCN):
         fast = model.fast()
     else:
-        fast = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        fast = copy.deepcopy(model)
+        if isinstance(fast, WideFrame):
+            fast.fold()
+        fast = fast.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for layer in fast.modules():
             if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1):
                 layer.dilation = (one_by_one_dilation(torch.device(device)),) * 2

@@ -1,6 +1,6 @@
-"""Networks that the papers compare with: bicubic, EDSR, IMDN, RFDN, VDSR.
+"""Networks that the papers compare with: bicubic, DnCNN, EDSR, IMDN, RFDN, VDSR, WDSR.
 
-All take ``(N, 3, H, W)`` in [0, 1] and return ``(N, 3, rH, rW)``, not clipped.
+All take ``(N, 3, H, W)`` in [0, 1] and return ``(N, 3, rH, rW)``, not clipped; DnCNN works on gray and keeps the size.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsrlib.images import imresize, luma
-from nsrlib.layers import ESA, DistillationBlock, check_input, conv_layer
+from nsrlib.layers import ESA, DistillationBlock, WeightNormConv2d, check_input, conv_layer
 
 
 class Bicubic(nn.Module):
@@ -305,3 +305,137 @@ class EDSRBaseline(EDSR):
         img_range: float = 255.0,
     ) -> None:
         super().__init__(scale, num_feats, num_blocks, res_scale, img_range)
+
+
+# --- WDSR -------------------------------------------------------------------------------------------------------------
+
+
+class WideFrame(nn.Module):
+    """What WDSR-A and NSR share: first and last convolution, blocks between them, a 5x5 skip path beside them.
+
+    ``shuffle(last(blocks(first(x - 0.5))) + skip(x - 0.5)) + 0.5``; at scale 1 the skip path is the identity and there
+    is no shuffle. Parameters are named as in the released files.
+
+    Args:
+        scale: 1 (denoising, deblocking), 2, 3 or 4.
+        blocks: each keeping ``num_feats`` channels.
+        channels: of the images, 1 or 3.
+    """
+
+    min_size = 1
+    mean = 0.5
+
+    def __init__(self, scale: int, num_feats: int, blocks: Iterable[nn.Module], channels: int) -> None:
+        super().__init__()
+        self.scale, self.channels = scale, channels
+        c_out = channels * scale**2
+        self.body = nn.Sequential(WeightNormConv2d(channels, num_feats), *blocks, WeightNormConv2d(num_feats, c_out))
+        self.halo = 2 * len(self.body) - 2
+        self.skip = nn.Sequential(*([WeightNormConv2d(channels, c_out, 5)] if scale > 1 else []))
+        self.shuf = nn.Sequential(*([nn.PixelShuffle(scale)] if scale > 1 else []))
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_input(x, type(self).__name__, self.channels, self.min_size)
+        x = x - self.mean
+        return self.shuf(self.inside(x) + self.skip(x)) + self.mean
+
+    def inside(self, x: Tensor) -> Tensor:
+        """The body, ``(N, C, H, W)`` to ``(N, r r C, H, W)``."""
+        return self.body(x)
+
+    def fold(self) -> WideFrame:
+        """Fold weight norm into the weights, in place, for inference; see :meth:`WeightNormConv2d.fold`."""
+        for layer in self.modules():
+            if isinstance(layer, WeightNormConv2d):
+                layer.fold()
+        return self
+
+
+def check_wide(num_feats: int, num_blocks: int, width: float, channels: int) -> int:
+    """Channels inside a block, after a check of the sizes of a network on :class:`WideFrame`."""
+    for name, value in (("num_feats", num_feats), ("num_blocks", num_blocks)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if channels not in (1, 3):
+        raise ValueError(f"channels must be 1 or 3, got {channels}")
+    if int(num_feats * width) < 1:
+        raise ValueError(f"width must leave at least one of num_feats={num_feats} channels, got {width}")
+    return int(num_feats * width)
+
+
+class WideBlock(nn.Module):
+    """``x + last(ReLU(first(x)))``, wide in the middle."""
+
+    def __init__(self, first: nn.Module, last: nn.Module) -> None:
+        super().__init__()
+        self.body = nn.Sequential(first, nn.ReLU(), last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+def dense_block(channels: int, inner: int, res_scale: float) -> WideBlock:
+    """WDSR's block. The scale of its residual branch is what the gain of the last convolution starts with."""
+    return WideBlock(WeightNormConv2d(channels, inner, gain=2.0), WeightNormConv2d(inner, channels, gain=res_scale))
+
+
+class WDSR(WideFrame):
+    """WDSR-A (Yu et al., 2018) as its authors' later code has it; 1,190,100 parameters at x2.
+
+    With ``width=1`` it is the dense counterpart of :class:`~nsrlib.models.nsr.NSR`, which its authors call EDSR.
+
+    Args:
+        width: channels inside a block over ``num_feats``.
+        channels: of the images, 1 or 3.
+    """
+
+    def __init__(
+        self, scale: int = 4, num_feats: int = 32, num_blocks: int = 16, width: float = 4.0, channels: int = 3
+    ) -> None:
+        inner = check_wide(num_feats, num_blocks, width, channels)
+        blocks = (dense_block(num_feats, inner, 1 / math.sqrt(num_blocks)) for _ in range(num_blocks))
+        super().__init__(scale, num_feats, blocks, channels)
+
+
+# --- DnCNN ------------------------------------------------------------------------------------------------------------
+
+
+class DnCNN(nn.Module):
+    """DnCNN (Zhang et al., TIP 2017): a chain of 3x3 convolutions predicts the noise, which is taken off.
+
+    ``(N, channels, H, W)`` in and out, at scale 1. 17 layers of 64 channels, 555,137 parameters on gray. The released
+    files have the batch normalisation of the 15 inner layers merged into the convolutions, so that is the default here.
+
+    Args:
+        scale: 1.
+        channels: 1, or 3 for colour.
+        num_layers: convolutions in all, at least 3; 17 in the paper for one noise level, 20 for unknown ones.
+        batch_norm: normalise between the inner convolutions and their ReLU, as the authors did in training.
+    """
+
+    min_size = 1
+
+    def __init__(
+        self,
+        scale: int = 1,
+        channels: int = 1,
+        num_feats: int = 64,
+        num_layers: int = 17,
+        batch_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        check_depth(num_layers)
+        self.scale, self.channels, self.halo = scale, channels, num_layers
+        layers: list[nn.Module] = [conv3x3(channels, num_feats), nn.ReLU()]
+        for _ in range(num_layers - 2):
+            norm = [nn.BatchNorm2d(num_feats)] if batch_norm else []
+            layers += [conv3x3(num_feats, num_feats), *norm, nn.ReLU()]
+        self.model = nn.Sequential(*layers, conv3x3(num_feats, channels))
+        for layer in self.model:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_input(x, type(self).__name__, self.channels, self.min_size)
+        return x - self.model(x)

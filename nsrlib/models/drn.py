@@ -303,16 +303,62 @@ def dual_networks(scale: int, num_feats: int) -> nn.ModuleList:
 
 
 def load_dual_weights(duals: nn.ModuleList, path: str | os.PathLike) -> nn.ModuleList:
-    """Load a released ``*_dual_model.pt``, a list of state dicts, D_1 first. ValueError if it does not fit."""
+    """Load a released ``*_dual_model.pt``, a list of state dicts, D_1 first, or a ``.safetensors`` of the module list.
+
+    ValueError if it does not fit.
+    """
+    name = os.path.basename(path)
+    if name.endswith(".safetensors"):
+        from nsrlib.models import load_weights
+
+        load_weights(duals, path)
+        return duals
     states = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(states, list) or len(states) != len(duals):
-        raise ValueError(f"{os.path.basename(path)} must hold a list of {len(duals)} state dicts")
+        raise ValueError(f"{name} must hold a list of {len(duals)} state dicts")
     for dual, state in zip(duals, states, strict=True):
         try:
             dual.load_state_dict(state)
         except RuntimeError as error:
-            raise ValueError(f"{os.path.basename(path)} does not fit: {' '.join(str(error).split())[:200]}") from None
+            raise ValueError(f"{name} does not fit: {' '.join(str(error).split())[:200]}") from None
     return duals
+
+
+RELEASED: dict[tuple[str, int], str] = {
+    **{(f"DRN-{size}", scale): f"DRN{size}{scale}x.pt" for size in "SL" for scale in (4, 8)},
+    **{(f"DRN-S{p}", scale): f"DRNS_{scale}x_Prune_{p}.pt" for p in (30, 50, 70) for scale in (4, 8)},
+}
+"""Files that the authors released beside guoyongcs/DRN (v0.1) and guoyongcs/DRC (v1.1)."""
+
+
+def released(network: str, scale: int) -> DRN | None:
+    """A network with the authors' weights, or None where their file is not at hand.
+
+    Their files have no published hash, so they are neither downloaded nor verified: put them into ``weights/`` of a
+    folder of ``NSRLIB_DATA`` or of the cache. They are read without running code from them, and every tensor must fit.
+
+    Args:
+        network: ``DRN-S``, ``DRN-L``, or ``DRN-S30``, ``DRN-S50``, ``DRN-S70``.
+
+    Raises:
+        ValueError: a network that was not released; a file that does not fit.
+    """
+    from nsrlib.download import local_roots
+    from nsrlib.models import load_weights
+
+    if (network, scale) not in RELEASED:
+        raise ValueError(
+            f"{network} x{scale} was not released; there are: {', '.join(f'{n} x{s}' for n, s in RELEASED)}"
+        )
+    places = [root / "weights" / RELEASED[network, scale] for _, root in local_roots()]
+    path = next((p for p in places if p.is_file()), None)
+    if path is None:
+        return None
+    percent = network.removeprefix("DRN-S")
+    widths = searched_widths(int(percent) / 100, scale) if percent.isdigit() else None
+    model = DRNL(scale) if network == "DRN-L" else DRNS(scale, widths=widths)
+    load_weights(model, path)
+    return model.eval()
 
 
 # --- losses -----------------------------------------------------------------------------------------------------------

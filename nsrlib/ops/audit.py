@@ -454,10 +454,15 @@ def audit_all(
     Raises:
         ValueError: unknown names or targets.
         RuntimeError: under ``TRITON_INTERPRET=1``.
+        ImportError: there is no Triton.
     """
     import pandas as pd
-    import triton
     from tqdm.auto import tqdm
+
+    try:
+        import triton
+    except ImportError as error:
+        raise ImportError(f"compiling kernels needs Triton (Linux): pip install 'nsrlib[triton]' ({error})") from error
 
     known = entries()
     for what, given, possible in (("case", names or (), known), ("target", targets, TARGETS)):

@@ -604,6 +604,25 @@ def _forward_grouped(x: Tensor, filters: Tensor, bias: Tensor | None, g: Geometr
     return y.reshape(g.n, g.c_out, g.tiles[0] * g.tile[0], -1)[:, :, : g.out[0], : g.out[1]]
 
 
+def _forward_rows(x: Tensor, weight: Tensor, gate: Tensor, bias: Tensor | None, g: Geometry, mode: str) -> Tensor:
+    """One row of tiles after the other: its kernels and patches are mixed, cut and used while they are in the cache."""
+    y = x.new_empty((g.n, g.c_out, *g.out))
+    row = g._replace(
+        size=(g.patch[0], g.size[1]), padding=(0, g.padding[1]), out=(g.tile[0], g.out[1]), tiles=(1, g.tiles[1])
+    )
+    for i in range(g.tiles[0]):
+        first = i * g.tile[0] * g.stride[0] - g.padding[0]
+        top = min(max(-first, 0), g.patch[0])
+        read = x[:, :, max(first, 0) : first + g.patch[0]] if first + g.patch[0] > 0 else x[:, :, :0]
+        read = F.pad(read, (0, 0, top, g.patch[0] - top - read.shape[2]))
+        cells = gate[..., i : i + 1, :]
+        filters = _cell_filters(weight, cells, mode)
+        biases = None if bias is None else _cell_filters(bias, cells, mode)
+        place = y[:, :, i * g.tile[0] : (i + 1) * g.tile[0]]
+        place.copy_(_forward_grouped(read, filters, biases, row)[:, :, : place.shape[2]])
+    return y
+
+
 def _backward_grouped(
     grad: Tensor, x: Tensor, filters: Tensor, g: Geometry, need_x: bool, need_filters: bool
 ) -> tuple[Tensor | None, Tensor | None]:
@@ -732,6 +751,8 @@ def _mixed_conv2d(
         return y
     if not g.aggregated:
         return _forward_wide(x, weight, gate, bias, g)
+    if not g.whole:
+        return _forward_rows(x, weight, gate, bias, g, mode)
     filters = _cell_filters(weight, gate, mode)
     biases = None if bias is None else _cell_filters(bias, gate, mode)
     return _forward_grouped(x, filters, biases, g).contiguous()

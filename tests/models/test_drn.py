@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from nsrlib import create_model, data
@@ -22,6 +23,7 @@ from nsrlib.models import optimise
 from nsrlib.models.drn import (
     DRN,
     MEAN,
+    RELEASED,
     brought_back,
     degraded,
     drn_losses,
@@ -31,6 +33,7 @@ from nsrlib.models.drn import (
     invisible,
     load_dual_weights,
     pyramid,
+    released,
     searched_widths,
     training_setup,
     uniform_widths,
@@ -59,7 +62,7 @@ def batch_of(hr: Tensor, scale: int) -> Batch:
 # --- names, shapes, counts --------------------------------------------------------------------------------------------
 
 
-def released(scale: int, f: int, blocks: int) -> dict[str, tuple[int, ...]]:
+def tensors_of(scale: int, f: int, blocks: int) -> dict[str, tuple[int, ...]]:
     """Names and shapes in the authors' files, from the specification's list."""
     shapes: dict[str, tuple[int, ...]] = {}
 
@@ -104,7 +107,7 @@ def test_tensors_have_the_names_and_shapes_of_the_released_files(name, scale, f,
     with torch.device("meta"):
         model = create_model(name, scale)
     found = {key: tuple(t.shape) for key, t in model.state_dict().items()}
-    assert found == released(scale, f, blocks)
+    assert found == tensors_of(scale, f, blocks)
     assert len(found) == tensors
     assert sum(p.numel() for p in model.parameters()) == params  # the mean shifts are trained and counted
 
@@ -431,6 +434,36 @@ def test_released_dual_weights_are_a_list_of_state_dicts(tmp_path):
         load_dual_weights(dual_networks(8, 4), tmp_path / "dual.pt")
     with pytest.raises(ValueError, match=r"dual\.pt does not fit: .*size mismatch"):
         load_dual_weights(dual_networks(4, 5), tmp_path / "dual.pt")
+
+
+def test_dual_weights_are_read_from_safetensors_too(tmp_path):
+    source, target = duals_of(small(), 2), duals_of(small(), 3)
+    save_file(source.state_dict(), tmp_path / "dual.safetensors")
+    load_dual_weights(target, tmp_path / "dual.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(source.parameters(), target.parameters(), strict=True))
+    with pytest.raises(ValueError, match=r"dual\.safetensors does not fit ModuleList"):
+        load_dual_weights(dual_networks(4, 5), tmp_path / "dual.safetensors")
+
+
+def test_released_networks_are_found_by_their_file_names(tmp_path, monkeypatch):
+    monkeypatch.setenv("NSRLIB_DATA", str(tmp_path / "mine"))
+    monkeypatch.setenv("NSRLIB_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "mine" / "weights").mkdir(parents=True)
+    (tmp_path / "cache" / "weights").mkdir(parents=True)
+    assert all(released(*which) is None for which in RELEASED)
+    source = create_model("drn_s", 4, widths=searched_widths(0.7, 4))
+    for folder in ("mine", "cache"):
+        torch.save(source.state_dict(), tmp_path / folder / "weights" / "DRNS_4x_Prune_70.pt")
+        found = released("DRN-S70", 4)
+        assert not found.training
+        assert all(torch.equal(v, source.state_dict()[k]) for k, v in found.state_dict().items())
+        (tmp_path / folder / "weights" / "DRNS_4x_Prune_70.pt").rename(
+            tmp_path / folder / "weights" / "DRNS_4x_Prune_50.pt"
+        )
+    with pytest.raises(ValueError, match=r"DRNS_4x_Prune_50\.pt does not fit DRNS: .* of another shape"):
+        released("DRN-S50", 4)
+    with pytest.raises(ValueError, match="DRN-M x4 was not released; there are: DRN-S x4, DRN-S x8, DRN-L x4"):
+        released("DRN-M", 4)
 
 
 def test_degraded_sets_have_another_lr_and_the_same_hr():
