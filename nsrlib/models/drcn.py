@@ -415,7 +415,7 @@ def training_setup(
 # Winograd's F(4x4, 3x3) (Lavin & Gray, CVPR 2016): 36 products for 16 outputs instead of 144.
 _WINOGRAD_G = [[1 / 4, 0, 0], [-1 / 6] * 3, [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6],
                [0, 0, 1]]  # fmt: skip
-_STRIP = 2  # rows of 4x4 outputs at a time: what is in flight stays in the cache
+_TILES = 256  # of 4x4 outputs at a time, in whole rows: enough for the products, few enough for the cache
 
 
 class FastDRCN(nn.Module):
@@ -461,8 +461,8 @@ class FastDRCN(nn.Module):
         self.winograd = (model.features >= 48 and not compile) if winograd is None else winograd
         if self.winograd:
             g = torch.tensor(_WINOGRAD_G, dtype=torch.float64)
-            both = torch.cat([self.recur.weight, self.recon0.weight]).double()  # (2F, F, 3, 3)
-            u = torch.einsum("ip,jq,ocpq->jico", g, g, both).reshape(36, self.features, -1)
+            all_three = torch.cat([self.embed1.weight, self.recur.weight, self.recon0.weight]).double()  # (3F, F, 3, 3)
+            u = torch.einsum("ip,jq,ocpq->jico", g, g, all_three).reshape(36, self.features, -1)
             self.register_buffer("u", u.to(self.recur.weight.dtype), persistent=False)
         self._calls: Callable[[Tensor], Tensor] = torch.compile(self._library) if compile else self._library
 
@@ -508,31 +508,36 @@ class FastDRCN(nn.Module):
         n, (h, w) = self.features, x.shape[-2:]
         tall, wide = -h // 4 * -4, -w // 4 * -4
         # (rows, columns, F), up to whole 4x4 outputs, in a border of zeros
-        state, following = (self.u.new_zeros(tall + 2, wide + 2, n) for _ in range(2))
-        r = self.u.new_empty(tall, wide, n)
-        state[1 : h + 1, 1 : w + 1] = self._embed(x)[0].permute(1, 2, 0)
-        bias = torch.cat([cast(Tensor, self.recur.bias), cast(Tensor, self.recon0.bias)])
+        state = self.u.new_zeros(tall + 2, wide + 2, n)
+        state[1 : h + 1, 1 : w + 1] = F.relu_(self.embed0(x.to(self.u.dtype)))[0].permute(1, 2, 0)
+        following = torch.zeros_like(state)
+        r = self.u.new_zeros(tall, wide, n)  # R_d if a ReLU comes behind the last layer, else the sum of w_d R_d
+        bias = torch.cat([cast(Tensor, layer.bias) for layer in (self.embed1, self.recur, self.recon0)])
         total = None
-        for d in range(self.recursions + 1):  # H_d gives H_{d+1}, but for the last, and R_d, but for the first
-            targets = [following[1:-1, 1:-1]] * (d < self.recursions) + [r] * (d > 0)
-            used = slice(n if d == self.recursions else 0, n if d == 0 else 2 * n)
-            _winograd_relu(state, self.u[..., used], bias[used], targets)
-            if d > 0:
+        for d in range(-1, self.recursions + 1):  # H_d gives H_{d+1}, but for the last, and R_d from H_1 on
+            share = None if self.last_relu or d < 1 else self.w[d - 1]
+            targets = [(following[1:-1, 1:-1], None)] * (d < self.recursions) + [(r, share)] * (d > 0)
+            first = 0 if d < 0 else 2 * n if d == self.recursions else n
+            used = slice(first, first + len(targets) * n)
+            _winograd_relu(state, self.u[..., used].contiguous(), bias[used], targets)
+            if self.last_relu and d > 0:
                 total = self._collect(total, r[:h, :w].permute(2, 0, 1)[None], x, self.w[d - 1])
             following[h + 1 :], following[:, w + 1 :] = 0, 0
             state, following = following, state
-        return self._finish(cast(Tensor, total), x)
+        del state, following
+        return self._finish(r[:h, :w].permute(2, 0, 1)[None] if total is None else total, x)
 
 
-def _winograd_relu(padded: Tensor, u: Tensor, bias: Tensor, targets: list[Tensor]) -> None:
-    """``relu`` of a 3x3 convolution of ``(4a + 2, 4b + 2, C)``; its channels fill the targets ``(4a, 4b, F)`` in turn.
+def _winograd_relu(padded: Tensor, u: Tensor, bias: Tensor, targets: list[tuple[Tensor, float | None]]) -> None:
+    """``relu`` of a 3x3 convolution of ``(4a + 2, 4b + 2, C)``; its channels go to the targets ``(4a, 4b, F)`` in turn.
 
     Args:
         u: transformed kernels ``(36, C, O)``. bias: ``(O,)``.
+        targets: with None, filled; with a number, increased by so much of it, while it is in the cache.
     """
     c, o = u.shape[1:]
     tall, wide = (padded.shape[0] - 2) // 4, (padded.shape[1] - 2) // 4
-    n = min(_STRIP, tall)
+    n = min(max(1, _TILES // wide), tall)
     v1 = padded.new_empty(6, n, padded.shape[1], c)
     v = padded.new_empty(6, 6, n, wide, c)  # (column point, row point, ...)
     m = padded.new_empty(6, 6, n, wide, o)
@@ -546,9 +551,13 @@ def _winograd_relu(padded: Tensor, u: Tensor, bias: Tensor, targets: list[Tensor
         m[1, 1] += bias  # what is at the point (1, 1) reaches all 16 outputs with the factor 1
         _from_points(list(m), columns)
         _from_points(list(columns.unbind(1)), y)
-        for target, part in zip(targets, y.split(o // len(targets), -1), strict=True):
-            places = target[top : top + 4 * n].unflatten(1, (wide, 4)).unflatten(0, (n, 4))
-            torch.clamp_min(part, 0, out=places.permute(1, 3, 0, 2, 4))
+        for (target, share), part in zip(targets, y.split(o // len(targets), -1), strict=True):
+            places = target[top : top + 4 * n].unflatten(1, (wide, 4)).unflatten(0, (n, 4)).permute(1, 3, 0, 2, 4)
+            if share is None:
+                torch.clamp_min(part, 0, out=places)
+            else:  # rows that are repeated have had their share
+                fresh = slice(first - top // 4, None)
+                places[:, :, fresh].add_(part[:, :, fresh].clamp_min_(0), alpha=share)
 
 
 def _to_points(d: list[Tensor], out: Tensor) -> None:
