@@ -461,8 +461,8 @@ class FastDRCN(nn.Module):
         self.winograd = (model.features >= 48 and not compile) if winograd is None else winograd
         if self.winograd:
             g = torch.tensor(_WINOGRAD_G, dtype=torch.float64)
-            all_three = torch.cat([self.embed1.weight, self.recur.weight, self.recon0.weight]).double()  # (3F, F, 3, 3)
-            u = torch.einsum("ip,jq,ocpq->jico", g, g, all_three).reshape(36, self.features, -1)
+            layers3 = torch.stack([self.embed1.weight, self.recur.weight, self.recon0.weight]).double()
+            u = torch.einsum("ip,jq,kocpq->kjico", g, g, layers3).flatten(1, 2)  # (3, 36, F, F)
             self.register_buffer("u", u.to(self.recur.weight.dtype), persistent=False)
         self._calls: Callable[[Tensor], Tensor] = torch.compile(self._library) if compile else self._library
 
@@ -512,14 +512,17 @@ class FastDRCN(nn.Module):
         state[1 : h + 1, 1 : w + 1] = F.relu_(self.embed0(x.to(self.u.dtype)))[0].permute(1, 2, 0)
         following = torch.zeros_like(state)
         r = self.u.new_zeros(tall, wide, n)  # R_d if a ReLU comes behind the last layer, else the sum of w_d R_d
-        bias = torch.cat([cast(Tensor, layer.bias) for layer in (self.embed1, self.recur, self.recon0)])
+        embed1, recur, recon0 = zip(
+            self.u, (cast(Tensor, k.bias) for k in (self.embed1, self.recur, self.recon0)), strict=True
+        )
         total = None
         for d in range(-1, self.recursions + 1):  # H_d gives H_{d+1}, but for the last, and R_d from H_1 on
-            share = None if self.last_relu or d < 1 else self.w[d - 1]
-            targets = [(following[1:-1, 1:-1], None)] * (d < self.recursions) + [(r, share)] * (d > 0)
-            first = 0 if d < 0 else 2 * n if d == self.recursions else n
-            used = slice(first, first + len(targets) * n)
-            _winograd_relu(state, self.u[..., used].contiguous(), bias[used], targets)
+            jobs: list[_Job] = []
+            if d < self.recursions:
+                jobs.append((*(embed1 if d < 0 else recur), following[1:-1, 1:-1], None))
+            if d > 0:
+                jobs.append((*recon0, r, None if self.last_relu else self.w[d - 1]))
+            _winograd_relu(state, jobs)
             if self.last_relu and d > 0:
                 total = self._collect(total, r[:h, :w].permute(2, 0, 1)[None], x, self.w[d - 1])
             following[h + 1 :], following[:, w + 1 :] = 0, 0
@@ -528,14 +531,17 @@ class FastDRCN(nn.Module):
         return self._finish(r[:h, :w].permute(2, 0, 1)[None] if total is None else total, x)
 
 
-def _winograd_relu(padded: Tensor, u: Tensor, bias: Tensor, targets: list[tuple[Tensor, float | None]]) -> None:
-    """``relu`` of a 3x3 convolution of ``(4a + 2, 4b + 2, C)``; its channels go to the targets ``(4a, 4b, F)`` in turn.
+_Job = tuple[Tensor, Tensor, Tensor, float | None]
+
+
+def _winograd_relu(padded: Tensor, jobs: list[_Job]) -> None:
+    """``relu`` of 3x3 convolutions of one ``(4a + 2, 4b + 2, C)``, whose transform they share.
 
     Args:
-        u: transformed kernels ``(36, C, O)``. bias: ``(O,)``.
-        targets: with None, filled; with a number, increased by so much of it, while it is in the cache.
+        jobs: for each convolution its transformed kernels ``(36, C, F)``, its bias ``(F,)``, the target
+            ``(4a, 4b, F)``, and None: the target is filled; or a number: the target is increased by so much of it.
     """
-    c, o = u.shape[1:]
+    c, o = jobs[0][0].shape[1:]
     tall, wide = (padded.shape[0] - 2) // 4, (padded.shape[1] - 2) // 4
     n = min(max(1, _TILES // wide), tall)
     v1 = padded.new_empty(6, n, padded.shape[1], c)
@@ -547,17 +553,17 @@ def _winograd_relu(padded: Tensor, u: Tensor, bias: Tensor, targets: list[tuple[
         top = 4 * min(first, tall - n)  # the last strip may repeat rows, so that all are alike
         _to_points([padded[top + p : top + p + 4 * n - 3 : 4] for p in range(6)], v1)
         _to_points([v1[:, :, q : q + 4 * wide - 3 : 4] for q in range(6)], v)
-        torch.bmm(v.view(36, n * wide, c), u, out=m.view(36, n * wide, o))
-        m[1, 1] += bias  # what is at the point (1, 1) reaches all 16 outputs with the factor 1
-        _from_points(list(m), columns)
-        _from_points(list(columns.unbind(1)), y)
-        for (target, share), part in zip(targets, y.split(o // len(targets), -1), strict=True):
+        for u, bias, target, share in jobs:
+            torch.bmm(v.view(36, n * wide, c), u, out=m.view(36, n * wide, o))
+            m[1, 1] += bias  # what is at the point (1, 1) reaches all 16 outputs with the factor 1
+            _from_points(list(m), columns)
+            _from_points(list(columns.unbind(1)), y)
             places = target[top : top + 4 * n].unflatten(1, (wide, 4)).unflatten(0, (n, 4)).permute(1, 3, 0, 2, 4)
             if share is None:
-                torch.clamp_min(part, 0, out=places)
+                torch.clamp_min(y, 0, out=places)
             else:  # rows that are repeated have had their share
                 fresh = slice(first - top // 4, None)
-                places[:, :, fresh].add_(part[:, :, fresh].clamp_min_(0), alpha=share)
+                places[:, :, fresh].add_(y[:, :, fresh].clamp_min_(0), alpha=share)
 
 
 def _to_points(d: list[Tensor], out: Tensor) -> None:
