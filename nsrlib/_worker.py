@@ -7,6 +7,7 @@ is here too.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import math
@@ -65,7 +66,8 @@ def run_notebook(job: dict[str, Any]) -> None:
                 raise
             _execute(job, running, position, tell)  # two kernels that start together can be given the same free port
     except Exception as error:
-        traceback.print_exc()
+        with contextlib.suppress(OSError):  # the log may lie on the disk that is full
+            traceback.print_exc()
         kind, message = cause_of(error)
         if kind == "DeadKernelError":
             message += f"; see logs/{name}.log"

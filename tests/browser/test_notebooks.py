@@ -65,11 +65,11 @@ def open_notebook(browser, lab, name: str) -> None:
     browser.get(lab.address(name))
     wait_for(lambda: browser.find_elements(By.CSS_SELECTOR, ".jp-Notebook .jp-Cell"), 90, "no notebook in the page")
 
-    def is_ready():  # a dialogue would ask for a kernel
+    def is_ready():  # run before that, a notebook asks for a kernel
         assert not browser.find_elements(By.CSS_SELECTOR, ".jp-Dialog"), "JupyterLab asks something"
-        return browser.find_elements(
-            By.CSS_SELECTOR, ".jp-NotebookPanel .jp-Notebook-ExecutionIndicator[data-status=idle]"
-        )
+        states = [s["kernel"]["execution_state"] for s in lab.ask("api/sessions") or [] if s["path"] == name]
+        bars = browser.find_elements(By.CSS_SELECTOR, "#jp-main-statusbar")
+        return states == ["idle"] and any("| Idle" in bar.text for bar in bars)
 
     wait_for(is_ready, 90, "the kernel is not ready")
 
@@ -88,10 +88,15 @@ def run_all(browser, lab, name: str, seconds: float) -> list:
         time.sleep(0.5)
         click(browser, ".lm-Menu-item[data-command='runmenu:run-all']")
         time.sleep(1)
-        return any(text != "[ ]:" for text in prompts(browser))
+        return any(text[1:-2].strip() for text in prompts(browser))
 
     wait_for(has_begun, 60, "Run All Cells runs nothing")
-    wait_for(lambda: not {"[*]:", "[ ]:"} & set(prompts(browser)), seconds, "the cells are not done")
+    cells = sum(cell.cell_type == "code" for cell in nbformat.read(lab.folder / name, 4).cells)
+
+    def is_done():
+        return sum(text[1:-2].isdecimal() for text in prompts(browser)) == cells
+
+    wait_for(is_done, seconds, "the cells are not done")
     path, before = lab.folder / name, (lab.folder / name).stat().st_mtime_ns
     ActionChains(browser).key_down(Keys.CONTROL).send_keys("s").key_up(Keys.CONTROL).perform()
     wait_for(lambda: path.stat().st_mtime_ns != before, 30, "the notebook is not saved")
