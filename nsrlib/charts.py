@@ -6,6 +6,7 @@ Drawn on matplotlib's ``Figure`` without pyplot, so that neither a display nor a
 from __future__ import annotations
 
 import itertools
+import io
 import json
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -302,5 +303,7 @@ def save(fig: Figure, *paths: Path) -> None:
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         metadata = {"CreationDate": None, "Creator": None} if path.suffix == ".pdf" else {"Software": None}
+        buffer = io.BytesIO()  # on a full disk matplotlib's PDF writer fails with an AttributeError
+        fig.savefig(buffer, format=path.suffix[1:], dpi=110, metadata=metadata)
         with whole_file(path) as draft:
-            fig.savefig(draft, format=path.suffix[1:], dpi=110, metadata=metadata)
+            draft.write_bytes(buffer.getvalue())

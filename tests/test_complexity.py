@@ -278,6 +278,7 @@ def test_the_extras_are_those_of_a_unit():
         "self-shortcut": (0, 3 * n),
         "residuals": (0, 63),
         "power activation": (3 * 8 * n, 3 * 8 * n),
+        "gates": (0, 0),
     }
     plain = create_model("addersr_vdsr", 1, num_feats=6, num_layers=5, steps="relu")
     extras = count(plain, (7, 9), channels=1).extras
