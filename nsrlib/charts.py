@@ -5,8 +5,8 @@ Drawn on matplotlib's ``Figure`` without pyplot, so that neither a display nor a
 
 from __future__ import annotations
 
-import itertools
 import io
+import itertools
 import json
 import textwrap
 from collections.abc import Mapping, Sequence

@@ -121,7 +121,10 @@ def pool_cells(x: Tensor, cell: int, window: int) -> Tensor:
     Windows never leave the picture: near the border they are moved inwards, like the patches of training.
     """
     rows, columns = (_windows(side, cell, window, x) for side in x.shape[2:])  # (GH, H) and (GW, W)
-    return rows @ x @ columns.T
+    if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+        means = (rows @ x.permute(0, 2, 3, 1).flatten(2)).unflatten(2, (x.shape[3], -1))  # (N, GH, W, C), no copy
+        return (columns @ means).permute(0, 3, 1, 2)
+    return rows @ (x @ columns.T)
 
 
 def _windows(side: int, cell: int, window: int, like: Tensor) -> Tensor:
