@@ -99,8 +99,8 @@ def test_bicubic_as_a_network_gives_its_row(benchmark, scale, psnr_db, ssim_valu
 @pytest.mark.benchmark
 def test_tiles_change_published_bsrn_by_less_than_a_tenth_of_a_level_in_the_mean(published, astronaut):
     model = optimise(published("bsrn", 2))
-    x = torch.from_numpy(astronaut.copy()).permute(2, 0, 1)[None].float() / 255
-    whole, tiled = upscale(model, x), upscale(model, x, tile=256)
+    x = torch.from_numpy(astronaut[:320, 96:416].copy()).permute(2, 0, 1)[None].float() / 255
+    whole, tiled = upscale(model, x), upscale(model, x, tile=160)
     difference = (whole.clamp(0, 1) - tiled.clamp(0, 1)).abs() * 255
     assert 0 < difference.mean() < 0.1
 

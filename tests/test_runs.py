@@ -401,7 +401,7 @@ def test_the_cells_that_took_longest_are_named(copy):
     page = report(copy).read_text()
     slowest = re.findall(r'<td class="n">([\d.]+) s</td><td><a href="([^"]+)">([^<]+)</a><br><code[^>]*>([^<]+)<', page)
     address = f"notebooks/good.html#cell-id={notebook.cells[-1].id}"
-    assert slowest == [("7.2", address, "good, Claim 1: a picture is shown", "import base64, json, os")]
+    assert slowest[0] == ("7.2", address, "good, Claim 1: a picture is shown", "import base64, json, os")
 
 
 def test_the_page_can_be_filtered_by_paper_and_verdict_and_has_two_themes(done):
