@@ -83,7 +83,7 @@ def pytest_runtest_call(item):
 
 
 def figures(outputs) -> list[bytes]:
-    """Those that are drawn. nbval's kernel gives a cell's value too, even behind a semicolon."""
+    """Those drawn: nbval's kernel gives a cell's value too, even behind a semicolon."""
     found = [output["data"] for output in outputs if output["output_type"] == "display_data"]
     return [base64.b64decode(data["image/png"]) for data in found if "image/png" in data]
 

@@ -21,7 +21,7 @@ from nsrlib.models.baselines import EDSR, IMDN, RFDN, VDSR, WDSR, Bicubic, DnCNN
 from nsrlib.models.bsrn import BSRN, BSRNS, FusedBSRN, Kernels
 from nsrlib.models.drcn import LumaDRCN
 from nsrlib.models.drn import DRNL, DRNS
-from nsrlib.models.nsr import NSR
+from nsrlib.models.nsr import NSR, gated_layers
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "addersr_edsr": AdderEDSR,
@@ -236,7 +236,13 @@ def optimise(model: nn.Module, device: str | torch.device | None = None, kernels
         fast = copy.deepcopy(model)
         if isinstance(fast, WideFrame):
             fast.fold()
-        fast = fast.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            for layer in fast.modules():
+                if isinstance(layer, nn.ReLU):
+                    layer.inplace = True
+        # a CPU's grouped convolutions, on which gated layers rest there, read planes
+        planes = torch.device(device).type == "cpu" and isinstance(fast, NSR) and bool(gated_layers(fast))
+        layout = torch.contiguous_format if planes else torch.channels_last
+        fast = fast.to(memory_format=layout)  # type: ignore[call-overload]
         for layer in fast.modules():
             if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1):
                 layer.dilation = (one_by_one_dilation(torch.device(device)),) * 2

@@ -371,7 +371,12 @@ class WideBlock(nn.Module):
         self.body = nn.Sequential(first, nn.ReLU(), last)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
+        return residual(x, self.body(x))
+
+
+def residual(x: Tensor, y: Tensor) -> Tensor:
+    """``x + y``; without gradients in the memory of y, since new memory for a large picture costs more than the sum."""
+    return x + y if torch.is_grad_enabled() or x.dtype != y.dtype else y.add_(x)
 
 
 def dense_block(channels: int, inner: int, res_scale: float) -> WideBlock:

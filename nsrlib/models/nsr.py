@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from nsrlib import ops
 from nsrlib.layers import WeightNormConv2d
-from nsrlib.models.baselines import WideBlock, WideFrame, check_wide, dense_block
+from nsrlib.models.baselines import WideBlock, WideFrame, check_wide, dense_block, residual
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,7 +124,7 @@ def pool_cells(x: Tensor, cell: int, window: int) -> Tensor:
     if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
         means = (rows @ x.permute(0, 2, 3, 1).flatten(2)).unflatten(2, (x.shape[3], -1))  # (N, GH, W, C), no copy
         return (columns @ means).permute(0, 3, 1, 2)
-    return rows @ (x @ columns.T)
+    return rows @ x @ columns.T
 
 
 def _windows(side: int, cell: int, window: int, like: Tensor) -> Tensor:
@@ -253,7 +253,7 @@ class PairedBlock(WideBlock):
     def forward(self, x: Tensor) -> Tensor:
         first, act, last = self.body
         gate = first.gate(x)  # type: ignore[operator]
-        return x + last(act(first(x, gate)), gate)
+        return residual(x, last(act(first(x, gate)), gate))
 
 
 # --- network ----------------------------------------------------------------------------------------------------------
