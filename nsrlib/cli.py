@@ -255,7 +255,7 @@ def evaluate(
     task = None if noise is None and jpeg is None else Degradation(noise, jpeg)
     network = models.create_model(model, _scale(scale, task), pretrained=weights == "trained" or weights)
     if task:
-        space = space or ("rgb" if getattr(network, "channels", 1) == 3 else "gray")
+        space = space or ("gray" if evaluation.takes_gray(network) else "rgb")
     scale = int(network.scale)  # type: ignore[arg-type]
     protocol = metrics.PRESETS[space or "y"]((0 if task else scale) if crop is None else crop)
     typer.echo(f"{model}, {task}; {protocol}" if task else f"{model} x{scale}; {protocol}")

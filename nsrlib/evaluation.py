@@ -19,6 +19,7 @@ from nsrlib.data import DataUnavailable, ImageSet, Pair, load
 from nsrlib.images import (
     Degradation,
     Picture,
+    degraded,
     imresize,
     luma,
     read_picture,
@@ -297,7 +298,7 @@ def evaluate(
     if isinstance(dataset, ImageSet):
         images = dataset
     else:
-        images = load(dataset, r, lr=lr, limit=limit, gray=True if task and channels in (None, 1) else None)
+        images = load(dataset, r, lr=lr, limit=limit, gray=takes_gray(model) if task else None)
     if (images.scale or 1) != r:
         raise ValueError(f"the model upscales by {r}, but {images.name} was loaded at scale {images.scale}")
     if limit is not None and limit < 1:
@@ -316,7 +317,7 @@ def evaluate(
         assert y is not None
         sr = to_uint8(y)  # waits for the device
         seconds = time.perf_counter() - start
-        a, b = _for_protocol(sr, pair.hr, pair.gray, protocol)
+        a, b = for_protocol(sr, pair.hr, pair.gray, protocol)
         rows.append(
             {"image": pair.name, "psnr": psnr(a, b, protocol), "ssim": ssim(a, b, protocol), "seconds": seconds}
         )
@@ -335,6 +336,11 @@ def evaluate(
     return table
 
 
+def takes_gray(network: Any) -> bool | None:
+    """How to load sets for a network that restores: as gray (True), or as they are (None) if it takes colour."""
+    return True if getattr(network, "channels", 1) == 1 else None
+
+
 def _upscaling_input(images: ImageSet, pair: Pair, device: torch.device) -> Tensor:
     if pair.lr is None:
         raise ValueError(
@@ -346,7 +352,7 @@ def _upscaling_input(images: ImageSet, pair: Pair, device: torch.device) -> Tens
 
 
 def _degraded(images: ImageSet, pair: Pair, task: Degradation, channels: int | None, device: torch.device) -> Tensor:
-    """A picture after its degradation, ``(1, C, H, W)``; with noise its values leave [0, 1]."""
+    """As :func:`~nsrlib.images.degraded`, after a check of the channels."""
     have = 1 if pair.hr.ndim == 2 else 3
     if channels not in (None, have):
         words = {1: "gray", 3: "colour"}
@@ -354,11 +360,7 @@ def _degraded(images: ImageSet, pair: Pair, task: Degradation, channels: int | N
             f"{images.name} was loaded in {words[have]}, but the model takes {words[channels]}: load it with "
             f"gray={channels == 1}"
         )
-    picture = task.apply(pair.hr, pair.name)
-    if picture.dtype == np.uint8:
-        return to_tensor(picture, device)
-    planes = picture[..., None] if picture.ndim == 2 else picture
-    return torch.from_numpy(planes).permute(2, 0, 1)[None].float().contiguous().to(device)
+    return degraded(pair.hr, task, pair.name, device)
 
 
 def benchmark(
@@ -412,7 +414,7 @@ def benchmark(
     return result
 
 
-def _for_protocol(sr: np.ndarray, hr: np.ndarray, gray: bool, protocol: Protocol) -> tuple[np.ndarray, np.ndarray]:
+def for_protocol(sr: np.ndarray, hr: np.ndarray, gray: bool, protocol: Protocol) -> tuple[np.ndarray, np.ndarray]:
     """Reduce three equal channels to one where the protocol wants gray files left alone."""
     if hr.ndim == 2:
         return (sr if sr.ndim == 2 else sr[..., 0]), hr

@@ -297,7 +297,16 @@ class Degradation:
         if self.jpeg is not None:
             return jpeg(img, self.jpeg)
         assert self.noise is not None
-        return add_noise(img, self.noise, _name_seed(f"{name} {self.noise:g} {self.seed}"))
+        return add_noise(img, self.noise, name_seed(f"{name} {self.noise:g} {self.seed}"))
+
+
+def degraded(img: np.ndarray, task: Degradation, name: str = "", device: str | torch.device = "cpu") -> Tensor:
+    """A picture after its degradation as the input of a network, float32 ``(1, C, H, W)``; noise leaves [0, 1]."""
+    picture = task.apply(img, name)
+    if picture.dtype == np.uint8:
+        return to_tensor(picture, device)
+    planes = picture[..., None] if picture.ndim == 2 else picture
+    return torch.from_numpy(planes).permute(2, 0, 1)[None].float().contiguous().to(device)
 
 
 def _is_number(value: Any) -> bool:
@@ -310,7 +319,7 @@ def check_quality(quality: Any) -> None:
         raise ValueError(f"jpeg must be a whole quality from 1 to 100, got {quality!r}")
 
 
-def _name_seed(text: str) -> int:
+def name_seed(text: str) -> int:
     """64 bits that follow from a text, on every machine."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from nsrlib.data import ImageSet, Pair
-from nsrlib.images import check_quality, imresize, luma
+from nsrlib.images import check_quality, imresize, luma, name_seed
 from nsrlib.images import jpeg as compress
 
 
@@ -285,7 +285,7 @@ def _arrays(
 def _own_quality(quality: tuple[int, int], name: str) -> int:
     """The quality in a range that follows from an image's name."""
     low, high = quality
-    return low + int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % (high - low + 1)
+    return low + name_seed(name) % (high - low + 1)
 
 
 def _quality_range(jpeg: Any) -> tuple[int, int] | None:

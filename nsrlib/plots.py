@@ -634,6 +634,10 @@ def maps(rows: Mapping[str, Mapping[str, np.ndarray]], title: str = "") -> Figur
     return fig
 
 
+KERNELS = (BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, GRAY)
+"""Colours of NSR's kernels."""
+
+
 def gate_maps(picture: np.ndarray, gates: Mapping[str, np.ndarray], title: str = "") -> Figure:
     """Which kernel each cell of a picture takes: a column for each block, its colours mixed by the gate; entropy below.
 
@@ -644,7 +648,7 @@ def gate_maps(picture: np.ndarray, gates: Mapping[str, np.ndarray], title: str =
         gates: label -> ``(k, GH, GW)`` of one cardinal group, k at most 8.
     """
     k = next(iter(gates.values())).shape[0]
-    colours = np.array([mpl.colors.to_rgb(c) for c in (BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, GRAY)[:k]])
+    colours = np.array([mpl.colors.to_rgb(c) for c in KERNELS[:k]])
     fig, axes = plt.subplots(
         2, len(gates) + 1, figsize=(10, 10 / (len(gates) + 1) * 2 * picture.shape[0] / picture.shape[1] + 0.9)
     )
@@ -698,7 +702,7 @@ def gates_at(
         marked[edge] = (np.array(mpl.colors.to_rgb(RED)) * 255).astype(np.uint8)
     k, d = gates.shape[:2]
     fig, ax = plt.subplots(figsize=(5.2, 3.2))
-    for i, colour in zip(range(k), (BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, GRAY), strict=False):
+    for i, colour in enumerate(KERNELS[:k]):
         ax.bar(
             np.arange(d) + 0.8 * ((i + 0.5) / k - 0.5),
             gates[i, :, row, column],

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nsrlib.data import DataUnavailable, ImageSet
 from nsrlib.evaluation import evaluate, upscale
-from nsrlib.images import Degradation, to_tensor, to_uint8
+from nsrlib.images import Degradation, degraded, to_tensor, to_uint8
 from nsrlib.layers import check_input
 from nsrlib.metrics import GRAY, psnr
 from nsrlib.models import create_model
@@ -235,9 +235,7 @@ def pictures(
         Label with PSNR -> ``uint8`` ``(H, W)``: the clean picture, the degraded one, each network's.
     """
     task = Degradation(**degradation)
-    x = torch.from_numpy(np.asarray(task.apply(clean, name), np.float64)).float()[None, None]
-    if task.jpeg is not None:
-        x = x / 255
+    x = degraded(clean, task, name)
     results = {task_name(task): to_uint8(x)}
     for label, network in networks.items():
         y = upscale(network.eval(), x)

@@ -79,7 +79,7 @@ def train_and_score(
     with seeded(seed):
         network = create_model(model, scale, **dict(config or {}))
     task = dict(degradation or {})
-    gray = takes_gray(network) if task else None
+    gray = evaluation.takes_gray(network) if task else None
     tests = {name: data.load(name, scale, gray=gray, limit=limit) for name in test}
     first = next(iter(tests.values()))
 
@@ -129,11 +129,6 @@ def training_patches(
 
     images = data.training_set(names, scale, gray=gray)
     return Patches(images, patch, **{"too_small": "skip", **json.loads(options)})
-
-
-def takes_gray(network: Any) -> bool | None:
-    """How to load sets for a network that restores: as gray (True), or as they are (None) if it takes colour."""
-    return True if getattr(network, "channels", 1) == 1 else None
 
 
 @dataclass(frozen=True)

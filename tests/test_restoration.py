@@ -16,7 +16,7 @@ from torch import nn
 
 from nsrlib import claims, cli, create_model, experiments, restoration, studies
 from nsrlib.data import Pair, load
-from nsrlib.evaluation import evaluate
+from nsrlib.evaluation import evaluate, takes_gray
 from nsrlib.images import Degradation, imresize, jpeg, to_tensor, to_uint8
 from nsrlib.metrics import GRAY, RGB, psnr, ssim
 from nsrlib.patches import Patches
@@ -423,9 +423,9 @@ def test_the_usual_task_of_studies_restores(degradation, tmp_path):
 
 
 def test_a_colour_network_learns_from_colour():
-    assert studies.takes_gray(small_dncnn(channels=3)) is None
-    assert studies.takes_gray(small_dncnn()) is True
-    assert studies.takes_gray(create_model("vdsr", 1, num_feats=4, num_layers=3)) is True
+    assert takes_gray(small_dncnn(channels=3)) is None
+    assert takes_gray(small_dncnn()) is True
+    assert takes_gray(create_model("vdsr", 1, num_feats=4, num_layers=3)) is True
 
 
 def run(monkeypatch, capsys, *arguments: object) -> tuple[int, str, str]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nsrlib.claims import PROFILES, RESULTS_DIR
 from nsrlib.experiments import addersr, bsrn, drcn, drn, nsr
-from nsrlib.studies import Study, StudyResult, load_study, takes_gray
+from nsrlib.studies import Study, StudyResult, load_study
 
 if TYPE_CHECKING:
     from nsrlib.training import TrainingResult
@@ -148,7 +148,7 @@ def train(
     task = {name: _middle(level) for name, level in (("noise", noise), ("jpeg", jpeg)) if level is not None}
     if scale == 1 and not task:
         raise ValueError("scale 1 leaves nothing to learn: give noise or jpeg to undo")
-    gray = takes_gray(network) if task else None
+    gray = evaluation.takes_gray(network) if task else None
     try:
         images = sets.training_set(data or ["t91"], scale, gray=gray, on_error="skip" if skip_broken else "raise")
     except sets.DataUnavailable:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nsrlib.studies import Study
+from nsrlib.studies import Study, Task
 
 DATA: dict[str, dict[str, Sequence[str]]] = {
     "quick": {"train": ["embedded_train"], "test": ["embedded"]},
@@ -25,6 +25,7 @@ def study(
     variants: Variants,
     common: Mapping[str, Any],
     data: Mapping[str, Sequence[str]] | None = None,
+    task: Task | str = Study.task,
 ) -> Study:
     """A study whose note tells the scale of its training: ``trained`` says what, the rest follows from the settings."""
     recipe = {"channels_last": profile != "paper", **recipe}
@@ -35,5 +36,6 @@ def study(
         variants,
         {**common, **data, "recipe": recipe},
         seeds=(0,) if profile == "quick" else (0, 1, 2),
+        task=task,
         note=f"{trained}, {steps} from {' and '.join(data['train'])}",
     )

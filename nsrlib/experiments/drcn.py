@@ -134,7 +134,7 @@ def recursion_scores(model: LumaDRCN, images: ImageSet, *, limit: int | None = N
     import pandas as pd
     import torch
 
-    from nsrlib.evaluation import _for_protocol
+    from nsrlib.evaluation import for_protocol
     from nsrlib.images import to_tensor, to_uint8
     from nsrlib.metrics import MATLAB_Y, psnr
     from nsrlib.models.drcn import DRCN
@@ -151,7 +151,7 @@ def recursion_scores(model: LumaDRCN, images: ImageSet, *, limit: int | None = N
             x = to_tensor(cast(np.ndarray, pair.lr), device)
             y, ys = model(x if x.shape[1] == 3 else x.expand(-1, 3, -1, -1), every=True)
             pictures = [to_uint8(p) for p in (*ys, torch.stack(ys).mean(0), y)]
-            rows.append([float(psnr(*_for_protocol(p, pair.hr, pair.gray, protocol), protocol)) for p in pictures])
+            rows.append([float(psnr(*for_protocol(p, pair.hr, pair.gray, protocol), protocol)) for p in pictures])
     w = cast(DRCN, model.net).weights.detach().double().cpu()
     names = [*range(1, len(w) + 1), "equal weights", "ensemble"]
     weights = [*(w / w.sum()).tolist(), float("nan"), float("nan")]

@@ -76,16 +76,9 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
     numbers |= {kind: {"widths": kind, "ratio": RATIOS[0], "search": search} for kind in kinds}
 
     def of_students(name: str, variants: Mapping[str, Mapping[str, Any]], what: str) -> Study:
-        made = study(
-            f"drn {name}",
-            profile,
-            f"{pruned}{what}; their parent: {network}",
-            recipe,
-            variants,
-            common_of_students,
-            data,
-        )
-        return Study(made.name, made.variants, made.common, made.seeds, "nsrlib.experiments.drn:compress", made.note)
+        trained = f"{pruned}{what}; their parent: {network}"
+        task = "nsrlib.experiments.drn:compress"
+        return study(f"drn {name}", profile, trained, recipe, variants, common_of_students, data, task)
 
     return {
         "dual": study(

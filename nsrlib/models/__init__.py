@@ -236,11 +236,8 @@ def optimise(model: nn.Module, device: str | torch.device | None = None, kernels
         fast = copy.deepcopy(model)
         if isinstance(fast, WideFrame):
             fast.fold()
-            for layer in fast.modules():
-                if isinstance(layer, nn.ReLU):
-                    layer.inplace = True
         # a CPU's grouped convolutions, on which gated layers rest there, read planes
-        planes = torch.device(device).type == "cpu" and isinstance(fast, NSR) and bool(gated_layers(fast))
+        planes = torch.device(device).type == "cpu" and gated_layers(fast)
         layout = torch.contiguous_format if planes else torch.channels_last
         fast = fast.to(memory_format=layout)  # type: ignore[call-overload]
         for layer in fast.modules():

@@ -363,12 +363,19 @@ def check_wide(num_feats: int, num_blocks: int, width: float, channels: int) -> 
     return int(num_feats * width)
 
 
+class ThriftyReLU(nn.ReLU):
+    """ReLU; without gradients in the memory of its input, see :func:`residual`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x, inplace=not torch.is_grad_enabled())
+
+
 class WideBlock(nn.Module):
     """``x + last(ReLU(first(x)))``, wide in the middle."""
 
     def __init__(self, first: nn.Module, last: nn.Module) -> None:
         super().__init__()
-        self.body = nn.Sequential(first, nn.ReLU(), last)
+        self.body = nn.Sequential(first, ThriftyReLU(), last)
 
     def forward(self, x: Tensor) -> Tensor:
         return residual(x, self.body(x))

@@ -286,10 +286,14 @@ class LumaDRCN(nn.Module):
         if not colour:
             return self.net(up) if every else self._plane(up)
         plane = (luma(up)[:, None] / 255).to(x.dtype)
+
+        def coloured(y: Tensor) -> Tensor:
+            return up + 255 / 219 * (y - plane)
+
         if not every:
-            return up + 255 / 219 * (self._plane(plane) - plane)
+            return coloured(self._plane(plane))
         y, ys = self.net(plane)
-        return up + 255 / 219 * (y - plane), [up + 255 / 219 * (p - plane) for p in ys]
+        return coloured(y), [coloured(one) for one in ys]
 
     def _plane(self, y: Tensor) -> Tensor:
         if isinstance(self.net, FastDRCN):
