@@ -17,9 +17,10 @@ __version__ = "0.1.0"
 __all__ = ["create_model", "list_models", "load_weights"]
 
 _SUBMODULES = (
-    *("bench", "charts", "claims", "complexity", "data", "download", "evaluation", "grids", "images", "layers"),
-    *("metrics", "models", "ops", "patches", "plots", "provenance", "reports", "runs", "studies", "sweep_pages"),
-    *("sweeps", "training"),
+    *("bench", "charts", "claims", "complexity", "compression", "data", "diagrams", "download", "evaluation"),
+    *("experiments", "figures", "grids", "images", "layers", "metrics", "models", "ops", "patches", "plots"),
+    *("provenance", "reports", "restoration", "runs", "sparsity", "studies", "sweep_pages", "sweeps", "theory"),
+    *("training", "viewers"),
 )
 
 

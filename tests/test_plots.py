@@ -24,6 +24,7 @@ from nsrlib.data import load
 from nsrlib.evaluation import evaluate
 from nsrlib.images import imresize
 from nsrlib.metrics import MATLAB_Y, RGB, psnr
+from nsrlib.models.nsr import pool_cells
 from nsrlib.studies import StudyResult
 
 
@@ -269,30 +270,40 @@ def test_maps_show_every_picture_with_its_label_and_leave_the_rest_empty():
     assert [t.get_text() for ax in fig.axes for t in ax.texts] == ["one", "two"]
 
 
-# --- diagrams, files, tables ------------------------------------------------------------------------------------------
+# --- gates ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("kind", "there", "absent"),
-    [("esdb", ["BSConv 3x3\nGELU", "ESA", "CCA", "+"], []), ("rfdb", ["conv 3x3\nLReLU", "ESA"], ["CCA", "+"])],
-)
-def test_a_block_diagram_has_the_parts_of_its_block(kind, there, absent):
-    fig = drawn(plots.block_diagram(kind))
-    assert len(fig.axes) == 1
-    found = texts(fig)
-    assert set(there) <= set(found)
-    assert not set(absent) & set(found)
-    assert sum("3x3" in t for t in found) == 4
-    assert sum("1x1" in t for t in found) == 4  # three distillations and the condensation
-    assert found[-1].startswith(kind.upper())
+def test_a_gate_map_is_coloured_where_gates_decide_and_gray_where_they_do_not():
+    gates = np.full((4, 2, 3), 0.25)
+    gates[:, 0, 0] = 0, 1, 0, 0
+    fig = drawn(plots.gate_maps(np.zeros((20, 30, 3), np.uint8), {"block 1": gates}))
+    shown = fig.axes[1].images[0].get_array()
+    assert shown.shape == (2, 3, 3)
+    assert np.allclose(shown[0, 0], mpl.colors.to_rgb(plots.KERNELS[1]))
+    assert np.ptp(shown[1, 2]) == pytest.approx(0)
+    entropy = fig.axes[3].images[0].get_array()
+    assert entropy[0, 0] == pytest.approx(0, abs=1e-9)
+    assert entropy[1, 2] == pytest.approx(np.log(4))
+    assert [t.get_text() for t in fig.axes[2].get_legend().get_texts()] == [f"kernel {i}" for i in (1, 2, 3, 4)]
 
 
-def test_designs_of_a_recursion_show_which_weights_are_shared():
-    a, b, c = drawn(plots.recursion_designs(3)).axes
-    boxes = [[t.get_text() for t in ax.texts if t.get_text()[:1] in ("E", "W", "R")] for ax in (a, b, c)]
-    assert boxes[0] == ["E", "W", "W", "W", "R", "R", "R"]
-    assert boxes[1] == ["E", "W", "W", "W", "R1", "R2", "R3"]
-    assert len(set(boxes[2])) == len(boxes[2]) == 3 + 6 + 3
+@pytest.mark.parametrize("at", [(0, 0), (20, 17), (40, 60), (24, 63)])
+@pytest.mark.parametrize("patch", [16, 100])
+def test_the_marked_window_is_the_one_whose_mean_decides(at, patch):
+    height, width, cell = 41, 64, 8
+    picture = np.zeros((height, width, 3), np.uint8)
+    gates = np.random.default_rng(0).random((2, 3, 6, 8))
+    marked, fig = plots.gates_at(picture, gates, at, cell, patch)
+    rows, columns = np.nonzero(marked.any(2))
+    inside = np.s_[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    ramp = torch.arange(height * width, dtype=torch.float64).reshape(1, 1, height, width)
+    means = pool_cells(ramp, cell, patch)
+    assert float(ramp[0, 0][inside].mean()) == pytest.approx(float(means[0, 0, at[0] // cell, at[1] // cell]))
+    bars = [bar.get_height() for group in drawn(fig).axes[0].containers for bar in group]
+    assert bars == gates[:, :, at[0] // cell, at[1] // cell].ravel().tolist()
+
+
+# --- recursions, files, tables ----------------------------------------------------------------------------------------
 
 
 def test_recursions_are_drawn_against_the_ensemble():
@@ -310,13 +321,6 @@ def test_recursions_are_drawn_against_the_ensemble():
     assert list(line.get_ydata()) == [33.5, 34.5]
     assert {one.get_label() for one in left.lines} == {"single recursion", "ensemble", "equal weights", "bicubic"}
     assert (left.get_title("left"), right.get_title("left")) == ("x2", "x3")
-
-
-def test_an_unknown_block_is_refused():
-    with pytest.raises(
-        ValueError, match="kind must be one of bsrn, esdb, rfdb, esa, cca, adder, drcn, drn, nsr, got 'imdb'"
-    ):
-        plots.block_diagram("imdb")
 
 
 def test_save_writes_a_picture_where_there_is_a_folder(tmp_path, monkeypatch):
@@ -356,20 +360,3 @@ def test_sentences_are_aligned_to_the_left_and_the_same_in_every_run():
     assert "text-align: left" in page.data
     assert "a &lt; b" in page.data
     assert page.data == plots.left_aligned(table).data
-
-
-@pytest.mark.parametrize(
-    ("kind", "needed"),
-    [
-        ("bsrn", "ESDB 8"),
-        ("esa", "max pool 7\nstride 3"),
-        ("cca", "ReLU"),
-        ("adder", "self-shortcut"),
-        ("drcn", "skip connection"),
-        ("drn", "copies, concatenated"),
-    ],
-)
-def test_the_other_parts_of_the_network_are_drawn_too(kind, needed):
-    fig = plots.block_diagram(kind)
-    assert needed in [text.get_text() for text in fig.axes[0].texts]
-    plt.close(fig)

@@ -127,11 +127,16 @@ def pool_cells(x: Tensor, cell: int, window: int) -> Tensor:
     return rows @ x @ columns.T
 
 
+def window_starts(side: int, cell: int, window: int) -> Tensor:
+    """Where the windows of :func:`pool_cells` begin along a side of ``side`` pixels, one for each cell, ``int64``."""
+    return (torch.arange(0, side, cell) + (cell - window) // 2).clamp(0, max(side - window, 0))
+
+
 def _windows(side: int, cell: int, window: int, like: Tensor) -> Tensor:
     """A matrix that takes the means along one side: a row for each cell, ``1 / window`` where its window lies."""
     window = min(window, side)
     at = torch.arange(side, device=like.device)
-    first = (at[::cell] + (cell - window) // 2).clamp(0, side - window)[:, None]
+    first = window_starts(side, cell, window).to(like.device)[:, None]
     return ((at >= first) & (at < first + window)).to(like.dtype) / window
 
 

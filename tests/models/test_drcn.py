@@ -22,7 +22,9 @@ from nsrlib.models import drcn_analysis, optimise
 from nsrlib.models.drcn import (
     DRCN,
     JINY_CHECKPOINT,
+    JINY_ENSEMBLE,
     JINY_FILES,
+    JINY_RECURSIONS,
     SKIPS,
     FastDRCN,
     LumaDRCN,
@@ -694,10 +696,9 @@ def test_the_published_checkpoint_reaches_37_29_db_on_set5(benchmark):
         pytest.skip(f"{JINY_CHECKPOINT} not at hand: nsr data fetch weights, where there is a network")
     model, images = jiny_model(prefix), benchmark("set5", 2)
     assert size_of(model) == 250_963
-    assert evaluation.evaluate(model, images)["psnr"].mean() == pytest.approx(37.288, abs=0.02)
+    assert evaluation.evaluate(model, images)["psnr"].mean() == pytest.approx(JINY_ENSEMBLE, abs=0.02)
     single = [evaluation.evaluate(model.only(d), images)["psnr"].mean() for d in range(1, 10)]
-    expected = [34.449, 35.430, 35.152, 34.774, 34.566, 34.198, 33.865, 33.398, 33.143]
-    assert single == pytest.approx(expected, abs=0.05)
+    assert single == pytest.approx(JINY_RECURSIONS, abs=0.05)
 
 
 # --- before training --------------------------------------------------------------------------------------------------
