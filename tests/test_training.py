@@ -1007,7 +1007,7 @@ def test_a_step_takes_no_more_than_a_tenth_longer_than_its_network():
 
     ours = theirs = math.inf
     try:
-        for _ in range(4):  # in turns; the least of all is what an idle machine takes
+        for _ in range(8):  # in turns; the least of all is what an idle machine takes
             theirs = min(theirs, fastest(step, 8))
             marks.clear()
             fit(
