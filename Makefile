@@ -17,6 +17,8 @@ NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 
 # Processes share the cores; OpenMP threads that spin for work would starve each other.
 export OMP_WAIT_POLICY ?= PASSIVE
+# Where it is set, as in many container images, every process would compile PyTorch's Python files again: 3 to 5 s each.
+unexport PYTHONDONTWRITEBYTECODE
 # uv reads its own variable; and it picks the PyTorch build that fits this machine's GPU driver, or the small CPU build.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 TORCH_BACKEND ?= $(if $(UV_FIND_LINKS),,auto)

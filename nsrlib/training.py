@@ -529,7 +529,7 @@ class _Loop:
     def _weights_are_finite(self) -> bool:
         """A finite loss may have an infinite gradient (a square root at 0), which the next loss would only show."""
         with torch.no_grad():
-            return bool(nn.utils.get_total_norm(self.parameters, math.inf).isfinite())  # one answer of the device for all
+            return bool(nn.utils.get_total_norm(self.parameters, math.inf).isfinite())  # asked once for all
 
     def _validated(self) -> dict[str, float]:
         assert self.validate is not None
