@@ -119,7 +119,9 @@ def count(
         for handle in handles:
             handle.remove()
 
-    convs = [r for r in rows if r["type"] == "Conv2d" or ((r["linear"] or r["taps"]) and rule != "challenge")]
+    for r in rows:
+        r["counted"] = r["type"] == "Conv2d" or (bool(r["linear"] or r["taps"]) and rule != "challenge")
+    convs = [r for r in rows if r["counted"]]
     macs = sum(r["macs"] for r in rows)
     working = [r for r in rows if r["macs"] or r["taps"]]
     return Complexity(
@@ -138,7 +140,7 @@ def count(
                 "output": r["output"],
                 "params": r["params"],
                 "multi_adds": _by_rule(r, rule),
-                "activations": r["elements"] if any(r is c for c in convs) else 0,
+                "activations": r["elements"] if r["counted"] else 0,
             }
             for r in rows
         ),

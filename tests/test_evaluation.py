@@ -38,7 +38,6 @@ CELLS = [  # network, scale, set, LR, PSNR and SSIM measured independently with 
     ("bsrn", 4, "Set14", "paper", 28.734, 0.78473),
     ("bsrn", 2, "Set5", "files", 38.084, 0.96084),
     ("bsrn", 4, "Set5", "files", 32.350, 0.89652),
-    ("bsrn", 2, "Set14", "files", 33.734, 0.91926),
     ("bsrn", 4, "Set14", "files", 28.739, 0.78472),
     ("rfdn", 4, "Set5", "paper", 32.155, 0.89449),
     ("rfdn", 4, "Set14", "paper", 28.645, 0.78253),
@@ -99,8 +98,8 @@ def test_bicubic_as_a_network_gives_its_row(benchmark, scale, psnr_db, ssim_valu
 @pytest.mark.benchmark
 def test_tiles_change_published_bsrn_by_less_than_a_tenth_of_a_level_in_the_mean(published, astronaut):
     model = optimise(published("bsrn", 2))
-    x = torch.from_numpy(astronaut[:320, 96:416].copy()).permute(2, 0, 1)[None].float() / 255
-    whole, tiled = upscale(model, x), upscale(model, x, tile=160)
+    x = to_tensor(astronaut[:192, 160:352])
+    whole, tiled = upscale(model, x), upscale(model, x, tile=96)
     difference = (whole.clamp(0, 1) - tiled.clamp(0, 1)).abs() * 255
     assert 0 < difference.mean() < 0.1
 

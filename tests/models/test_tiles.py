@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from functools import lru_cache
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -311,22 +312,22 @@ def test_tiles_that_know_their_picture_are_nearer_to_the_whole_than_those_that_d
 @pytest.mark.slow
 @pytest.mark.benchmark
 def test_published_bsrn_in_tiles_is_near_the_whole_and_shows_no_seams(published, astronaut):
-    """Without any cross-fade, where tiles that do not know their picture show seams of 1 to 2 per cent."""
-    model, x = optimise(published("bsrn", 4)), to_tensor(astronaut)
-    whole, tiled = (upscale(model, x, tile=tile, blend=0).clamp(0, 1) for tile in (None, 128))
-    difference = 255 * (whole - tiled).abs()
-    assert 0 < difference.mean() < 0.1
+    """Without any cross-fade, where tiles that do not know their picture show seams of up to 3 per cent."""
+    model, x = published("bsrn", 4), to_tensor(astronaut[:288, 112:400])
+    informed = optimise(model)
+    whole = upscale(informed, x).clamp(0, 1)
+    tiled, alone = (upscale(net, x, tile=72, blend=0).clamp(0, 1) for net in (informed, model))
+    assert 0 < 255 * (whole - tiled).abs().mean() < 0.1
 
     def jumps(y: Tensor, axis: int) -> list[float]:
         """Mean absolute jump across each border of tiles, in units of that across other pixels' borders near it."""
         jump = y.diff(dim=axis).abs().mean((0, 1, 5 - axis))
         near = [4 * k for k in range(-12, 13) if k]  # at the same place of a low-resolution pixel
-        return [float(jump[b - 1] / jump[[b - 1 + k for k in near]].mean()) for b in (512, 1024, 1536)]
+        return [float(jump[b - 1] / jump[[b - 1 + k for k in near]].mean()) for b in (288, 576, 864)]
 
-    across = [*jumps(tiled, 3), *jumps(tiled, 2)]
-    without_tiles = [*jumps(whole, 3), *jumps(whole, 2)]
-    assert sum(across) / 6 < 1.05
-    assert all(a < 1.005 * b for a, b in zip(across, without_tiles, strict=True))
+    informed_jumps, alone_jumps, natural_jumps = (np.array([*jumps(y, 3), *jumps(y, 2)]) for y in (tiled, alone, whole))
+    assert (informed_jumps < 1.005 * natural_jumps).all()
+    assert informed_jumps.mean() < 1.002 * natural_jumps.mean() < alone_jumps.mean()
 
 
 # --- timing -----------------------------------------------------------------------------------------------------------
