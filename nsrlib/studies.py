@@ -35,6 +35,18 @@ MIN_SEEDS = 3
 CONFIDENCE = 0.95
 
 
+def fit_keywords(setup: str, network: Any, recipe: Any, **options: Any) -> dict[str, Any]:
+    """Further keywords of :func:`~nsrlib.training.fit` (losses, networks, hooks) that a training asks for.
+
+    Args:
+        setup: ``module:function``, called as ``function(network, recipe, **options)``; empty: there are none.
+    """
+    if not setup:
+        return {}
+    module, _, function = setup.partition(":")
+    return dict(getattr(importlib.import_module(module), function)(network, recipe, **options))
+
+
 def train_and_score(
     *,
     model: str,
@@ -60,9 +72,8 @@ def train_and_score(
         train: training sets. patches: keywords of :class:`~nsrlib.patches.Patches`.
         degradation: ``{"noise": 25}`` or ``{"jpeg": 10}``: the network, of scale 1, learns to undo that and is scored
             on it, on gray unless it takes colour.
-        setup: ``module:function``, called as ``function(network, recipe, **options)``; returns further keywords of
-            :func:`~nsrlib.training.fit` (losses, networks, hooks). ``measure`` among them is called with the trained
-            network and returns further numbers.
+        setup, options: for :func:`fit_keywords`. ``measure`` among the keywords is called with the trained network and
+            returns further numbers.
         test: sets on which PSNR and SSIM are measured under the task's usual protocol, with LR made the papers' way.
         limit: only the first so many images of each test set.
         points: validations on the first test set along the way, for the learning curve.
@@ -83,10 +94,7 @@ def train_and_score(
     tests = {name: data.load(name, scale, gray=gray, limit=limit) for name in test}
     first = next(iter(tests.values()))
 
-    extra: dict[str, Any] = {}
-    if setup:
-        module, _, function = setup.partition(":")
-        extra = dict(getattr(importlib.import_module(module), function)(network, full, **dict(options or {})))
+    extra = fit_keywords(setup, network, full, **dict(options or {}))
     measure = extra.pop("measure", None)
 
     def validate(net: Any) -> dict[str, float]:

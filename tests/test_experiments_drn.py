@@ -6,11 +6,12 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from nsrlib import create_model, data, training
 from nsrlib.compression import channel_costs
 from nsrlib.evaluation import upscale
-from nsrlib.experiments import drn, studies
+from nsrlib.experiments import drn, studies, train
 from nsrlib.images import imresize, to_tensor
 from nsrlib.training import Recipe
 
@@ -162,3 +163,16 @@ def test_the_loop_is_measured_on_all_colours_of_the_reduced_result():
     setup = drn.closed_loop(model, Recipe(), 0.0, False, "embedded")
     assert setup["networks"] == {}
     assert set(setup["measure"](model)) == {"psnr_lr"}
+
+
+def test_nsr_train_closes_the_loop_with_dual_networks(tmp_path):
+    trained, _ = train(
+        "drn_s", 4, ["embedded_train"], profile="quick", config={"num_feats": 4, "num_blocks": 1},
+        recipe={"iterations": 2, "batch": 2, "patch": 12}, validate=None, out=tmp_path / "run",
+    )  # fmt: skip
+    last = trained.history.iloc[-1]
+    assert last["primal"] > 0
+    assert last["dual"] > 0
+    assert last["loss"] == pytest.approx(last["primal"] + last["dual"], rel=1e-6)
+    weights = load_file(tmp_path / "run" / "weights.safetensors")
+    assert set(weights) == set(network().state_dict())  # dual networks are for training alone

@@ -12,11 +12,11 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from nsrlib.claims import PROFILES, RESULTS_DIR
 from nsrlib.experiments import addersr, bsrn, drcn, drn, nsr
-from nsrlib.studies import Study, StudyResult, load_study
+from nsrlib.studies import Study, StudyResult, fit_keywords, load_study
 
 if TYPE_CHECKING:
     from nsrlib.training import TrainingResult
@@ -29,6 +29,28 @@ STUDIES: dict[str, Callable[[str], dict[str, Study]]] = {
     "nsr": nsr.studies,
 }
 """Paper -> its studies for a profile."""
+
+
+class Training(NamedTuple):
+    """What a paper's training has beside a recipe.
+
+    Attributes:
+        setup: losses and further networks, see :func:`~nsrlib.studies.fit_keywords`.
+        patches: keywords of :class:`~nsrlib.patches.Patches`.
+        shorter: fields of the recipe that differ when it is shorter than the paper's.
+    """
+
+    setup: str = ""
+    patches: Mapping[str, Any] = {}
+    shorter: Mapping[str, Any] = {}
+
+
+TRAININGS = {
+    "drcn": Training("nsrlib.models.drcn:training_setup", drcn.PATCHES, drcn.SHORT),
+    "drn_s": Training("nsrlib.models.drn:training_setup"),
+    "drn_l": Training("nsrlib.models.drn:training_setup"),
+}
+"""Network -> how it is trained, where that is more than an L1 loss on RGB."""
 
 
 def studies(paper: str, profile: str = "cpu") -> dict[str, Study]:
@@ -124,7 +146,6 @@ def train(
     from nsrlib import data as sets
     from nsrlib import evaluation
     from nsrlib.models import create_model
-    from nsrlib.models.drcn import training_setup as drcn_setup
     from nsrlib.patches import Patches
     from nsrlib.training import PAPER_RECIPES, Recipe, fit, seeded
 
@@ -139,12 +160,13 @@ def train(
     base = PAPER_RECIPES.get(model) or next(
         (r for name, r in PAPER_RECIPES.items() if model.startswith(name)), Recipe()
     )
-    recursive = model == "drcn"  # on luma, upscaled already, with losses of its own
-    shorter = drcn.SHORT if recursive and profile != "paper" else {}
+    own = TRAININGS.get(model, Training())
+    shorter = {} if profile == "paper" else own.shorter
     full = base.replace(**sizes[profile], **shorter).replace(**dict(recipe or {}))
     with seeded(full.seed):
         network = create_model(model, scale, **dict(config or {}))
-    own = drcn_setup(network, full) if recursive else {}
+    keywords = fit_keywords(own.setup, network, full)
+    keywords.pop("measure", None)
     task = {name: _middle(level) for name, level in (("noise", noise), ("jpeg", jpeg)) if level is not None}
     if scale == 1 and not task:
         raise ValueError("scale 1 leaves nothing to learn: give noise or jpeg to undo")
@@ -155,9 +177,8 @@ def train(
         if data:
             raise
         images = sets.training_set("embedded_train", scale, gray=gray)
-    cut = drcn.PATCHES if recursive else {}
     small: Literal["skip", "raise"] = "skip" if skip_broken else "raise"
-    patches = Patches(images, full.patch, noise=noise, jpeg=jpeg, too_small=small, **cut)
+    patches = Patches(images, full.patch, noise=noise, jpeg=jpeg, too_small=small, **own.patches)
     first = int(os.environ.get("RANK", "0")) == 0
     if first:
         left_out = f", {len(patches.skipped)} left out" if patches.skipped else ""
@@ -181,7 +202,7 @@ def train(
         device=device,
         description=f"{model} x{scale}",
         metadata=about,
-        losses=own.get("losses"),
+        **keywords,
     )
     if not first:
         return result, ""
