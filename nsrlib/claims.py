@@ -464,7 +464,9 @@ def kernels_markdown() -> str:
         rivals = ways[(ways["way"] != bench.OURS) & ways["equal"].eq(True)].dropna(subset=["speedup"])
         if ours["median_ms"].notna().any() and len(rivals):
             best = rivals.sort_values("speedup").iloc[0]
-            lines.append(f"| {case} | {ours['median_ms'].iloc[0]:.3g} | {best['way']} | {best['speedup']:.2f} |")
+            time = float(ours["median_ms"].iloc[0])
+            shown = f"{time:,.0f}" if time >= 1000 else f"{time:.3g}"
+            lines.append(f"| {case} | {shown} | {best['way']} | {best['speedup']:.2f} |")
     where = rows.attrs["provenance"]
     threads = f", {where['threads']} thread" + "s" * (where["threads"] != 1) if where["cuda"] is None else ""
     note = f"{where['device']}{threads}, PyTorch {where['versions']['torch']}; `{where['command']}`."
