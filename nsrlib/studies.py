@@ -30,21 +30,27 @@ if TYPE_CHECKING:
 
 Task = Callable[..., Mapping[str, Any]]
 """``task(seed=..., out=folder, **settings) -> {metric: number}``; ``curve`` may hold rows of a learning curve."""
+Measure = Callable[[Any], Mapping[str, float]]
+"""``measure(network) -> {metric: number}``, of a trained network."""
 
 MIN_SEEDS = 3
 CONFIDENCE = 0.95
 
 
-def fit_keywords(setup: str, network: Any, recipe: Any, **options: Any) -> dict[str, Any]:
-    """Further keywords of :func:`~nsrlib.training.fit` (losses, networks, hooks) that a training asks for.
+def set_up(setup: str, network: Any, recipe: Any, **options: Any) -> tuple[dict[str, Any], Measure | None]:
+    """What a training asks for beside a recipe: further keywords of :func:`~nsrlib.training.fit`, and a measure.
 
     Args:
-        setup: ``module:function``, called as ``function(network, recipe, **options)``; empty: there are none.
+        setup: ``module:function``, called as ``function(network, recipe, **options)``; empty: nothing. It returns
+            losses, networks and hooks for ``fit``, and may add ``measure``, which is called with the trained network
+            and returns further numbers.
     """
     if not setup:
-        return {}
+        return {}, None
     module, _, function = setup.partition(":")
-    return dict(getattr(importlib.import_module(module), function)(network, recipe, **options))
+    keywords = dict(getattr(importlib.import_module(module), function)(network, recipe, **options))
+    measure = keywords.pop("measure", None)
+    return keywords, measure
 
 
 def train_and_score(
@@ -72,8 +78,7 @@ def train_and_score(
         train: training sets. patches: keywords of :class:`~nsrlib.patches.Patches`.
         degradation: ``{"noise": 25}`` or ``{"jpeg": 10}``: the network, of scale 1, learns to undo that and is scored
             on it, on gray unless it takes colour.
-        setup, options: for :func:`fit_keywords`. ``measure`` among the keywords is called with the trained network and
-            returns further numbers.
+        setup, options: for :func:`set_up`, whose measure adds its numbers to the results.
         test: sets on which PSNR and SSIM are measured under the task's usual protocol, with LR made the papers' way.
         limit: only the first so many images of each test set.
         points: validations on the first test set along the way, for the learning curve.
@@ -94,8 +99,7 @@ def train_and_score(
     tests = {name: data.load(name, scale, gray=gray, limit=limit) for name in test}
     first = next(iter(tests.values()))
 
-    extra = fit_keywords(setup, network, full, **dict(options or {}))
-    measure = extra.pop("measure", None)
+    extra, measure = set_up(setup, network, full, **dict(options or {}))
 
     def validate(net: Any) -> dict[str, float]:
         return {"psnr": float(evaluation.evaluate(net, first, fast=False, **task)["psnr"].mean())}

@@ -68,3 +68,17 @@ def natural(astronaut):
         return torch.cat([to_tensor(piece) for piece in pieces]).to(dtype)
 
     return cut
+
+
+@pytest.fixture
+def figure_style():
+    """The style of the notebooks' figures, and no figure left."""
+    import matplotlib as mpl
+    from matplotlib import pyplot as plt
+
+    from nsrlib import plots
+
+    with mpl.rc_context():
+        plots.use_style()
+        yield
+        plt.close("all")

@@ -2,35 +2,12 @@
 
 from __future__ import annotations
 
-import matplotlib as mpl
 import pytest
+from drawing import drawn, texts
 
-mpl.use("Agg")
+from nsrlib import diagrams
 
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
-
-from nsrlib import diagrams, plots
-
-
-@pytest.fixture(autouse=True)
-def clean():
-    """The style of these figures, and none of them left."""
-    with mpl.rc_context():
-        plots.use_style()
-        yield
-        plt.close("all")
-
-
-def drawn(fig: Figure) -> Figure:
-    """The same figure after drawing it, which finds what is only wrong when drawn."""
-    fig.canvas.draw()
-    return fig
-
-
-def texts(fig: Figure) -> list[str]:
-    """Every text inside the axes of a figure, titles included."""
-    return [text for ax in fig.axes for text in [*(t.get_text() for t in ax.texts), ax.get_title("left")] if text]
+pytestmark = pytest.mark.usefixtures("figure_style")
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ CELLS = [  # network, scale, set, LR, PSNR and SSIM measured independently with 
     ("bsrn", 4, "Set14", "paper", 28.734, 0.78473),
     ("bsrn", 2, "Set5", "files", 38.084, 0.96084),
     ("bsrn", 4, "Set5", "files", 32.350, 0.89652),
+    ("bsrn", 2, "Set14", "files", 33.734, 0.91926),
     ("bsrn", 4, "Set14", "files", 28.739, 0.78472),
     ("rfdn", 4, "Set5", "paper", 32.155, 0.89449),
     ("rfdn", 4, "Set14", "paper", 28.645, 0.78253),

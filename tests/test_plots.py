@@ -9,15 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from drawing import drawn, texts
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
-
-mpl.use("Agg")
-
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
 
 from nsrlib import create_model, plots
 from nsrlib.data import load
@@ -27,25 +23,7 @@ from nsrlib.metrics import MATLAB_Y, RGB, psnr
 from nsrlib.models.nsr import pool_cells
 from nsrlib.studies import StudyResult
 
-
-@pytest.fixture(autouse=True)
-def clean():
-    """The style of these figures, and none of them left."""
-    with mpl.rc_context():
-        plots.use_style()
-        yield
-        plt.close("all")
-
-
-def drawn(fig: Figure) -> Figure:
-    """The same figure after drawing it, which finds what is only wrong when drawn."""
-    fig.canvas.draw()
-    return fig
-
-
-def texts(fig: Figure) -> list[str]:
-    """Every text inside the axes of a figure, titles included."""
-    return [text for ax in fig.axes for text in [*(t.get_text() for t in ax.texts), ax.get_title("left")] if text]
+pytestmark = pytest.mark.usefixtures("figure_style")
 
 
 # --- crops ------------------------------------------------------------------------------------------------------------

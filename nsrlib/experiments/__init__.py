@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from nsrlib.claims import PROFILES, RESULTS_DIR
 from nsrlib.experiments import addersr, bsrn, drcn, drn, nsr
-from nsrlib.studies import Study, StudyResult, fit_keywords, load_study
+from nsrlib.studies import Study, StudyResult, load_study, set_up
 
 if TYPE_CHECKING:
     from nsrlib.training import TrainingResult
@@ -35,7 +35,7 @@ class Training(NamedTuple):
     """What a paper's training has beside a recipe.
 
     Attributes:
-        setup: losses and further networks, see :func:`~nsrlib.studies.fit_keywords`.
+        setup: losses and further networks, see :func:`~nsrlib.studies.set_up`.
         patches: keywords of :class:`~nsrlib.patches.Patches`.
         shorter: fields of the recipe that differ when it is shorter than the paper's.
     """
@@ -165,8 +165,7 @@ def train(
     full = base.replace(**sizes[profile], **shorter).replace(**dict(recipe or {}))
     with seeded(full.seed):
         network = create_model(model, scale, **dict(config or {}))
-    keywords = fit_keywords(own.setup, network, full)
-    keywords.pop("measure", None)
+    keywords, _ = set_up(own.setup, network, full)
     task = {name: _middle(level) for name, level in (("noise", noise), ("jpeg", jpeg)) if level is not None}
     if scale == 1 and not task:
         raise ValueError("scale 1 leaves nothing to learn: give noise or jpeg to undo")
