@@ -470,7 +470,9 @@ def kernels_markdown() -> str:
     where = rows.attrs["provenance"]
     threads = f", {where['threads']} thread" + "s" * (where["threads"] != 1) if where["cuda"] is None else ""
     note = f"{where['device']}{threads}, PyTorch {where['versions']['torch']}; `{where['command']}`."
-    return "\n".join([*lines, "", f"Below 1 the alternative is faster. {note}"])
+    aims = bench.verdicts(rows)["verdict"].value_counts()
+    reached = f"Aims reached: {aims.get('reached', 0)} of {aims.sum()}."
+    return "\n".join([*lines, "", f"Below 1 the alternative is faster. {reached} {note}"])
 
 
 def update_readme(path: str | os.PathLike = REPOSITORY / "README.md", *, write: bool = True) -> bool:
