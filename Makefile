@@ -55,7 +55,7 @@ test-browser: .venv/installed
 # pdoc cannot evaluate the types of a NamedTuple's constructor, nor names that a package loads when they are used.
 docs: .venv/installed
 	PYTHONWARNINGS="ignore:Error parsing type annotation,ignore:Found 'adder2d_int8',ignore:Found 'create_model',ignore:Found 'list_models',ignore:Found 'load_weights'" \
-	    $(BIN)/python -m pdoc --docformat google --output-directory docs nsrlib nsrlib.models nsrlib.ops nsrlib.experiments \
+	    $(BIN)/python -m pdoc --docformat google --output-directory docs nsrlib nsrlib.models nsrlib.ops nsrlib.papers \
 	    $(subst /,.,$(basename $(wildcard nsrlib/[a-z]*.py)))
 
 lab: .venv/installed

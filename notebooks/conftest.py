@@ -5,7 +5,7 @@ data set and each weights file. It only prints, so nothing after it misses it. W
 is missing, it is skipped, and no figure of the notebook is compared: they show other pictures.
 
 Every figure must look as it is stored, but for what another machine may render otherwise
-(``nsrlib.figures.changed_pixels``), unless its cell has the tag ``figure:varies``: times, say.
+(``nsrlib.runs.drift.changed_pixels``), unless its cell has the tag ``figure:varies``: times, say.
 """
 
 import base64
@@ -92,7 +92,7 @@ def compare(item, then: list[bytes], now: list[bytes]) -> None:
     import numpy as np
     from PIL import Image
 
-    from nsrlib.figures import changed_pixels
+    from nsrlib.runs.drift import changed_pixels
 
     again = "If that is meant: make notebooks stores the outputs anew."
     if len(then) != len(now):

@@ -18,6 +18,7 @@ open      not measured                                      never; the reason is
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import json
 import math
@@ -25,26 +26,63 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
-from nsrlib.provenance import REPOSITORY, commit, device_name, versions, whole_file, write_json
+from nsrlib.files import ROOT, commit, device_name, versions, write_json
 
 if TYPE_CHECKING:
     from nsrlib.studies import StudyResult
 
-PUBLISHED_DIR = REPOSITORY / "data" / "published"
-RESULTS_DIR = REPOSITORY / "data" / "results"
-PAPERS = ("nsr", "addersr", "bsrn", "drcn", "drn")
+PROTOCOL = "protocol"
+"""What others measured with our metrics: numbers of no paper."""
 PROFILES = ("quick", "cpu", "gpu", "paper")
 
 TOLERANCE = {"psnr": 0.01, "ssim": 0.0005}
 """Largest difference of a ``weights`` cell that counts as reproduced, by metric."""
 
 How = Literal["exact", "weights", "trained"]
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Where the numbers of one paper lie: those it printed, and those that were measured.
+
+    Attributes:
+        name: of the paper.
+        root: a folder with ``data/published/<name>.csv`` and ``data/results/<name>``.
+    """
+
+    name: str
+    root: Path = ROOT
+
+    @property
+    def published(self) -> Path:
+        """The file of printed numbers."""
+        return self.root / "data" / "published" / f"{self.name}.csv"
+
+    @property
+    def results(self) -> Path:
+        """The folder of measured numbers."""
+        return self.root / "data" / "results" / self.name
+
+
+def known() -> dict[str, Numbers]:
+    """The papers whose numbers are at hand, by name: the repository's, and those of packages that add a paper.
+
+    Such a package has an entry point in the group ``nsrlib.papers``.
+    """
+    stems = sorted(path.stem for path in (ROOT / "data" / "published").glob("*.csv"))
+    table = {stem: Numbers(stem, ROOT) for stem in stems}
+    for point in metadata.entry_points(group="nsrlib.papers"):
+        with contextlib.suppress(Exception):  # nsrlib.papers.every says what is wrong with it
+            table.setdefault(point.name, point.load())
+    return table
 
 
 class VerdictError(AssertionError):
@@ -57,13 +95,16 @@ def published(paper: str) -> pd.DataFrame:
     Raises:
         ValueError: no such paper; lists those there are.
     """
-    path = PUBLISHED_DIR / f"{paper}.csv"
-    if not path.is_file():
-        have = ", ".join(sorted(p.stem for p in PUBLISHED_DIR.glob("*.csv")))
-        raise ValueError(f"no published numbers for {paper!r}; there are: {have}")
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table = pd.read_csv(_numbers(paper).published, dtype=str, keep_default_na=False)
     table["scale"] = pd.to_numeric(table["scale"], errors="coerce").astype("Int64")
     return table
+
+
+def _numbers(paper: str) -> Numbers:
+    table = known()
+    if paper not in table:
+        raise ValueError(f"no published numbers for {paper!r}; there are: {', '.join(table)}")
+    return table[paper]
 
 
 def decimals(printed: str) -> int:
@@ -297,7 +338,7 @@ class Ledger:
     def used_weights(self, *filenames: str) -> None:
         """Remember published weights by their hash and repository, as far as they are at hand."""
         from nsrlib import data
-        from nsrlib.download import sha256_of
+        from nsrlib.data.download import sha256_of
 
         for filename in filenames:
             try:
@@ -329,7 +370,7 @@ class Ledger:
             "versions": versions(),
             "device": device_name(),
             "threads": torch.get_num_threads(),
-            "commit": commit(REPOSITORY),
+            "commit": commit(ROOT),
             "seconds": round(time.time() - self._started, 1),
             "data": self._data,
             "weights": self._weights,
@@ -366,10 +407,11 @@ def _executing() -> int | None:
 
 def stored_results(paper: str) -> dict[str, Any] | None:
     """The stored run of the longest profile, or None. Damaged files raise ValueError naming the file."""
+    numbers = _numbers(paper)
     for profile in reversed(PROFILES):
-        path = RESULTS_DIR / paper / f"{profile}.json"
+        path = numbers.results / f"{profile}.json"
         if path.is_file():
-            return _read_ledger(path, str(path.relative_to(REPOSITORY)))
+            return _read_ledger(path, str(path.relative_to(numbers.root)))
     return None
 
 
@@ -385,14 +427,15 @@ def _read_ledger(path: Path, name: str) -> dict[str, Any]:
     return content
 
 
-def scoreboard(papers: Sequence[str] = PAPERS) -> pd.DataFrame:
+def scoreboard(papers: Sequence[str] | None = None) -> pd.DataFrame:
     """Every published number with its verdict: paper, table, row, column, scale, metric, published, ours, difference,
-    how, verdict, reason, command. Papers without stored results are all ``open``; papers without numbers are absent.
+    how, verdict, reason, command. Papers without stored results are all ``open``.
+
+    Args:
+        papers: their names; default: all that have numbers.
     """
     frames = []
-    for paper in papers:
-        if not (PUBLISHED_DIR / f"{paper}.csv").is_file():
-            continue
+    for paper in [name for name in known() if name != PROTOCOL] if papers is None else papers:
         frame = published(paper).rename(columns={"value": "published"})
         result = stored_results(paper)
         measured = pd.DataFrame(
@@ -409,93 +452,6 @@ def scoreboard(papers: Sequence[str] = PAPERS) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
 
 
-def scoreboard_markdown(board: pd.DataFrame | None = None) -> str:
-    """The scoreboard by paper and table as a Markdown table, for the README."""
-    board = scoreboard() if board is None else board
-    lines = [
-        "| paper | table | cells | exact | with weights | trend | noise | differs | open | quoted | command |",
-        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|---|",
-    ]
-    for (paper, table), cells in board.groupby(["paper", "table"], sort=False):
-        good = cells[cells["verdict"].isin(["reproduced", "trend holds"])]
-        counts = [int((good["how"] == how).sum()) for how in ("exact", "weights", "trained")]
-        counts += [
-            int((cells["verdict"] == verdict).sum()) for verdict in ("within noise", "differs", "open", "quoted")
-        ]
-        numbers = " | ".join(str(n) if n else "" for n in counts)
-        lines.append(f"| {paper} | {table} | {len(cells)} | {numbers} | `{cells['command'].iloc[0]}` |")
-    good = board[board["verdict"].isin(["reproduced", "trend holds"])]
-    recalled = int(good["source"].str.startswith("recalled").sum())
-    if recalled:
-        lines += [
-            "",
-            f"Of the {len(good)} reproduced numbers, {recalled} were published but are quoted here from memory.",
-        ]
-    return "\n".join(lines)
-
-
-def speed_markdown() -> str:
-    """The stored latency of BSRN and its rivals as a Markdown table, for the README."""
-    result = stored_results("bsrn") or {}
-    kept = result.get("tables", {}).get("latency")
-    if kept is None:
-        return "Not measured yet."
-    table = pd.DataFrame(kept["rows"]).set_index("model")
-    lines = ["| network | " + " | ".join(table.columns) + " |", "|---|" + "--:|" * table.shape[1]]
-    lines += [
-        f"| {name} | " + " | ".join(f"{v:.3g}" for v in row) + " |"
-        for name, row in zip(table.index, table.values, strict=True)
-    ]
-    where = result["provenance"]
-    return "\n".join([*lines, "", f"{kept['note']} on {where['device']}, PyTorch {where['versions']['torch']}."])
-
-
-def kernels_markdown() -> str:
-    """The stored benchmark of the operators as a Markdown table, for the README: a GPU's if there is one."""
-    from nsrlib import bench
-
-    stored = [bench.table(path) for path in sorted((RESULTS_DIR / "ops").glob("*.json"))]
-    if not stored:
-        return "Not measured yet."
-    rows = max(stored, key=lambda table: table.attrs["provenance"]["cuda"] is not None)
-    lines = ["| operator | ours (ms) | strongest alternative | times as long |", "|---|--:|---|--:|"]
-    for case, ways in rows.groupby("case", sort=False):
-        ours = ways[ways["way"] == bench.OURS]
-        rivals = ways[(ways["way"] != bench.OURS) & ways["equal"].eq(True)].dropna(subset=["speedup"])
-        if ours["median_ms"].notna().any() and len(rivals):
-            best = rivals.sort_values("speedup").iloc[0]
-            time = float(ours["median_ms"].iloc[0])
-            shown = f"{time:,.0f}" if time >= 1000 else f"{time:.3g}"
-            lines.append(f"| {case} | {shown} | {best['way']} | {best['speedup']:.2f} |")
-    where = rows.attrs["provenance"]
-    threads = f", {where['threads']} thread" + "s" * (where["threads"] != 1) if where["cuda"] is None else ""
-    note = f"{where['device']}{threads}, PyTorch {where['versions']['torch']}; `{where['command']}`."
-    aims = bench.verdicts(rows)["verdict"].value_counts()
-    reached = f"Aims reached: {aims.get('reached', 0)} of {aims.sum()}."
-    return "\n".join([*lines, "", f"Below 1 the alternative is faster. {reached} {note}"])
-
-
-def update_readme(path: str | os.PathLike = REPOSITORY / "README.md", *, write: bool = True) -> bool:
-    """Put the stored results between the README's markers; tells whether they were there already.
-
-    Raises:
-        ValueError: a marker is missing.
-    """
-    path = Path(path)
-    text = before = path.read_text()
-    contents = {"scoreboard": scoreboard_markdown(), "speed": speed_markdown(), "kernels": kernels_markdown()}
-    for name, content in contents.items():
-        head, start, rest = text.partition(f"<!-- {name} -->")
-        _, end, tail = rest.partition(f"<!-- /{name} -->")
-        if not start or not end:
-            raise ValueError(f"{path.name} lacks the markers <!-- {name} --> and <!-- /{name} -->")
-        text = f"{head}{start}\n\n{content}\n\n{end}{tail}"
-    if write and text != before:
-        with whole_file(path) as draft:
-            draft.write_text(text)
-    return text == before
-
-
 def store(results: str | os.PathLike) -> list[Path]:
     """Copy the ledgers of a run folder to ``data/results/<paper>/<profile>.json`` and return their places."""
     folder = Path(results)
@@ -503,7 +459,7 @@ def store(results: str | os.PathLike) -> list[Path]:
     contents = [_read_ledger(path, path.name) for path in sorted(folder.glob("*.json"))]
     if not contents:
         raise ValueError(f"no results in {folder.name}")
-    targets = [RESULTS_DIR / content["paper"] / f"{content['profile']}.json" for content in contents]
+    targets = [_numbers(content["paper"]).results / f"{content['profile']}.json" for content in contents]
     for content, target in zip(contents, targets, strict=True):
         stored = _measured_cells(_read_ledger(target, target.name)) if target.is_file() else set()
         if lost := sorted(stored - _measured_cells(content)):

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from nsrlib import grids
+from nsrlib.runs import grids
 
 _GROUPS = {
     "The papers": ("reproduce", "sweep", "report", "scoreboard", "study"),
@@ -135,7 +135,7 @@ def reproduce(
     typer.echo(runs.summary(run))
     if store and run.ok:
         for path in claims.store(run.folder):
-            typer.echo(f"stored {path.relative_to(claims.REPOSITORY)}")
+            typer.echo(f"stored {path.relative_to(claims.ROOT)}")
     raise typer.Exit(0 if run.ok else 1)
 
 
@@ -174,7 +174,7 @@ def sweep(
     Several machines: start a Dask scheduler and workers that see this folder (dask scheduler, dask worker; on SLURM
     or PBS with dask-jobqueue) and give its address.
     """
-    from nsrlib import sweeps
+    from nsrlib.runs import sweeps
 
     try:
         done = sweeps.sweep(
@@ -198,7 +198,8 @@ def sweep(
 @app.command()
 def report(run: Annotated[Path, typer.Argument(help="The folder of a run or of a sweep.")]) -> None:
     """Build the report of a run or a sweep again."""
-    from nsrlib import runs, sweeps
+    from nsrlib import runs
+    from nsrlib.runs import sweeps
 
     typer.echo((sweeps if sweeps.is_sweep(run) else runs).report(run))
 
@@ -210,16 +211,15 @@ def scoreboard(
     paper: Annotated[str | None, typer.Option(help="Only this paper.")] = None,
 ) -> None:
     """What is reproduced, from the stored results."""
-    from nsrlib import claims
+    from nsrlib import claims, papers
+    from nsrlib.runs import readme
 
     if write:
-        typer.echo("README.md was up to date" if claims.update_readme() else "README.md updated")
+        typer.echo("README.md was up to date" if readme.update_readme() else "README.md updated")
         return
-    if paper:
-        claims.published(paper)  # raises for a paper without numbers, which the scoreboard would leave out
-    board = claims.scoreboard([paper] if paper else claims.PAPERS)
+    board = claims.scoreboard([papers.get(paper).name] if paper else list(papers.every()))
     if markdown:
-        typer.echo(claims.scoreboard_markdown(board))
+        typer.echo(readme.scoreboard_markdown(board))
         return
     counts = board.groupby(["paper", "table", "verdict"]).size().unstack(fill_value=0)
     typer.echo(counts.to_string())
@@ -245,8 +245,8 @@ def evaluate(
     import pandas as pd
 
     from nsrlib import evaluation, metrics, models
+    from nsrlib.files import whole_file
     from nsrlib.images import Degradation
-    from nsrlib.provenance import whole_file
 
     if space is not None and space not in metrics.PRESETS:
         raise ValueError(f"--space must be one of {', '.join(metrics.PRESETS)}, got {space!r}")
@@ -337,12 +337,12 @@ def train(
 
     Several GPUs: torchrun --nproc-per-node 8 -m nsrlib.cli train ...
     """
-    from nsrlib import experiments
+    from nsrlib import papers
 
     scale = _scale(scale, noise or jpeg) or 4
     task = "".join(f"-{name}{level}" for name, level in (("noise", noise), ("jpeg", jpeg)) if level)
     folder = out or Path("runs") / f"train-{model}-x{scale}{task}"
-    _, line = experiments.train(
+    _, line = papers.train(
         model,
         scale,
         data,
@@ -372,9 +372,10 @@ def study(
     store: Annotated[bool, typer.Option(help="Keep the results in data/results.")] = False,
 ) -> None:
     """Train a paper's ablations; finished runs are not repeated."""
-    from nsrlib import experiments, studies
+    from nsrlib import papers, studies
 
-    table = experiments.studies(paper, profile)
+    chosen = papers.get(paper)
+    table = chosen.studies_at(profile)
     if unknown := sorted(set(names or []) - set(table)):
         raise ValueError(f"{paper} has no study {unknown[0]!r}; there are: {', '.join(table)}")
     folder = out or Path("runs") / "studies" / f"{paper}-{profile}"
@@ -385,7 +386,7 @@ def study(
         for metric in metrics:
             typer.echo(studies.summary(result.table, metric).to_string(float_format=lambda v: f"{v:.3f}"))
         if store:
-            result.store(experiments.stored_path(paper, name, profile))
+            result.store(chosen.study_file(name, profile))
 
 
 @app.command()
@@ -425,7 +426,7 @@ def bench(
         _bench_kernels(device, budget, only, resume, threads, out)
         return
     if audit:
-        from nsrlib.ops.audit import audit_all, entries
+        from nsrlib.bench.audit import audit_all, entries
 
         names = [name for name in entries() if only in name]
         if not names:
@@ -450,7 +451,7 @@ def bench(
     if out and out.suffix == ".csv":
         table.to_csv(out, index=False)
     elif out:
-        from nsrlib.provenance import commit, cpu_name, device_name, versions, write_json
+        from nsrlib.files import commit, cpu_name, device_name, versions, write_json
 
         hardware = cpu_name() if audit or table.attrs["device"] == "cpu" else device_name()
         attrs = {**table.attrs, "hardware": hardware, "versions": versions(), "commit": commit()}

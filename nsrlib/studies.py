@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nsrlib.provenance import commit, device_name, versions, write_json
+from nsrlib.files import commit, device_name, versions, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,7 +75,7 @@ def train_and_score(
     Args:
         model, scale, config: for :func:`nsrlib.create_model`.
         recipe: fields of :class:`~nsrlib.training.Recipe`; ``seed`` is set to the run's.
-        train: training sets. patches: keywords of :class:`~nsrlib.patches.Patches`.
+        train: training sets. patches: keywords of :class:`~nsrlib.data.patches.Patches`.
         degradation: ``{"noise": 25}`` or ``{"jpeg": 10}``: the network, of scale 1, learns to undo that and is scored
             on it, on gray unless it takes colour.
         setup, options: for :func:`set_up`, whose measure adds its numbers to the results.
@@ -137,7 +137,7 @@ def training_patches(
 ) -> Any:
     """Patches of training sets, decoded once per process; ``options``: keywords of ``Patches`` as JSON."""
     from nsrlib import data
-    from nsrlib.patches import Patches
+    from nsrlib.data.patches import Patches
 
     images = data.training_set(names, scale, gray=gray)
     return Patches(images, patch, **{"too_small": "skip", **json.loads(options)})

@@ -41,11 +41,9 @@ abl/a->-d/ordering,abl,a > d,BSRN,4,ordering,>0,dB,a summary
 @pytest.fixture
 def toy(tmp_path, monkeypatch) -> Path:
     """A repository with one paper, ``toy``, and no results."""
-    monkeypatch.setattr(claims, "REPOSITORY", tmp_path)
-    monkeypatch.setattr(claims, "PUBLISHED_DIR", tmp_path / "published")
-    monkeypatch.setattr(claims, "RESULTS_DIR", tmp_path / "results")
-    (tmp_path / "published").mkdir()
-    (tmp_path / "published" / "toy.csv").write_text(TOY)
+    monkeypatch.setattr(claims, "ROOT", tmp_path)
+    (tmp_path / "data" / "published").mkdir(parents=True)
+    (tmp_path / "data" / "published" / "toy.csv").write_text(TOY)
     return tmp_path
 
 
@@ -326,7 +324,7 @@ def test_show_keeps_the_mark_of_what_was_only_recalled(toy):
     assert table.loc["t/BSRN/set5/ssim", "source"].endswith("to the last digit")  # the table itself is left alone
 
 
-@pytest.mark.parametrize("paper", sorted(p.stem for p in claims.PUBLISHED_DIR.glob("*.csv")))
+@pytest.mark.parametrize("paper", sorted(p.stem for p in (claims.ROOT / "data" / "published").glob("*.csv")))
 def test_recalled_numbers_stay_marked_through_show(paper):
     ledger = Ledger(paper)
     numbers = ledger.published[ledger.published["metric"] != "ordering"]["value"]
@@ -438,12 +436,12 @@ def test_provenance_names_no_path_no_user_and_no_machine(toy, monkeypatch):
 
 
 def test_a_folder_without_git_has_no_commit(toy):
-    assert claims.commit(claims.REPOSITORY) == "unknown"
+    assert claims.commit(claims.ROOT) == "unknown"
 
 
-@pytest.mark.skipif(shutil.which("git") is None or not (claims.REPOSITORY / ".git").exists(), reason="no git checkout")
+@pytest.mark.skipif(shutil.which("git") is None or not (claims.ROOT / ".git").exists(), reason="no git checkout")
 def test_the_commit_is_short_and_hexadecimal():
-    assert re.fullmatch(r"[0-9a-f]{7,16}(-dirty)?", claims.commit(claims.REPOSITORY))
+    assert re.fullmatch(r"[0-9a-f]{7,16}(-dirty)?", claims.commit(claims.ROOT))
 
 
 # --- trained orderings ------------------------------------------------------------------------------------------------
@@ -452,7 +450,7 @@ def test_the_commit_is_short_and_hexadecimal():
 @pytest.fixture
 def trained(toy):
     """A ledger of orderings and a study whose differences to ``a`` are clearly below, above and within noise."""
-    (toy / "published" / "toy.csv").write_text(TOY + ORDERINGS)
+    (toy / "data" / "published" / "toy.csv").write_text(TOY + ORDERINGS)
     values = {"a": (30.0, 31.0, 32.0), "b": (29.9, 30.89, 31.91), "c": (30.2, 31.21, 32.19), "d": (30.4, 30.6, 32.1)}
     runs = [
         {"variant": v, "seed": s, "metrics": {"psnr": x}, "curve": [], "provenance": {"device": "a processor"}}
@@ -588,7 +586,7 @@ DAMAGE = ['{"rows": [', "", "[1, 2]", "{}", '{"paper": "toy", "rows": 3}', '"tex
 
 @pytest.mark.parametrize("text", DAMAGE, ids=str)
 def test_damaged_stored_results_are_named(toy, text):
-    path = toy / "results" / "toy" / "gpu.json"
+    path = toy / "data" / "results" / "toy" / "gpu.json"
     path.parent.mkdir(parents=True)
     path.write_text(text)
     for call in (claims.stored_results, lambda paper: claims.scoreboard([paper])):
@@ -597,7 +595,7 @@ def test_damaged_stored_results_are_named(toy, text):
 
 
 def test_a_binary_file_in_the_place_of_results_is_named(toy):
-    path = toy / "results" / "toy" / "cpu.json"
+    path = toy / "data" / "results" / "toy" / "cpu.json"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match=r"^results/toy/cpu\.json is damaged: "):
@@ -612,7 +610,7 @@ def test_storing_copies_the_ledgers_of_a_run(toy):
     ledger = Ledger("toy", "cpu", toy / "run" / "results")
     measured(ledger)
     places = claims.store(toy / "run")
-    assert places == claims.store(toy / "run" / "results") == [toy / "results" / "toy" / "cpu.json"]
+    assert places == claims.store(toy / "run" / "results") == [toy / "data" / "results" / "toy" / "cpu.json"]
     run = json.loads((toy / "run" / "results" / "toy.json").read_text())
     for row in run["rows"]:
         del row["cell"]  # where it stands in the notebook of that run
@@ -626,12 +624,12 @@ def test_a_run_with_a_damaged_ledger_stores_nothing(toy, text):
     (toy / "run" / "zzz.json").write_text(text)
     with pytest.raises(ValueError, match=r"zzz\.json is (damaged: |not a ledger)"):
         claims.store(toy / "run")
-    assert not (toy / "results").exists()
+    assert not (toy / "data" / "results").exists()
 
 
 def test_a_folder_without_results_has_nothing_to_store(toy):
     with pytest.raises(ValueError, match="no results in published"):
-        claims.store(toy / "published")
+        claims.store(toy / "data" / "published")
 
 
 # --- the README -------------------------------------------------------------------------------------------------------
@@ -690,7 +688,7 @@ def test_the_kernels_table_names_the_strongest_rival_of_each_case(toy):
     ]  # fmt: skip
     where = {"device": "a processor", "threads": 1, "cuda": None, "versions": {"torch": "2"}, "command": "nsr bench"}
     content = {"rows": rows, "limits": {}, "left_out": [], "provenance": where}
-    claims.write_json(toy / "results" / "ops" / "a.json", content)
+    claims.write_json(toy / "data" / "results" / "ops" / "a.json", content)
     lines = claims.kernels_markdown().splitlines()
     assert lines[2:4] == ["| adder2d | 10 | cdist | 1.40 |", "| bsconv2d | 8 | eager | 0.75 |"]
     assert lines[-1] == (

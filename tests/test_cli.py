@@ -19,10 +19,11 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from nsrlib import claims, cli, evaluation, models, runs, sweeps
+from nsrlib import claims, cli, evaluation, models, runs
+from nsrlib.bench import audit
 from nsrlib.data import sources
 from nsrlib.images import imresize, read_picture
-from nsrlib.ops import audit
+from nsrlib.runs import sweeps
 
 COMMANDS = ["reproduce", "sweep", "report", "scoreboard", "evaluate", "upscale", "models", "train", "study", "bench"]
 COMMANDS += ["data"]
@@ -668,7 +669,7 @@ def test_scoreboard_counts_verdicts(nsr):
 
 
 def test_damaged_results_are_one_line(nsr, tmp_path, monkeypatch):
-    monkeypatch.setattr(claims, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(claims, "ROOT", tmp_path)
     monkeypatch.setattr(claims, "RESULTS_DIR", tmp_path / "results")
     (tmp_path / "results" / "bsrn").mkdir(parents=True)
     (tmp_path / "results" / "bsrn" / "cpu.json").write_text("{")

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nsrlib.files import ROOT
 from nsrlib.layers import one_by_one_dilation
 from nsrlib.models.addersr import AdderEDSR, AdderVDSR
 from nsrlib.models.baselines import EDSR, IMDN, RFDN, VDSR, WDSR, Bicubic, DnCNN, EDSRBaseline, WideFrame
@@ -67,7 +68,7 @@ PUBLISHED: dict[tuple[str, int], str] = {
 }
 """Weights that the authors released: file names in ``data/sources.csv``. DnCNN's are for gray noise of sigma 25."""
 
-WEIGHTS_DIR = Path(__file__).resolve().parents[2] / "data" / "weights"
+WEIGHTS_DIR = ROOT / "data" / "weights"
 """Small weights trained with this library, ``<model>_x<scale>.safetensors``."""
 
 

@@ -142,7 +142,7 @@ class DifferenceAdder2d(nn.Module):
     """Half the difference of two adder filters, ``(y+ - y-) / 2``. Beyond the paper.
 
     On bounded inputs it contains every filter with taps in {-1, 0, 1}, the identity among them
-    (:func:`nsrlib.theory.difference_filters`), for twice the additions.
+    (:func:`nsrlib.papers.addersr.theorems.difference_filters`), for twice the additions.
     """
 
     def __init__(self, c_in: int, c_out: int, gradient: Gradient = "adder") -> None:

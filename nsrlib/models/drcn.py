@@ -660,7 +660,7 @@ def jiny_model(path: str | os.PathLike | None = None, scale: int = 2) -> LumaDRC
         nsrlib.data.DataUnavailable: the checkpoint cannot be had. ValueError, FileNotFoundError: as there.
     """
     if path is None:
-        from nsrlib.download import weights_path
+        from nsrlib.data.download import weights_path
 
         path, _ = [weights_path(name) for name in JINY_FILES]
     state = load_jiny_checkpoint(path)

@@ -24,9 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsrlib.data import ImageSet, Pair
+from nsrlib.data.patches import Batch, Patches
 from nsrlib.images import imresize
 from nsrlib.layers import check_input
-from nsrlib.patches import Batch, Patches
 
 MEAN = (0.4488, 0.4371, 0.4040)
 """Mean colour of DIV2K, [0, 1]."""
@@ -343,7 +343,7 @@ def released(network: str, scale: int) -> DRN | None:
     Raises:
         ValueError: a network that was not released; a file that does not fit.
     """
-    from nsrlib.download import local_roots
+    from nsrlib.data.download import local_roots
     from nsrlib.models import load_weights
 
     if (network, scale) not in RELEASED:

@@ -25,8 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from nsrlib.bench.audit import Launch
 from nsrlib.layers import one_by_one_dilation
-from nsrlib.ops.audit import Launch
 from nsrlib.ops.common import in_autocast
 
 try:

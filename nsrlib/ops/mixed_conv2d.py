@@ -45,7 +45,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from nsrlib.ops.audit import Launch
+from nsrlib.bench.audit import Launch
 from nsrlib.ops.common import Pair, in_autocast, pair
 
 try:

@@ -163,7 +163,7 @@ def test_a_notebook_runs_in_jupyterlab_and_its_sliders_move_pictures(browser, la
 
 SMALL = """
 import numpy as np
-from nsrlib import viewers
+from nsrlib.plots import viewers
 truth = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
 truth[:, 45:] = 90
 truth = truth.repeat(4, 0).repeat(4, 1)

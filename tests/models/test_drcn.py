@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nsrlib import complexity, create_model, evaluation, metrics
-from nsrlib.download import DataUnavailable, weights_path
+from nsrlib.data.download import DataUnavailable, weights_path
 from nsrlib.images import imresize, luma, to_tensor, to_uint8
-from nsrlib.models import drcn_analysis, optimise
+from nsrlib.models import optimise
 from nsrlib.models.drcn import (
     DRCN,
     JINY_CHECKPOINT,
@@ -37,6 +37,7 @@ from nsrlib.models.drcn import (
     read_tf_checkpoint,
     training_setup,
 )
+from nsrlib.papers.drcn import analysis
 
 DESIGNS = {"a": (True, True), "b": (True, False), "chain": (False, True), "c": (False, False)}
 """share_recursion, share_recon"""
@@ -80,7 +81,7 @@ def test_the_designs_of_figure_3_have_the_papers_parameters(design, recursions, 
     with torch.device("meta"):
         net = DRCN(recursions=recursions, share_recursion=recursion, share_recon=recon)
     assert size_of(net) == params + recursions
-    assert drcn_analysis.parameters(recursions, design=design) == params
+    assert analysis.parameters(recursions, design=design) == params
 
 
 def test_multiply_adds_are_those_that_papers_quote():
@@ -89,17 +90,17 @@ def test_multiply_adds_are_those_that_papers_quote():
         if isinstance(layer, nn.Conv2d):
             layer.register_forward_hook(lambda m, _, y: calls.append(y.numel() * m.weight[0].numel()))
     net(image(6, 7))
-    assert sum(calls) == drcn_analysis.macs(3, 5, (6, 7))
-    assert drcn_analysis.macs(16, size=(1, 1)) == 19_503_360
-    assert f"{drcn_analysis.macs(16) / 1e9:.1f}" == "17974.3"
-    assert f"{drcn_analysis.macs(1) / 1e9:.1f}" == "1635.0"
+    assert sum(calls) == analysis.macs(3, 5, (6, 7))
+    assert analysis.macs(16, size=(1, 1)) == 19_503_360
+    assert f"{analysis.macs(16) / 1e9:.1f}" == "17974.3"
+    assert f"{analysis.macs(1) / 1e9:.1f}" == "1635.0"
 
 
 @pytest.mark.parametrize("scale", [1, 2, 4])
 def test_the_collapsed_network_is_counted_with_one_last_layer(scale):
     model = LumaDRCN(scale, 6, 4)
     size = (24 // scale, 36 // scale)
-    assert complexity.count(model, size).multi_adds == drcn_analysis.macs(4, 6, (24, 36), collapsed=True)
+    assert complexity.count(model, size).multi_adds == analysis.macs(4, 6, (24, 36), collapsed=True)
 
 
 @pytest.mark.parametrize("skip", SKIPS)
@@ -705,7 +706,7 @@ def test_the_published_checkpoint_reaches_37_29_db_on_set5(benchmark):
 
 
 def test_the_receptive_field_is_41_and_21_is_that_of_six_recursions():
-    table = drcn_analysis.receptive_fields().set_index("depth")
+    table = analysis.receptive_fields().set_index("depth")
     assert table["measured"].to_dict() == {1: 11, 6: 21, 9: 27, 11: 31, 16: 41, 20: 49}
     assert (table["measured"] == table["law"]).all()
     assert (table["at_start"] == 9).all()
@@ -714,7 +715,7 @@ def test_the_receptive_field_is_41_and_21_is_that_of_six_recursions():
 
 
 def test_parameters_grow_as_constant_line_and_square():
-    table = drcn_analysis.parameter_laws(range(1, 11), features=8)
+    table = analysis.parameter_laws(range(1, 11), features=8)
     assert (table["params"] == table["law"]).all()
     for (growth, _), rows in table.groupby(["growth", "design"]):
         order = {"constant": 0, "linear": 1, "quadratic": 2}[growth]
@@ -723,9 +724,9 @@ def test_parameters_grow_as_constant_line_and_square():
             params = params.diff().iloc[1:]
             assert (params > 0).all()
         assert (params == params.iloc[0]).all()
-    assert drcn_analysis.parameters(16, design="c") == 99_211_280
+    assert analysis.parameters(16, design="c") == 99_211_280
     with pytest.raises(ValueError, match="design must be one of a, b, chain, c, got 'd'"):
-        drcn_analysis.parameters(16, design="d")
+        analysis.parameters(16, design="d")
 
 
 def pair(n: int = 2, side: int = 15) -> tuple[Tensor, Tensor]:
@@ -734,7 +735,7 @@ def pair(n: int = 2, side: int = 15) -> tuple[Tensor, Tensor]:
 
 
 def test_gradients_at_the_identity_obey_the_papers_counting():
-    table = drcn_analysis.gradient_identities(*pair(), features=8)
+    table = analysis.gradient_identities(*pair(), features=8)
     assert len(table) == 16 * 3
     assert table["error"].max() < 1e-6
     assert (table["factor"] / table["law"] - 1).abs().max() < 1e-6
@@ -745,19 +746,19 @@ def test_gradients_at_the_identity_obey_the_papers_counting():
 
 def test_the_table_of_propagation_is_that_of_single_profiles():
     x, target = pair()
-    table = drcn_analysis.gradient_propagation(x, target, (1, 2, 5), ("identity", 0.8), features=5)
+    table = analysis.gradient_propagation(x, target, (1, 2, 5), ("identity", 0.8), features=5)
     assert len(table) == 2 * 3 * 3
     for row in table.itertuples():
         init = row.init if row.init == "identity" else float(row.init)
-        net = drcn_analysis._network(5, row.depth, init, 0)
-        profile = drcn_analysis.grad_profile(net, (x, target), row.loss)
+        net = analysis._network(5, row.depth, init, 0)
+        profile = analysis.grad_profile(net, (x, target), row.loss)
         norms = [profile["weight"].norm().item(), profile["states"][0], profile["states"][-1]]
         assert [row.weight, row.first, row.last] == pytest.approx(norms, rel=1e-10)
 
 
 def test_recursive_supervision_keeps_gradients_that_vanish_or_explode_without():
     depths = (1, 8, 16)
-    table = drcn_analysis.gradient_propagation(*pair(), depths, (0.5, 1.6), features=16, dtype=torch.float32)
+    table = analysis.gradient_propagation(*pair(), depths, (0.5, 1.6), features=16, dtype=torch.float32)
     weight: pd.Series = table.set_index(["init", "loss", "depth"])["weight"].sort_index()
     for init in ("0.5", "1.6"):
         spans = {}
@@ -773,9 +774,9 @@ def test_recursive_supervision_keeps_gradients_that_vanish_or_explode_without():
 
 def test_profiles_refuse_what_they_cannot_profile():
     with pytest.raises(ValueError, match="loss must be one of last, recursions, ensemble, got 'l1'"):
-        drcn_analysis.grad_profile(network(), pair(), "l1")
+        analysis.grad_profile(network(), pair(), "l1")
     with pytest.raises(ValueError, match="grad_profile takes a DRCN with an ensemble and a shared recursion"):
-        drcn_analysis.grad_profile(network(design="chain"), pair())
+        analysis.grad_profile(network(design="chain"), pair())
 
 
 def test_equally_weighted_ensembles_have_at_most_the_loss_of_their_recursions():  # Jensen's inequality
@@ -786,17 +787,17 @@ def test_equally_weighted_ensembles_have_at_most_the_loss_of_their_recursions():
 
 
 def test_fusing_cannot_gain_where_arithmetic_is_the_bound():
-    wide = drcn_analysis.fused_recursion_bound(256, tile=32, fused=2)
+    wide = analysis.fused_recursion_bound(256, tile=32, fused=2)
     assert wide["weight_bytes"] == 1_179_648
     assert not wide["weights_fit"]
     assert wide["library_arithmetic"] > wide["library_traffic"]
     assert wide["recompute"] == pytest.approx((32**2 + 34**2) / (2 * 32**2))
     assert wide["gain"] == pytest.approx(1 / wide["recompute"])
-    one = drcn_analysis.fused_recursion_bound(96, tile=10**6, fused=1)
+    one = analysis.fused_recursion_bound(96, tile=10**6, fused=1)
     assert one["gain"] == pytest.approx(1, rel=1e-4)
-    assert drcn_analysis.fused_recursion_bound(32, tile=32, fused=4)["gain"] > 1
+    assert analysis.fused_recursion_bound(32, tile=32, fused=4)["gain"] > 1
     with pytest.raises(ValueError, match="fused must be a whole number, 1 or more, got 0"):
-        drcn_analysis.fused_recursion_bound(fused=0)
+        analysis.fused_recursion_bound(fused=0)
 
 
 def test_pictures_of_the_fast_form_are_the_same_to_a_tenth_of_a_grey_level(natural):

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from nsrlib import create_model, data
+from nsrlib.data.patches import Batch, Patches
 from nsrlib.evaluation import evaluate
 from nsrlib.images import imresize, to_tensor
 from nsrlib.models import optimise
@@ -39,7 +40,6 @@ from nsrlib.models.drn import (
     uniform_widths,
     visibility,
 )
-from nsrlib.patches import Batch, Patches
 from nsrlib.training import Recipe, fit
 
 F64 = 1e-10

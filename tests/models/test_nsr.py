@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from nsrlib import create_model, evaluation, sparsity
+from nsrlib import create_model, evaluation
 from nsrlib.complexity import count
+from nsrlib.data.patches import Batch
 from nsrlib.layers import WeightNormConv2d
 from nsrlib.models import load_weights, nsr, optimise
 from nsrlib.models.nsr import Gating, MixedConv2d, by_tiles, gate_usage, gated_layers, gates, pool_cells, tile_grid
-from nsrlib.patches import Batch
+from nsrlib.papers.nsr import checks
 from nsrlib.training import Recipe
 
 SMALL = {"num_feats": 8, "num_blocks": 2, "cardinals": 4}
@@ -467,7 +468,7 @@ def test_tiles_of_upscale_keep_the_cells_of_the_whole_picture():
 @pytest.mark.timing
 def test_the_gate_map_takes_about_half_the_time_of_the_official_tiles():
     model = create_model("nsr", 2, num_blocks=3)  # the layers of the released network, fewer of them
-    table, outputs = sparsity.inference_modes(model, torch.rand(1, 3, 512, 512), cells=(64,), repeats=2)
+    table, outputs = checks.inference_modes(model, torch.rand(1, 3, 512, 512), cells=(64,), repeats=2)
     assert table.set_index("mode").loc["map, cells of 64", "of tiles"] >= 1.8, table  # 2.0 to 2.2 on an idle machine
     assert {y.shape for y in outputs.values()} == {(1, 3, 1024, 1024)}
 

@@ -1,0 +1,1 @@
+"""How fast operators and networks are on this device, and what their machine code says."""

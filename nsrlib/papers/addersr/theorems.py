@@ -1,0 +1,721 @@
+"""AdderSR's two theorems as statements that run (Song et al., CVPR 2021, Sec. 3): what holds, what does not, and why.
+
+An adder filter with D taps answers a window x with ``y(x) = -sum_t |x_t - w_t|``. Theorem 1: no filter is the identity.
+Theorem 2: none has a constant response to all constant images, so none is a high-pass. A :class:`Check` says whether a
+statement was ``checked`` (on samples, in float64, or for one network) or ``proved``: for every W, in exact arithmetic.
+
+How the exact part works. As a function of the unknown weights, ``|v - w|`` is linear between the values v that a
+finite set of windows takes. So "some W maps these windows to those targets" splits into finitely many linear systems
+with bounds, one for each cell of the space of weights. SciPy proposes a solution of each, or Farkas multipliers that
+show there is none; both are turned into fractions and verified exactly, so that nothing depends on rounding.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nsrlib.models.addersr import AdderUnit, adder_layers, input_ranges, power_activation
+from nsrlib.ops.adder2d import adder2d, adder2d_ref
+from nsrlib.papers.check import Check
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+# --- exact arithmetic -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Answer of :func:`solve_filter`: ``weights`` (with slope p and offset q, if they were unknown) or None if there is
+    no solution, after ``cells`` linear systems of which each was decided by a verified certificate."""
+
+    weights: tuple[Fraction, ...] | None
+    slope: Fraction
+    offset: Fraction
+    cells: int
+
+
+def solve_filter(
+    windows: Sequence[Sequence[int]],
+    targets: Sequence[int],
+    *,
+    free_slope: bool = False,
+    free_offset: bool = False,
+) -> Exact:
+    """Is there any filter W with ``y(x) = p target(x) + q`` for all of these windows? Decided exactly.
+
+    Args:
+        windows: whole numbers, D in each. The work grows as (different values + 1) ** D.
+        targets: one for each window.
+        free_slope, free_offset: p and q are unknown too (else 1 and 0). With both, the answer covers every affine map
+            after the filter, such as batch normalisation with a factor other than 0.
+
+    Raises:
+        ArithmeticError: a certificate did not survive the exact check.
+        ValueError: windows of different lengths, or as many targets as windows are missing.
+    """
+    taps = len(windows[0])
+    if any(len(x) != taps for x in windows) or len(targets) != len(windows):
+        raise ValueError(f"windows must be equally long, one target each; got {len(windows)} and {len(targets)}")
+    values = [sorted({x[t] for x in windows}) for t in range(taps)]
+    cells = 0
+    for cell in itertools.product(*(range(len(v) + 1) for v in values)):
+        cells += 1
+        bounds = [(v[i - 1] if i else None, v[i] if i < len(v) else None) for v, i in zip(values, cell, strict=True)]
+        rows, right = [], []
+        for x, target in zip(windows, targets, strict=True):
+            # |x - w| = sign (x - w): a value at or below the cell lies below w, any other at or above it
+            signs = [-1 if low is not None and v <= low else 1 for v, (low, _) in zip(x, bounds, strict=True)]
+            row = list(signs)
+            if free_slope:
+                row.append(-target)
+            if free_offset:
+                row.append(-1)
+            rows.append(row)
+            right.append(sum(s * v for s, v in zip(signs, x, strict=True)) + (0 if free_slope else target))
+        unknown = len(rows[0]) - taps
+        solution = _solve_exactly(rows, right, [*bounds, *[(None, None)] * unknown])
+        if solution is not None:
+            rest = list(solution[taps:])
+            slope = rest.pop(0) if free_slope else Fraction(1)
+            return Exact(solution[:taps], slope, rest.pop(0) if free_offset else Fraction(0), cells)
+    return Exact(None, Fraction(1), Fraction(0), cells)
+
+
+Bound = tuple[int | None, int | None]
+
+
+def _solve_exactly(rows: list[list[int]], right: list[int], bounds: list[Bound]) -> tuple[Fraction, ...] | None:
+    """A solution of ``rows z = right`` within bounds, or None; both with an exact proof."""
+    from scipy.optimize import linprog  # comes with scikit-image
+
+    a, b = np.array(rows, float), np.array(right, float)
+    n = a.shape[1]
+    lows = [(j, lo) for j, (lo, _) in enumerate(bounds) if lo is not None]
+    highs = [(j, hi) for j, (_, hi) in enumerate(bounds) if hi is not None]
+    # Farkas: multipliers of the equations, of w >= low and of w <= high that add up to 0 = something negative
+    pick = np.zeros((n, len(lows) + len(highs)))
+    for k, (j, _) in enumerate(lows):
+        pick[j, k] = -1
+    for k, (j, _) in enumerate(highs):
+        pick[j, len(lows) + k] = 1
+    cost = np.concatenate([b, [-lo for _, lo in lows], [hi for _, hi in highs]])
+    limits = [(-1.0, 1.0)] * len(b) + [(0.0, 1.0)] * pick.shape[1]
+    found = linprog(cost, A_eq=np.hstack([a.T, pick]), b_eq=np.zeros(n), bounds=limits, method="highs")
+    if found.fun < -1e-6:
+        m = [Fraction(float(v)).limit_denominator(10_000) for v in found.x]
+        y, u, v = m[: len(b)], m[len(b) : len(b) + len(lows)], m[len(b) + len(lows) :]
+        total = [sum((f * row[j] for f, row in zip(y, rows, strict=True)), Fraction(0)) for j in range(n)]
+        for f, (j, _) in zip(u, lows, strict=True):
+            total[j] -= f
+        for f, (j, _) in zip(v, highs, strict=True):
+            total[j] += f
+        value = sum((f * r for f, r in zip(y, right, strict=True)), Fraction(0))
+        value += sum((f * hi for f, (_, hi) in zip(v, highs, strict=True)), Fraction(0))
+        value -= sum((f * lo for f, (_, lo) in zip(u, lows, strict=True)), Fraction(0))
+        if any(total) or min([*u, *v, Fraction(0)]) < 0 or value >= 0:
+            raise ArithmeticError("the multipliers that shall show infeasibility are not exact")
+        return None
+    found = linprog(np.zeros(n), A_eq=a, b_eq=b, bounds=bounds, method="highs")
+    if found.status != 0:
+        raise ArithmeticError(f"neither a solution nor a proof that there is none: {found.message}")
+    z = tuple(Fraction(float(v)).limit_denominator(10_000) for v in found.x)
+    exact = all(sum(f * c for f, c in zip(z, row, strict=True)) == r for row, r in zip(rows, right, strict=True))
+    inside = all((lo is None or f >= lo) and (hi is None or f <= hi) for f, (lo, hi) in zip(z, bounds, strict=True))
+    if not (exact and inside):
+        raise ArithmeticError("the solution is not exact")
+    return z
+
+
+def _one_tap_changes(taps: int, values: Sequence[int]) -> list[tuple[int, ...]]:
+    """All windows with at most one tap different from ``values[0]``."""
+    base = (values[0],) * taps
+    changed = [(*base[:t], v, *base[t + 1 :]) for t in range(taps) for v in values[1:]]
+    return [base, *changed]
+
+
+# --- Theorem 1 --------------------------------------------------------------------------------------------------------
+
+
+def theorem1(seed: int = 0, steps: int = 1500) -> list[Check]:
+    """No adder filter is the identity: the checks T1 a to e, the counter-examples, the exact statements.
+
+    Args:
+        seed: of the samples. steps: of the fits in T1d.
+    """
+    return [
+        *_theorem1_proofs(),
+        _rise(seed),
+        _jacobian(seed),
+        *_counter_examples(seed),
+        *_identity_fits(seed, steps),
+        *_affine_fits(seed),
+        _shortcut_size(seed),
+        _bn_identity(seed),
+    ]
+
+
+def _theorem1_proofs() -> list[Check]:
+    import sympy  # type: ignore[import-untyped]  # comes with torch
+
+    checks = []
+    q = sympy.Symbol("q", nonnegative=True)
+    drops = []
+    for taps in range(1, 10):
+        # weights m - p_t, pixels m + q: every pixel above every weight, for any m, p and q
+        m, p = sympy.Symbol("m", real=True), sympy.symbols(f"p:{taps}", nonnegative=True)
+        before, after = (-sum(sympy.Abs((m + q + rise) - (m - p_t)) for p_t in p) for rise in (0, 1))
+        drops.append(sympy.simplify(after - before) == -taps)
+    checks.append(
+        Check(
+            "T1",
+            "for every W and all images above max W: one level more at the input takes D off the output",
+            "proved",
+            all(drops),
+            {"D": "1 to 9, symbolic"},
+        )
+    )
+    values, cells = (-1, -2, 0), 0
+    for taps in (2, 3, 4):
+        windows = _one_tap_changes(taps, values)
+        answer = solve_filter(windows, [x[0] for x in windows], free_slope=True, free_offset=True)
+        cells += answer.cells
+        if answer.weights is not None:
+            break
+    checks.append(
+        Check(
+            "T1 exact",
+            "pixels -2, -1, 0: no W and no affine map after it (batch normalisation) give the identity",
+            "proved",
+            answer.weights is None,
+            {"D": "2, 3, 4", "cells": cells},
+        )
+    )
+    one = solve_filter([(-2,), (-1,), (0,)], [0, 0, 0], free_offset=True)
+    checks.append(
+        Check(
+            "T1 any D",
+            "no w is equally far from three different values, so every tap moves the output; windows that differ in "
+            "another tap than the centre then contradict the identity for every D >= 2",
+            "proved",
+            one.weights is None,
+            {"cells": one.cells},
+        )
+    )
+    shortcut = [_one_tap_changes(taps, values) for taps in (1, 2, 3)]
+    answers = [solve_filter(w, [0] * len(w), free_offset=True) for w in shortcut]
+    checks.append(
+        Check(
+            "T1 shortcut",
+            "Eq. 7 without normalisation: no W makes x + (x (+) W) the identity, not even up to a constant",
+            "proved",
+            all(a.weights is None for a in answers),
+            {"D": "1, 2, 3", "cells": sum(a.cells for a in answers)},
+        )
+    )
+    windows = list(itertools.product((-2, -1), repeat=3))
+    binary = solve_filter(windows, [x[0] for x in windows])
+    w = [] if binary.weights is None else [str(f) for f in binary.weights]
+    checks.append(
+        Check(
+            "T1 two values",
+            "one W is the identity on all images of two values: centre at or above both, others midway between them",
+            "proved",
+            binary.weights is not None,
+            {"D": 3, "pixels": "-2, -1", "W": " ".join(w)},
+        )
+    )
+    return checks
+
+
+def _rise(seed: int) -> Check:
+    g = torch.Generator().manual_seed(seed)
+    w = torch.randn(4, 4, 3, 3, generator=g, dtype=torch.float64)
+    image = w.abs().max() + 1 + torch.rand(1, 4, 7, 8, generator=g, dtype=torch.float64)
+    change = (adder2d(image + 1, w, padding=1) - adder2d(image, w, padding=1))[0]
+    valid = F.conv2d(torch.ones_like(image), torch.ones_like(w), padding=1)[0]  # taps that are not padding
+    error = float((change + valid).abs().max())
+    figures: dict[str, float | int | str] = {
+        "inside": float(change[:, 3, 3].mean()), "edge": float(change[:, 0, 3].mean()),
+        "corner": float(change[:, 0, 0].mean()), "error": _order(error),
+    }  # fmt: skip
+    statement = (
+        "4 channels, 3x3, padded with zeros: one level more changes the output by minus the number of valid taps"
+    )
+    return Check("T1a", statement, "checked", error < 1e-11, figures)
+
+
+def _order(error: float) -> str:
+    """The size of a rounding error as a bound: its digits differ between machines."""
+    return "0" if error == 0 else f"< 1e{math.floor(math.log10(error)) + 2}"
+
+
+def _jacobian(seed: int) -> Check:
+    g = torch.Generator().manual_seed(seed)
+    w, x = (torch.randn(*s, generator=g, dtype=torch.float64) for s in ((3, 3, 3, 3), (1, 3, 5, 5)))
+    j = torch.autograd.functional.jacobian(lambda t: adder2d_ref(t, w)[0, :, 1, 1], x)[:, 0]  # (O, C, 5, 5)
+    window = torch.zeros(5, 5, dtype=torch.bool)
+    window[1:4, 1:4] = True
+    holds = bool((j[..., window].abs() == 1).all() and (j[..., ~window] == 0).all())
+    statement = (
+        "dy/dx is +1 or -1 for every tap of the window, wherever it exists; the identity's is 0 for all but one, so no "
+        "filter of two taps or more is the identity on any open set, with or without an affine map"
+    )
+    return Check("T1b", statement, "checked", holds, {"entries": j.numel(), "+-1": int((j.abs() == 1).sum())})
+
+
+def _counter_examples(seed: int) -> list[Check]:
+    zero = torch.zeros(1, 2, 6, 7, dtype=torch.float64)
+    errors = [float((adder2d(zero, torch.zeros(2, 2, 3, 3, dtype=torch.float64), padding=1) - zero).abs().max())]
+    a, constant = 0.75, zero - 0.75
+    w = torch.full((2, 2, 3, 3), -a, dtype=torch.float64)
+    for q in range(2):
+        w[q, q, 1, 1] = 0
+    errors.append(float((adder2d(constant, w) - constant[..., 1:-1, 1:-1]).abs().max()))
+    # two values -a - 1 and -a with a = (D - 1) / 2
+    taps, g = w[0].numel(), torch.Generator().manual_seed(seed)
+    half = (taps - 1) / 2
+    binary = torch.randint(0, 2, (3, 2, 9, 8), generator=g).double() - half - 1
+    w = torch.full((2, 2, 3, 3), -half - 0.5, dtype=torch.float64)
+    for q in range(2):
+        w[q, q, 1, 1] = -half
+    errors.append(float((adder2d(binary, w) - binary[..., 1:-1, 1:-1]).abs().max()))
+    statements = (
+        "the wording 'for any image there is no W' is false: I = 0 and W = 0",
+        "another one: I = -a, centre tap of the own channel 0, all others -a; exact away from the border",
+        "and a class of images with one W: all images of the values -(D+1)/2 and -(D-1)/2",
+    )
+    return [Check("T1c", s, "checked", e == 0, {"error": _order(e)}) for s, e in zip(statements, errors, strict=True)]
+
+
+FITS = ("conv", "adder", "x + adder", "adder + bn", "x + bn(adder)")
+
+
+def identity_fit(kind: str, seed: int = 0, steps: int = 1500, units: int = 16) -> float:
+    """Mean absolute error of the identity on N(0, I), fitted by a 1x1 layer with Adam (T1d).
+
+    Args:
+        kind: one of :data:`FITS`.
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+    if kind not in FITS:
+        raise ValueError(f"kind must be one of {', '.join(FITS)}, got {kind!r}")
+    g = torch.Generator().manual_seed(seed)
+    w = nn.Parameter(torch.randn(units, units, 1, 1, generator=g) / (units**0.5 if kind == "conv" else 1))
+    bn = nn.BatchNorm2d(units) if "bn" in kind else None
+    optimiser = torch.optim.Adam([w, *(bn.parameters() if bn else [])], lr=0.02)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+
+    def error(side: int) -> Tensor:
+        x = torch.randn(1, units, side, side, generator=g)
+        y = F.conv2d(x, w) if kind == "conv" else adder2d(x, w)
+        y = bn(y) if bn else y
+        return F.l1_loss(x + y if kind.startswith("x") else y, x)
+
+    for _ in range(steps):
+        optimiser.zero_grad()
+        error(8).backward()
+        optimiser.step()
+        schedule.step()
+    return error(64).item()
+
+
+def _identity_fits(seed: int, steps: int) -> list[Check]:
+    error = {kind: identity_fit(kind, seed, steps) for kind in FITS}
+    good, poor = ("conv", "x + bn(adder)"), ("adder", "x + adder")
+    holds = max(error[k] for k in good) < 1e-2 < error["adder + bn"] < 1 < min(error[k] for k in poor)
+    figures: dict[str, float | int | str] = {
+        k: f"{v:.1f}" if v > 1 else f"{v:.2f}" if v > 0.01 else "< 0.01" for k, v in error.items()
+    }
+    statement = (
+        "trained to be the identity (16 units, 1x1): only the convolution and x + BN(adder) learn it; the shortcut "
+        "without normalisation changes nothing"
+    )
+    return [Check("T1d", statement, "checked", holds, figures)]
+
+
+def unexplained_variance(taps: int) -> float:
+    """``1 - 1 / (1 + (D - 1)(1 - 2 / pi))``: share of a coordinate's variance that the best affine map of one adder
+    output leaves, for x from N(0, I): the coordinate's own weight far away, where ``|x - w|`` is linear, and the others
+    at their median, where ``|x - w|`` varies least."""
+    return 1 - 1 / (1 + (taps - 1) * (1 - 2 / math.pi))
+
+
+def _affine_fits(seed: int) -> list[Check]:
+    rng, checks = np.random.default_rng(seed), []
+    for taps, samples in ((9, 400_000), (576, 20_000)):
+        x = rng.standard_normal((samples, taps), dtype=np.float32)
+        y = x[:, 0] - np.abs(x[:, 1:]).sum(1)
+        left = 1 - np.corrcoef(x[:, 0], y)[0, 1] ** 2
+        # a correlation of n samples is known to about 1 / sqrt(n)
+        holds = abs(left - unexplained_variance(taps)) < 4 / math.sqrt(samples)
+        statement = (
+            f"the best affine fit of one coordinate from one adder output of {taps} taps leaves most of its variance"
+        )
+        figures: dict[str, float | int | str] = {"formula": unexplained_variance(taps), "sampled": f"{left:.3f}"}
+        checks.append(Check("T1e", statement, "checked", holds, figures))
+    return checks
+
+
+def _shortcut_size(seed: int) -> Check:
+    taps = 576
+    x = np.random.default_rng(seed).standard_normal((20_000, taps), dtype=np.float32)
+    y = -np.abs(x).sum(1)
+    mean, std = -taps * math.sqrt(2 / math.pi), math.sqrt(taps * (1 - 2 / math.pi))
+    holds = abs(y.mean() - mean) < 0.5 and abs(y.std() - std) < 0.5
+    statement = "x (+) W cannot be made small either: for N(0,1) inputs the best W, the median, leaves -0.8 D"
+    figures: dict[str, float | int | str] = {"D": taps, "mean": f"{y.mean():.0f}", "std": f"{y.std():.0f}"}
+    return Check("T1 size", statement, "checked", holds, figures)
+
+
+def _bn_identity(seed: int) -> Check:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        unit = AdderUnit(5, 5).double()
+        x = torch.rand(2, 5, 7, 6, dtype=torch.float64)
+    assert unit.bn is not None
+    nn.init.zeros_(unit.bn.weight)
+    error = float((unit(x) - x).abs().max().detach())
+    statement = (
+        "what normalisation changes: with its factor and offset at 0 the paper's unit is the identity for x >= 0"
+    )
+    return Check("T1 BN", statement, "checked", error == 0, {"error": _order(error)})
+
+
+# --- Theorem 2 --------------------------------------------------------------------------------------------------------
+
+
+def dc_response(weight: Tensor, level: Tensor) -> Tensor:
+    """``r(s) = -sum_t |s - w_t|``: what each filter answers to constant images.
+
+    Args:
+        weight: ``(O, ...)``, any number of taps.
+        level: ``(S,)``, same dtype.
+
+    Returns:
+        ``(O, S)``.
+    """
+    return -(level[None, :, None] - weight.flatten(1)[:, None]).abs().sum(2)
+
+
+def dc_slope(weight: Tensor, level: Tensor) -> Tensor:
+    """Slope of :func:`dc_response`, ``#(w > s) - #(w < s)``; ``(O, S)``, whole numbers from -D to D."""
+    w = weight.flatten(1)[:, None]
+    s = level[None, :, None]
+    return (w > s).sum(2) - (w < s).sum(2)
+
+
+def difference_filters(taps: Sequence[int], bound: float) -> tuple[Tensor, Tensor]:
+    """Two adder filters, weights +-M, of which half the difference is the convolution ``taps`` on ``|x| <= M``.
+
+    Args:
+        taps: of {-1, 0, 1}. bound: M.
+
+    Returns:
+        Both sets of weights, float64, as long as ``taps``.
+
+    Raises:
+        ValueError: another value among the taps.
+    """
+    c = torch.tensor(taps, dtype=torch.float64)
+    if not set(taps) <= {-1, 0, 1}:
+        raise ValueError(f"taps must be of -1, 0, 1, got {list(taps)}")
+    plus = torch.where(c >= 0, c.new_tensor(bound), -bound)
+    return plus, torch.where(c == 0, plus, -plus)
+
+
+def theorem2(seed: int = 0) -> list[Check]:
+    """No adder filter answers all constant images alike, and what becomes of that on bounded images: T2 a to c."""
+    return [*_theorem2_proofs(), _slopes(seed), _checkerboard(), _plus_minus_one(seed)]
+
+
+def _theorem2_proofs() -> list[Check]:
+    checks = []
+    odd = [solve_filter([(s,) * taps for s in (-1, 0, 1)], [0, 0, 0], free_offset=True) for taps in (1, 3)]
+    checks.append(
+        Check(
+            "T2 odd",
+            "an odd number of taps: no W answers even the three levels -1, 0, 1 alike (the slope is odd, never 0)",
+            "proved",
+            all(a.weights is None for a in odd),
+            {"D": "1, 3", "cells": sum(a.cells for a in odd)},
+        )
+    )
+    even = solve_filter([(s,) * 2 for s in range(-2, 3)], [0] * 5, free_offset=True)
+    checks.append(
+        Check(
+            "T2 even",
+            "an even number of taps: half of them at or above all levels, half at or below, answers all alike; the "
+            "theorem needs levels without bound",
+            "proved",
+            even.weights is not None,
+            {"D": 2, "levels": "-2 to 2", "W": " ".join(map(str, even.weights or ()))},
+        )
+    )
+    # affine in each tap while |x| <= |w|, so equality in the corners of the box is equality in the box
+    corners = list(itertools.product((-1, 1), repeat=4))
+    single = all(
+        -sum(abs(x - w) for x, w in zip(box, signs, strict=True))
+        == sum(w * x for x, w in zip(box, signs, strict=True)) - 4
+        for signs in corners
+        for box in corners
+    )
+    checks.append(
+        Check(
+            "T2 conv",
+            "if |x| <= M and every |w| = M, an adder filter is a convolution with taps +-1 minus D M; also the paper's "
+            "high-pass [[1, -1], [-1, 1]]",
+            "proved",
+            single,
+            {"D": 4, "filters": len(corners), "corners": len(corners)},
+        )
+    )
+    ternary = list(itertools.product((-1, 0, 1), repeat=4))
+    pairs = [[[int(w) for w in half] for half in difference_filters(c, 1)] for c in ternary]
+    double = all(
+        sum(abs(x - w) for x, w in zip(box, minus, strict=True))
+        - sum(abs(x - w) for x, w in zip(box, plus, strict=True))
+        == 2 * sum(f * x for x, f in zip(box, c, strict=True))
+        for c, (plus, minus) in zip(ternary, pairs, strict=True)
+        for box in corners
+    )
+    checks.append(
+        Check(
+            "T2 difference",
+            "half the difference of two such filters is any convolution with taps -1, 0, 1: identity and high-passes",
+            "proved",
+            double,
+            {"D": 4, "filters": len(ternary), "corners": len(corners)},
+        )
+    )
+    return checks
+
+
+def _slopes(seed: int) -> Check:
+    g = torch.Generator().manual_seed(seed)
+    w = torch.randn(1, 16, generator=g, dtype=torch.float64).sort()[0]
+    top = float(w.max())
+    r = dc_response(w, torch.tensor([top + 1, top + 2], dtype=torch.float64))[0]
+    drop = float(r[1] - r[0])
+    between = torch.linspace(float(w[0, 7]), float(w[0, 8]), 101, dtype=torch.float64)
+    flat = float(dc_response(w, between).std())
+    holds = abs(drop + 16) < 1e-12 and flat < 1e-13
+    statement = "16 random weights: slope -16 above all of them, but constant between the 8th and the 9th"
+    return Check("T2a", statement, "checked", holds, {"slope": round(drop, 9), "spread": _order(flat)})
+
+
+def _checkerboard() -> Check:
+    w = 3 * torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64)[None, None]
+    levels = torch.tensor([-3.0, -1.0, 0.0, 2.0, 3.0, 5.0], dtype=torch.float64)
+    images = levels[:, None, None, None].expand(-1, 1, 2, 2)
+    r = adder2d(images, w).flatten().tolist()
+    figures: dict[str, float | int | str] = {"|s| <= 3": r[0], "s = 5": r[-1]}
+    statement = "weights 3 [[1, -1], [-1, 1]] answer every level up to 3 alike, and no longer beyond"
+    return Check("T2b", statement, "checked", r == [-12.0] * 5 + [-20.0], figures)
+
+
+def _plus_minus_one(seed: int) -> Check:
+    g = torch.Generator().manual_seed(seed)
+    bound = 2.5
+    sign = torch.randint(0, 2, (3, 2, 3, 3), generator=g).double() * 2 - 1
+    x = (torch.rand(2, 2, 8, 9, generator=g, dtype=torch.float64) * 2 - 1) * bound
+    error = float((adder2d(x, bound * sign) - (F.conv2d(x, sign) - sign[0].numel() * bound)).abs().max())
+    statement = "an adder layer with weights +-M on |x| <= M equals the convolution with the signs, minus D M"
+    return Check("T2c", statement, "checked", error < 1e-12, {"error": _order(error)})
+
+
+def dc_audit(model: nn.Module, images: Iterable[Tensor]) -> pd.DataFrame:
+    """T2d: how a trained network's adder filters answer constant input over the range that their layer really sees.
+
+    Args:
+        model: has adder layers. images: inputs ``(N, C, H, W)`` that show the range.
+
+    Returns:
+        One row a filter. layer, filter, taps; low, high: the range; ``slope``: mean slope of :func:`dc_response` over
+        it, divided by the taps (-1 to 1; 0: constant levels cancel, as in a high-pass); ``steepest``: the largest
+        ``|slope|`` in the range, likewise; ``inside``: share of the weights that lie within the range.
+
+    Raises:
+        ValueError: no adder layers, or no images.
+    """
+    import pandas as pd
+
+    layers = adder_layers(model)
+    if not layers:
+        raise ValueError(f"{type(model).__name__} has no adder layers to audit")
+    rows: list[dict[str, Any]] = []
+    for name, (low, high) in input_ranges(model, images).items():
+        w = layers[name].weight.detach().double().cpu().flatten(1)
+        taps = w.shape[1]
+        ends = torch.tensor([low, high], dtype=torch.float64)
+        r = dc_response(w, ends)
+        mean = (r[:, 1] - r[:, 0]) / (max(high - low, 1e-12) * taps)
+        # the slope only falls with the level, so its extremes are those at the ends
+        steepest = dc_slope(w, ends).abs().amax(1) / taps
+        inside = ((w >= low) & (w <= high)).double().mean(1)
+        rows += [
+            {"layer": name, "filter": k, "taps": taps, "low": low, "high": high, "slope": float(mean[k]),
+             "steepest": float(steepest[k]), "inside": float(inside[k])}
+            for k in range(len(w))
+        ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+# --- feature maps -----------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def unit_traces(model: nn.Module, image: Tensor) -> dict[str, dict[str, Tensor]]:
+    """What every adder unit makes of an image, step by step (Figure 2). Evaluation mode.
+
+    Args:
+        model: has :class:`~nsrlib.models.addersr.AdderUnit` layers. image: ``(N, C, H, W)``, the network's input.
+
+    Returns:
+        Unit by name -> ``input`` and what each step leaves, :meth:`~nsrlib.models.addersr.AdderUnit.trace`.
+
+    Raises:
+        ValueError: no such units.
+    """
+    units = {name: m for name, m in model.named_modules() if isinstance(m, AdderUnit)}
+    if not units:
+        raise ValueError(f"{type(model).__name__} has no adder units to look into")
+    seen: dict[str, dict[str, Tensor]] = {}
+
+    def note(name: str, unit: AdderUnit, x: Tensor) -> None:
+        seen[name] = {"input": x, **unit.trace(x)}
+
+    handles = [
+        unit.register_forward_pre_hook(lambda unit, args, name=name: note(name, unit, args[0]))
+        for name, unit in units.items()
+    ]
+    training = model.training
+    try:
+        model.eval()(image)
+    finally:
+        model.train(training)
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Correlation of two sets of maps ``(N, C, H, W)`` channel by channel, ``(C,)`` float64; NaN for constant maps."""
+    a, b = (m.double().transpose(0, 1).flatten(1) for m in (a, b))
+    a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
+    return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
+
+
+def laplacian_share(maps: Tensor) -> float:
+    """Energy of the Laplacian over the energy without the mean, ``(N, C, H, W)``, all channels together.
+
+    The 5-point Laplacian over 8, its gain for a checkerboard: 0 for flat maps, 1 for a checkerboard, 5/16 for noise.
+    """
+    m = maps.double()
+    kernel = m.new_tensor([[0, 1, 0], [1, -4, 1], [0, 1, 0]]) / 8
+    c = m.shape[1]
+    fine = F.conv2d(m, kernel.expand(c, 1, 3, 3), groups=c)
+    inside = m[..., 1:-1, 1:-1]
+    rest = inside - inside.mean((2, 3), keepdim=True)
+    return float(fine.square().sum() / rest.square().sum().clamp_min(1e-300))
+
+
+# --- power activation, gaps -------------------------------------------------------------------------------------------
+
+
+def power_activation_checks(seed: int = 0) -> list[Check]:
+    """What Eq. 11 promises, and that its gradients survive zeros."""
+    g = torch.Generator().manual_seed(seed)
+    y = torch.randn(1000, generator=g, dtype=torch.float64).sort()[0]
+    small = y[y.abs() < 1]
+    odd = all(torch.equal(power_activation(-y, a), -power_activation(y, a)) for a in (0.3, 1.0, 2.5))
+    rising = all(bool((power_activation(y, a).diff() > 0).all()) for a in (0.3, 1.0, 2.5))
+    stretch = bool((power_activation(small, 2.5).abs() < small.abs()).all())
+    finite: list[Tensor] = []
+    for a in (0.3, 1.0, 2.5):
+        x = torch.cat([torch.zeros(5, dtype=torch.float64), y]).requires_grad_()
+        alpha = torch.tensor(a, dtype=torch.float64, requires_grad=True)
+        finite += torch.autograd.grad(power_activation(x, alpha).sum(), (x, alpha))
+    return [
+        Check("P1", "P is odd and rises, for alpha 0.3, 1 and 2.5", "checked", odd and rising),
+        Check("P2", "alpha = 1 is the identity", "checked", torch.equal(power_activation(y, 1.0), y)),
+        Check("P3", "alpha > 1 makes small values smaller: contrast grows", "checked", stretch),
+        Check("P4", "gradients at exact zeros are finite", "checked", all(bool(t.isfinite().all()) for t in finite)),
+    ]
+
+
+def gaps() -> pd.DataFrame:
+    """Where the printed statements and proofs are loose: columns place, printed, correct, check (an id)."""
+    import pandas as pd
+
+    rows = [
+        (
+            "Theorem 1, wording",
+            "for any image there is no W",
+            "there is no single W for all images; for one image, and for all images of two values, there may be",
+            "T1c, T1 two values",
+        ),
+        (
+            "Theorem 1, wording",
+            "(trivial case)",
+            "an image with a positive pixel is never an adder's output; the exact statement takes pixels <= 0 only",
+            "T1 exact",
+        ),
+        (
+            "Eqs. 4 to 6, index",
+            "I(m+i, n+j, q) inside the sum",
+            "I(m+i, n+j, g): the channel that is summed over, else it would not appear",
+            "T1a",
+        ),
+        (
+            "Eq. 5, condition",
+            "max over i, j, k, g of W(I, j, k, g)",
+            "max over i, j, g, q of |W(i, j, g, q)|",
+            "T1",
+        ),
+        (
+            "Theorem 1, border",
+            "the output falls by D everywhere",
+            "by the number of taps that are not padding: for 3x3, 2/3 of D at edges and 4/9 at corners; still not +1",
+            "T1a",
+        ),
+        (
+            "Eq. 7",
+            "the self-shortcut makes the identity possible",
+            "only with normalisation after the adder, which Eq. 7 leaves out and the authors confirm",
+            "T1 shortcut, T1 BN",
+        ),
+        (
+            "Theorem 2, range",
+            "no high-pass, for all real s",
+            "on a bounded range an even number of taps can be exactly flat, an odd one up to 1/D",
+            "T2 even, T2 odd, T2b",
+        ),
+        (
+            "Theorem 2, meaning",
+            "adder filters cannot be high-pass filters",
+            "with weights outside the inputs' range they are convolutions with taps +-1: it is the weights' start at "
+            "N(0, 1), among the inputs, that prevents it",
+            "T2 conv, T2c",
+        ),
+        (
+            "Theorem 2, normalisation",
+            "(not treated)",
+            "an affine map scales the slope of the response; it is 0 only where the slope or the factor is",
+            "T2a",
+        ),
+    ]
+    return pd.DataFrame(rows, columns=["place", "printed", "correct", "check"])

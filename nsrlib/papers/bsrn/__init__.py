@@ -1,0 +1,17 @@
+"""BSRN: the blueprint separable residual network, and the ablations of its convolutions and attention."""
+
+from nsrlib.papers.bsrn.studies import studies
+from nsrlib.papers.record import Paper, Training
+from nsrlib.training.recipe import Recipe
+
+PAPER = Paper(
+    "bsrn",
+    title="Li et al., *Blueprint Separable Residual Network*, CVPRW 2022",
+    needs="Set5, Set14, weights (8 MB)",
+    studies=studies,
+    trainings={
+        # XPixel's option files: DF2K, one cosine period, no warm-up, no EMA
+        "bsrn": Training(Recipe(iterations=1_000_000, batch=64, patch=48, lr=1e-3, lr_min=1e-7)),
+        "bsrn_s": Training(Recipe(iterations=1_500_000, batch=256, patch=64, lr=2e-3, lr_min=1e-7)),
+    },
+)

@@ -1,0 +1,62 @@
+"""BSRN's ablations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nsrlib.papers.common import Variants, study
+from nsrlib.studies import Study
+
+
+def studies(profile: str = "cpu") -> dict[str, Study]:
+    """BSRN's ablations at x4: convolution decompositions of RFDN, attention, activations, sizes against RFDN."""
+    recipes: dict[str, dict[str, Any]] = {
+        "quick": {"iterations": 20, "batch": 4, "patch": 16, "lr": 1e-3},
+        "cpu": {"iterations": 1500, "batch": 16, "patch": 24, "lr": 1e-3},
+        "gpu": {"iterations": 5000, "batch": 16, "patch": 48, "lr": 1e-3, "precision": "bfloat16"},
+        "paper": {"iterations": 1_000_000, "batch": 64, "patch": 48, "lr": 1e-3},
+    }
+    recipe = recipes[profile]
+    # BSRN's steps take longer than RFDN's
+    shorter = recipe | {"iterations": 600} if profile == "cpu" else recipe
+    rfdn = {"quick": (8, 1), "cpu": (24, 4), "gpu": (64, 4), "paper": (50, 4)}[profile]
+    small = {"quick": (16, 1), "cpu": (32, 2), "gpu": (64, 8), "paper": (64, 8)}[profile]
+    first = max(rfdn[0], 16), rfdn[1]  # BSRN-1: RFDN's size, but CCA divides the channels by 16
+    second = {"quick": (16, 2), "cpu": (32, 8), "gpu": (84, 10), "paper": (64, 10)}[profile]
+
+    def network(model: str, size: tuple[int, int]) -> dict[str, Any]:
+        return {"model": model, "config": {"num_feats": size[0], "num_blocks": size[1]}}
+
+    def of_rfdn(name: str, variants: Variants, recipe: Mapping[str, Any]) -> Study:
+        trained = f"x4, RFDN with {rfdn[0]} channels and {rfdn[1]} blocks"
+        return study(f"bsrn {name}", profile, trained, recipe, variants, {"scale": 4, **network("rfdn", rfdn)})
+
+    def of_bsrn(name: str, variants: Variants) -> Study:
+        trained = f"x4, BSRN with {small[0]} channels and {small[1]} blocks"
+        return study(f"bsrn {name}", profile, trained, shorter, variants, {"scale": 4, **network("bsrn", small)})
+
+    convs = {"standard": "standard", "DSConv": "dsconv", "BSConv-S": "bsconv_s", "BSConv-U": "bsconv_u"}
+    acts = {"GELU": "gelu", "ReLU": "relu", "LeakyReLU": "leaky_relu", "h-swish": "hswish"}
+    decompositions = {name: {"config": {"conv": conv}} for name, conv in convs.items()}
+    attention: dict[str, dict[str, Any]] = {
+        "ESA and CCA": {},
+        "without CCA": {"config": {"cca": False}},
+        "without ESA": {"config": {"esa": False}},
+        "without both": {"config": {"esa": False, "cca": False}},
+    }
+    sizes = {"RFDN": network("rfdn", rfdn), "BSRN-1": network("bsrn", first), "BSRN-2": network("bsrn", second)}
+    trained = (
+        f"x4, RFDN and BSRN-1 with {first[0]} channels and {first[1]} blocks, BSRN-2 with {second[0]} and "
+        f"{second[1]}, about RFDN's multiply-adds"
+    )
+    return {
+        "decompositions": of_rfdn("decompositions", decompositions, recipe),
+        "attention": of_bsrn("attention", attention),
+        "activations": of_bsrn("activations", {name: {"config": {"act": act}} for name, act in acts.items()}),
+        "sizes": study("bsrn sizes", profile, trained, shorter, sizes, {"scale": 4}),
+        # the same comparison with a quarter of the training: does the order depend on the budget?
+        "decompositions short": of_rfdn(
+            "decompositions short", decompositions, recipe | {"iterations": recipe["iterations"] // 4}
+        ),
+    }

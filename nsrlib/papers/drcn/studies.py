@@ -1,0 +1,182 @@
+"""DRCN's depth study, its ensemble against single recursions, ablations, and recursion against width."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from nsrlib.papers.common import Variants, study
+from nsrlib.studies import Study, StudyResult
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from nsrlib.data import ImageSet
+    from nsrlib.models.drcn import LumaDRCN
+
+DEPTHS = (1, 6, 11, 16)
+"""Recursions D of Fig. 4."""
+
+PATCHES: dict[str, Any] = {"channels": "y", "upscaled": True}
+"""What DRCN trains on: keywords of :class:`~nsrlib.data.patches.Patches`."""
+
+SHORT: dict[str, Any] = {"optimiser": "adam", "lr": 1e-3, "schedule": "cosine", "weight_decay": 0.0, "clip_norm": 5.0}
+"""Fields of a recipe for trainings that are shorter than the paper's, which waits for plateaus."""
+
+
+def studies(profile: str = "cpu") -> dict[str, Study]:
+    """DRCN on luma: PSNR over depth at x3; 16 recursions at x2 and x4; what each idea of the paper adds; F against D.
+
+    Every run measures each single recursion beside the ensemble, so that Fig. 5 comes from the runs of Fig. 4.
+    """
+    recipes: dict[str, dict[str, Any]] = {
+        "quick": {"iterations": 30, "batch": 4, "patch": 16},
+        "cpu": {"iterations": 800, "batch": 16, "patch": 31},
+        "gpu": {"iterations": 20_000, "batch": 16, "patch": 41},
+        "paper": {"iterations": 300_000, "batch": 64, "patch": 41},
+    }
+    recipe = {"lr": 1e-3, "clip_norm": 5.0, **recipes[profile]}
+    # fewer steps, and patches that are no larger than they must be; of many variants smaller batches too
+    shorter = recipe | {"iterations": 500, "patch": 25} if profile == "cpu" else recipe
+    shortest = shorter | {"iterations": 300, "batch": 8} if profile == "cpu" else recipe
+    features = {"quick": 4, "cpu": 16, "gpu": 64, "paper": 256}[profile]
+    widths = {"quick": (4, 8, 16), "cpu": (8, 16, 32), "gpu": (32, 64, 128), "paper": (64, 128, 256)}[profile]
+    data = {"train": ["t91"], "test": ["set5"]}
+    if profile == "quick":
+        data = {"train": ["embedded_train"], "test": ["embedded"]}
+    common: dict[str, Any] = {
+        "model": "drcn",
+        "scale": 3,
+        "config": {"features": features, "recursions": 16},
+        "patches": PATCHES,
+        "setup": "nsrlib.papers.drcn.studies:training_setup",
+        "options": {"test": data["test"][0]},
+        "points": 1 if profile == "quick" else 2,
+    }
+
+    def compare(name: str, what: str, variants: Variants, recipe: Mapping[str, Any] = recipe) -> Study:
+        trained = f"luma, {what}, last layer started at a tenth"
+        return study(f"drcn {name}", profile, trained, recipe, variants, common, data)
+
+    last, random, plain = {"ensemble": False}, {"recur_init": 1.0}, {"skip": "none"}
+    sgd = {"optimiser": "sgd", "lr": 1e-2}
+    ablations: dict[str, dict[str, Any]] = {
+        "DRCN": {},
+        "last only": {"config": last},
+        "He": {"config": random},
+        "He, last only": {"config": random | last},
+        "no skip": {"config": plain},
+        "no skip, He": {"config": plain | random},
+        "no skip, He, last only": {"config": plain | random | last},
+        "no skip, He, SGD": {"config": plain | random, "recipe": sgd},
+        "no skip, He, SGD, last only": {"config": plain | random | last, "recipe": sgd},
+        "equal weights": {"config": {"learn_weights": False}},
+        "alpha 0.5": {"options": {**common["options"], "end": 0.5}},
+    }
+    width = {
+        f"{name}, D={d}": {"config": {"features": f, "recursions": d}}
+        for name, f in zip(("narrow", "middle", "wide"), widths, strict=True)
+        for d in DEPTHS[:2]
+    }
+    by_scale = {f"x{scale}": {"scale": scale} for scale in (2, 4)}
+    by_depth = {f"D={d}": {"config": {"recursions": d}} for d in DEPTHS}
+    f_of = ", ".join(map(str, widths))
+    return {
+        "depth": compare("depth", f"x3, F = {features}", by_depth),
+        "scales": compare("scales", f"F = {features}, D = 16", by_scale, shorter),
+        "ablations": compare("ablations", f"x3, F = {features}, D = 16", ablations, shortest),
+        "width": compare("width", f"x3, narrow, middle and wide: F = {f_of}", width, shortest),
+    }
+
+
+def training_setup(network: Any, recipe: Any, *, test: str = "set5", **schedule: Any) -> dict[str, Any]:
+    """As :func:`nsrlib.models.drcn.training_setup`; ``measure`` scores every recursion too.
+
+    Of a network with an ensemble it returns the PSNR of every single prediction (``psnr_1`` ...), of the best of them
+    (``psnr_best``) and of their plain mean (``psnr_equal``), and the weights (``w_1`` ...).
+
+    Args:
+        test: the set to measure on. schedule: of :func:`~nsrlib.models.drcn.alpha_schedule`, and ``reduction``.
+    """
+    from nsrlib import data
+    from nsrlib.models import drcn
+
+    extra = drcn.training_setup(network, recipe, **schedule)
+    weights = extra["measure"]
+
+    def measure(trained: Any) -> dict[str, float]:
+        if not trained.net.ensemble:
+            return {}
+        scores = recursion_scores(trained, data.load(test, trained.scale))["psnr"]
+        single = scores.drop(["ensemble", "equal weights"])
+        numbers = {f"psnr_{d}": float(value) for d, value in single.items()}
+        return {**numbers, "psnr_best": float(single.max()), "psnr_equal": float(scores["equal weights"])} | weights(
+            trained
+        )
+
+    return extra | {"measure": measure}
+
+
+def recursion_scores(model: LumaDRCN, images: ImageSet, *, limit: int | None = None) -> pd.DataFrame:
+    """PSNR of every single prediction, of their plain mean and of the ensemble, in one pass over each image.
+
+    Args:
+        model: with an ensemble. images: loaded at the model's scale. limit: only the first so many images.
+
+    Returns:
+        Columns psnr (mean over images, dB, the papers' protocol) and weight (divided by their sum; NaN for the two
+        sums); index ``1 .. D``, ``equal weights``, ``ensemble``.
+
+    Raises:
+        ValueError: the basic model; images of another scale.
+    """
+    import numpy as np
+    import pandas as pd
+    import torch
+
+    from nsrlib.evaluation import for_protocol
+    from nsrlib.images import to_tensor, to_uint8
+    from nsrlib.metrics import MATLAB_Y, psnr
+    from nsrlib.models.drcn import DRCN
+
+    if not model.net.ensemble:
+        raise ValueError("recursion_scores takes a DRCN with an ensemble; the basic model has one prediction")
+    if images.scale != model.scale:
+        raise ValueError(f"the model upscales by {model.scale}, but {images.name} was loaded at scale {images.scale}")
+    device = next(model.parameters()).device
+    protocol = MATLAB_Y(crop=model.scale)
+    rows: list[list[float]] = []
+    with torch.inference_mode():
+        for pair in images[:limit] if limit else images:
+            x = to_tensor(cast(np.ndarray, pair.lr), device)
+            y, ys = model(x if x.shape[1] == 3 else x.expand(-1, 3, -1, -1), every=True)
+            pictures = [to_uint8(p) for p in (*ys, torch.stack(ys).mean(0), y)]
+            rows.append([float(psnr(*for_protocol(p, pair.hr, pair.gray, protocol), protocol)) for p in pictures])
+    w = cast(DRCN, model.net).weights.detach().double().cpu()
+    names = [*range(1, len(w) + 1), "equal weights", "ensemble"]
+    weights = [*(w / w.sum()).tolist(), float("nan"), float("nan")]
+    return pd.DataFrame({"psnr": np.mean(rows, 0), "weight": weights}, index=pd.Index(names, name="output"))
+
+
+def against_singles(result: StudyResult, variant: str, metric: str = "psnr_set5") -> StudyResult:
+    """One variant's ensembles and single recursions as a study of its own, for the orderings of Fig. 5.
+
+    Returns:
+        Variants ``ensemble``, ``best single`` (each seed's best on the test images, which favours it), ``equal
+        weights`` and ``1 .. D``; metric ``psnr``.
+
+    Raises:
+        ValueError: a variant or metric that the study lacks.
+    """
+    rows = [run for run in result.runs if run["variant"] == variant]
+    if not rows or metric not in rows[0]["metrics"] or "psnr_best" not in rows[0]["metrics"]:
+        raise ValueError(f"study {result.name!r} has no {metric} of single recursions for {variant!r}")
+    depth = result.settings[variant]["config"]["recursions"]
+    columns = {"ensemble": metric, "best single": "psnr_best", "equal weights": "psnr_equal"}
+    columns |= {str(d): f"psnr_{d}" for d in range(1, depth + 1)}
+    runs = [
+        {**run, "variant": name, "metrics": {"psnr": run["metrics"][column]}, "curve": []}
+        for name, column in columns.items()
+        for run in rows
+    ]
+    return StudyResult(f"{result.name}, {variant}", runs, dict.fromkeys(columns, result.settings[variant]), result.note)

@@ -1,0 +1,369 @@
+"""NSR without training: its checks C1 to C7, the gap that kernel aggregation leaves, its grids, what inference costs.
+
+Tables are :class:`pandas.DataFrame`; a check is a :class:`nsrlib.papers.check.Check` and says what it computed.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nsrlib.complexity import count
+from nsrlib.models import create_model, optimise
+from nsrlib.models.nsr import NSR, Gating, MixedConv2d, by_tiles, entropy, gates, tile_grid
+from nsrlib.papers.check import Check
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ROUNDING = 1e-12
+"""Of float64 sums over some hundred terms of size 1."""
+
+# --- Figure 1 ---------------------------------------------------------------------------------------------------------
+
+
+def sliced_product(
+    k: int = 4, c: int = 4, c_in: int = 6, c_out: int = 6, chosen: int = 1, seed: int = 0
+) -> dict[str, Tensor | int]:
+    """A two-layer network of which one hidden group of c nodes in k c is not zero (Eqs. 4 and 5), both ways.
+
+    Returns:
+        ``x``, ``W1`` ``(k c, c_in)``, ``hidden`` (after ReLU and selection), ``W2`` ``(c_out, k c)``; ``y``, the whole
+        product, and ``y_sliced``, that of the chosen blocks, float64; ``full`` and ``sliced``, their multiply-adds.
+    """
+    g = torch.Generator().manual_seed(seed)
+    w1, w2 = (torch.randn(s, generator=g, dtype=torch.float64) for s in ((k * c, c_in), (c_out, k * c)))
+    x = torch.randn(c_in, generator=g, dtype=torch.float64)
+    mask = torch.zeros(k * c, dtype=torch.float64)
+    own = slice(chosen * c, (chosen + 1) * c)
+    mask[own] = 1
+    hidden = (w1 @ x).relu() * mask
+    y_sliced = w2[:, own] @ (w1[own] @ x).relu()
+    cost = c * (c_in + c_out)
+    return {"x": x, "W1": w1, "hidden": hidden, "W2": w2, "y": w2 @ hidden, "y_sliced": y_sliced,
+            "full": k * cost, "sliced": cost}  # fmt: skip
+
+
+# --- C2: the gap of Eq. 9 ---------------------------------------------------------------------------------------------
+
+
+def aggregation_gap(
+    temperatures: Sequence[float] = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.0),
+    k: int = 4,
+    channels: int = 64,
+    samples: int = 512,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """How far one network of mixed kernels is from the mixture of k networks, for random weights and inputs.
+
+    Args:
+        temperatures: of a softmax over normal logits; 0: one-hot.
+
+    Returns:
+        Columns temperature, entropy (nats) and largest (means over samples), gap: the L2 norm of the difference over
+        that of the mixture.
+    """
+    import pandas as pd
+
+    g = torch.Generator().manual_seed(seed)
+    w1, w2 = (torch.randn(k, channels, channels, generator=g, dtype=torch.float64) / channels**0.5 for _ in range(2))
+    x = torch.randn(samples, channels, generator=g, dtype=torch.float64)
+    z = torch.randn(samples, k, generator=g, dtype=torch.float64)
+    branches = torch.einsum("koc,nkc->nko", w2, torch.einsum("kci,ni->nkc", w1, x).relu())
+    rows = []
+    for t in temperatures:
+        gamma = (z / t).softmax(1) if t else F.one_hot(z.argmax(1), k).double()
+        mixture = torch.einsum("nk,nko->no", gamma, branches)
+        hidden = torch.einsum("nk,kci,ni->nc", gamma, w1, x).relu()
+        one = torch.einsum("nk,koc,nc->no", gamma, w2, hidden)
+        rows.append(
+            {
+                "temperature": t,
+                "entropy": float(entropy(gamma).mean()),
+                "largest": float(gamma.amax(1).mean()),
+                "gap": float((one - mixture).norm() / mixture.norm()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+# --- the grids --------------------------------------------------------------------------------------------------------
+
+COUNTS: tuple[tuple[str, str, dict[str, Any], tuple[int, int, int]], ...] = (
+    ("NSR small", "nsr", {}, (4_877_812, 4_887_637, 4_901_392)),
+    ("the same trunk, dense", "nsr", {"variant": "dense"}, (1_193_460, 1_203_285, 1_217_040)),
+    ("WDSR small", "wdsr", {}, (1_190_100, 1_195_605, 1_203_312)),
+    ("NSR large", "nsr", {"num_feats": 128, "num_blocks": 32}, (38_361_140, 38_379_605, 38_405_456)),
+    ("WDSR large", "wdsr", {"num_feats": 128, "num_blocks": 32}, (37_808_180, 37_826_645, 37_852_496)),
+    (
+        "EDSR L on this trunk", "wdsr", {"num_feats": 256, "num_blocks": 32, "width": 1.0},
+        (37_817_524, 37_853_269, 37_903_312),
+    ),
+)  # fmt: skip
+"""Label, network, size and parameters at x2, x3, x4: the authors' READMEs, or counted from their code."""
+
+GRIDS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
+    "cardinality": tuple((f"d={d}", {"cardinals": d}) for d in (1, 2, 4, 8, 16, 32, 64)),
+    "efficiency": (
+        ("dense, U=32, w=4", {"num_feats": 32, "width": 4.0, "variant": "dense"}),
+        ("k=2, w=2", {"num_feats": 32, "width": 2.0, "groups": 2}),
+        ("k=4, w=1", {"num_feats": 32, "width": 1.0, "groups": 4}),
+        ("dense, U=64, w=1", {"variant": "dense"}),
+        ("k=2, w=0.5", {"width": 0.5, "groups": 2}),
+        ("k=4, w=0.25", {"width": 0.25, "groups": 4}),
+    ),
+    "capacity": tuple(
+        (f"U={u}, k={k}", {"num_feats": u, "groups": k}) for u in (32, 64) for k in (1, 2, 4, 8, 16)
+    ),
+}  # fmt: skip
+"""The networks of Figure 4 and of Tables 2 and 3 at x2, 16 blocks."""
+
+
+def grid(name: str) -> pd.DataFrame:
+    """Sizes of a grid of :data:`GRIDS`: columns network, parameters, multi_adds (G, of a 48x48 patch), overhead (%).
+
+    The overhead is what the gates and the mixing of kernels take, over the multiply-adds of the convolutions.
+    """
+    import pandas as pd
+
+    rows = []
+    for label, config in GRIDS[name]:
+        with torch.device("meta"):
+            model = create_model("nsr", 2, **config)
+        found = count(model, (48, 48))
+        overhead = 100 * found.extras["gates"][0] / found.multi_adds
+        rows.append(
+            {
+                "network": label,
+                "parameters": found.params,
+                "multi_adds": found.multi_adds / 1e9,
+                "overhead": overhead,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+# --- the checks -------------------------------------------------------------------------------------------------------
+
+
+def checks(seed: int = 0) -> list[Check]:
+    """C1 to C7 of the specification, but for figures that another processor would round differently."""
+    torch_seed = torch.random.get_rng_state()
+    torch.manual_seed(seed)
+    try:
+        return [_c1(), _c2(), _c3(), *_c4(), _c5(), _c6(), _c7()]
+    finally:
+        torch.random.set_rng_state(torch_seed)
+
+
+def _c1() -> Check:
+    wrong = []
+    for label, name, config, expected in COUNTS:
+        with torch.device("meta"):
+            found = tuple(sum(p.numel() for p in create_model(name, r, **config).parameters()) for r in (2, 3, 4))
+        wrong += [label] if found != expected else []
+    figures: dict[str, float | int | str] = {"networks": 3 * len(COUNTS), "wrong": len(wrong)}
+    return Check("C1", "parameter counts equal the printed and counted ones to the unit", "checked", not wrong, figures)
+
+
+def _c2() -> Check:
+    table = aggregation_gap()
+    falls = bool(table["gap"].is_monotonic_decreasing and table["gap"].iloc[-1] < ROUNDING)
+    figures: dict[str, float | int | str] = {f"T={t:g}": f"{gap:.1f}" for t, gap in zip(
+        table["temperature"], table["gap"], strict=True) if t in (1.0, 0.5, 0.1)}  # fmt: skip
+    return Check("C2", "the gap of Eq. 9 falls with the temperature and vanishes for one-hot gates", "checked", falls,
+                 figures)  # fmt: skip
+
+
+def _layer(variant: str = "softmax", k: int = 4, d: int = 4) -> tuple[MixedConv2d, Tensor]:
+    """A layer of eight channels whose gates decide, and an input, float64."""
+    layer = MixedConv2d(8, 8, 1.0, Gating(variant), k, d).double()
+    with torch.no_grad():
+        layer.mlp[0].weight.mul_(20)  # type: ignore[operator]
+        assert layer.bias is not None
+        layer.bias.normal_()
+    return layer, torch.rand(3, 8, 12, 10, dtype=torch.float64)
+
+
+@torch.no_grad()
+def _c3() -> Check:
+    layer, x = _layer()
+    y = layer(x)
+    values = gates(layer)[""]
+    assert layer.bias is not None
+    weight, bias = layer.weight.unflatten(0, (4, 4, -1)), layer.bias.unflatten(0, (4, 4, -1))
+    loop = torch.cat(
+        [
+            F.conv2d(x[n : n + 1], torch.einsum("kd,kdrixy->drixy", v, weight).flatten(0, 1),
+                     torch.einsum("kd,kdr->dr", v, bias).flatten(), padding=1)
+            for n, v in enumerate(values)
+        ]
+    )  # fmt: skip
+    dense = F.conv2d(x, layer.weight, layer.bias, padding=1).unflatten(1, (4, 4, -1))
+    mixed = (dense * values[..., None, None, None]).sum(1).flatten(1, 2)
+    error = float(max((y - loop).abs().max(), (y - mixed).abs().max()))
+    statement = "one grouped convolution = a loop over samples = k convolutions mixed by the gate"
+    return Check("C3", statement, "checked", error < ROUNDING, {"error below": ROUNDING})
+
+
+@torch.no_grad()
+def _c4() -> list[Check]:
+    layer, x = _layer()
+    y, values = layer(x), gates(layer)[""]
+    other = copy.deepcopy(layer)
+    order = [2, 0, 3, 1]
+    for name, p in other.named_parameters():
+        p.copy_(layer.get_parameter(name).unflatten(0, (4, -1))[order].flatten(0, 1))
+    moved = float((other(x) - y).abs().max())
+    sums = float((values.sum(1) - 1).abs().max())
+    one, x = _layer(k=1)
+    plain = float((one(x) - F.conv2d(x, one.weight, one.bias, padding=1)).abs().max())
+    figures: dict[str, float | int | str] = {"error below": ROUNDING}
+    return [
+        Check("C4", "another order of the k kernels changes nothing", "checked", moved < ROUNDING, figures),
+        Check("C4", "gates sum to 1 for every sample and cardinal group", "checked", sums < ROUNDING, figures),
+        Check("C4", "k = 1 is a plain convolution", "checked", plain < ROUNDING, figures),
+    ]
+
+
+def _c5() -> Check:
+    sizes = ((192, 192), (193, 200), (255, 339), (339, 510))
+    worst, wrong = 0.0, 0
+    for h, w in sizes:
+        x = torch.rand(1, 1, h, w, generator=torch.Generator().manual_seed(h))
+        worst = max(worst, float((by_tiles(lambda tiles: tiles, x) - x).abs().max()))
+        rows, columns = ((s + 8 - 48) // 32 + 1 for s in (h, w))
+        wrong += len(tile_grid(h, w)) != rows * columns + 2 * rows + 2 * columns
+    limit = 2e-7
+    statement = "the official tiles merge to the picture they were cut from, as many as the formula says"
+    return Check("C5", statement, "checked", worst <= limit and not wrong, {"sizes": len(sizes), "error below": limit})
+
+
+@torch.no_grad()
+def _c6() -> Check:
+    se, x = _layer("se", 1, 8)
+    two = MixedConv2d(8, 8, 1.0, Gating("softmax"), 2, 8).double()
+    for name, p in two.named_parameters():
+        own = se.get_parameter(name)
+        p.copy_(torch.cat([own, torch.randn_like(own) if name == "weight_v" else torch.zeros_like(own)]))
+    error = float((two(x) - se(x)).abs().max())
+    statement = "squeeze and excitation is NSR with d = c_out and two kernels, the second zero"
+    return Check("C6", statement, "checked", error < ROUNDING, {"error below": ROUNDING})
+
+
+def _c7() -> Check:
+    formula = 9 * 3 * 64 + 16 * 2 * 9 * 64 * 64 + 9 * 64 * 12 + 25 * 9 * 4
+    found, overhead = [], []
+    for config in ({"variant": "dense"}, {}, {"groups": 16}):
+        with torch.device("meta"):
+            counted = count(create_model("nsr", 2, **config), (48, 48))
+        found.append(counted.multi_adds)
+        overhead.append(100 * counted.extras["gates"][0] / counted.multi_adds)
+    holds = found == [formula * 48 * 48] * 3 and max(overhead) < 1
+    figures: dict[str, float | int | str] = {
+        "G": f"{found[0] / 1e9:.3f}", "gates, k = 4": f"{overhead[1]:.2f} %", "k = 16": f"{overhead[2]:.2f} %"
+    }  # fmt: skip
+    statement = "multiply-adds of a patch follow the formula whatever k; the gates take less than 1 %"
+    return Check("C7", statement, "checked", holds, figures)
+
+
+# --- ways to infer ----------------------------------------------------------------------------------------------------
+
+
+def inference_modes(
+    model: NSR, x: Tensor, cells: Sequence[int] = (), hard: bool = False, repeats: int = 3
+) -> tuple[pd.DataFrame, dict[str, Tensor]]:
+    """Time the ways to choose gates on one picture, taken in turns so that a busy moment hits all.
+
+    Args:
+        model: not modified. x: ``(1, C, H, W)``.
+        cells: sides of the map's cells to compare; default: the model's.
+        hard: with hard selection on the map too.
+
+    Returns:
+        Columns mode, seconds (best of ``repeats``), of tiles (seconds of the tiles over its own); and every mode's
+        output.
+    """
+    import pandas as pd
+
+    modes: dict[str, dict[str, Any]] = {"tiles": {"inference": "tiles"}, "whole": {"inference": "whole"}}
+    for cell in cells or (model.gating.cell,):
+        modes[f"map, cells of {cell}"] = {"inference": "map", "cell": cell}
+        if hard:
+            modes[f"map, cells of {cell}, hard"] = {"inference": "map", "cell": cell, "hard": True}
+    fast = optimise(model)
+    gating: Any = fast.gating
+    before = vars(gating).copy()
+    best, outputs = dict.fromkeys(modes, math.inf), {}
+    with torch.inference_mode():
+        for _ in range(repeats):
+            for name, settings in modes.items():
+                vars(gating).update(before | settings)
+                start = time.perf_counter()
+                outputs[name] = fast(x)
+                best[name] = min(best[name], time.perf_counter() - start)
+    table = pd.DataFrame({"mode": list(best), "seconds": list(best.values())})
+    table["of tiles"] = best["tiles"] / table["seconds"]
+    return table, outputs
+
+
+def seams(y: Tensor, lines: Mapping[str, Sequence[int]]) -> pd.DataFrame:
+    """Steps from one pixel to the next across given lines and everywhere else.
+
+    Args:
+        y: a picture, or the difference of two, ``(..., H, W)``.
+        lines: ``rows`` and ``columns``: first pixels after a border.
+
+    Returns:
+        Rows ``across borders`` and ``elsewhere``; columns mean and largest, in the unit of y.
+    """
+    import pandas as pd
+
+    across, elsewhere = [], []
+    for axis, name in ((-2, "rows"), (-1, "columns")):
+        steps = y.diff(dim=axis).abs().movedim(axis, 0).flatten(1)
+        at = torch.zeros(len(steps), dtype=torch.bool)
+        at[[i - 1 for i in lines[name] if 0 < i <= len(steps)]] = True
+        across.append(steps[at].flatten())
+        elsewhere.append(steps[~at].flatten())
+    groups = {"across borders": torch.cat(across), "elsewhere": torch.cat(elsewhere)}
+    rows = {name: {"mean": float(v.mean()), "largest": float(v.max())} for name, v in groups.items()}
+    return pd.DataFrame(rows).T
+
+
+def map_lines(h: int, w: int, cell: int, scale: int = 1) -> dict[str, list[int]]:
+    """Borders of the map's cells in an output of ``(h, w)`` input pixels."""
+    return {"rows": list(range(cell * scale, h * scale, cell * scale)),
+            "columns": list(range(cell * scale, w * scale, cell * scale))}  # fmt: skip
+
+
+def tile_lines(h: int, w: int, patch: int = 48, scale: int = 1) -> dict[str, list[int]]:
+    """Where tiles of the official evaluation begin or end, in an output of ``(h, w)`` input pixels."""
+    own = patch - 8
+    rows = {side for top, _, _ in tile_grid(h, w, patch) for side in (top, top + own)}
+    columns = {side for _, left, _ in tile_grid(h, w, patch) for side in (left, left + own)}
+    return {
+        "rows": sorted(scale * r for r in rows if 0 < r < h),
+        "columns": sorted(scale * c for c in columns if 0 < c < w),
+    }
+
+
+@torch.inference_mode()
+def block_gates(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """Gates of the first layer of every block on a picture: ``block 1`` -> ``(k, d, GH, GW)``.
+
+    Raises:
+        ValueError: a picture within one window, which has no map; or as :func:`nsrlib.models.nsr.gates`.
+    """
+    model(x)
+    found = [v for name, v in gates(model).items() if name.endswith("body.0")]
+    if found[0].ndim != 5:
+        raise ValueError(f"a picture of {tuple(x.shape[2:])} has one gate and no map; take a larger one")
+    return {f"block {i}": v[0] for i, v in enumerate(found, 1)}

@@ -1,0 +1,51 @@
+"""What NSR's denoisers are measured against (Tables 5 and 6), on whole test sets: nothing is trained here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nsrlib.studies import Study
+
+Test = tuple[str, Mapping[str, Any]]
+SIGMAS, QUALITIES = (15, 25, 50), (10, 20, 30, 40)
+
+
+def references(profile: str = "cpu") -> Study:
+    """Degraded inputs, non-local means and DnCNN with its released weights. The seeds are those of the noise."""
+    noisy = ("set12", "bsd68") if profile != "quick" else ("embedded_gray_train",)
+    compressed = ("classic5", "live1") if profile != "quick" else ("embedded_gray_train",)
+    noise: list[Test] = [(name, {"noise": sigma}) for name in noisy for sigma in SIGMAS]
+    jpeg: list[Test] = [(name, {"jpeg": quality}) for name in compressed for quality in QUALITIES]
+    tests = {
+        "input": noise + jpeg,
+        "non-local means": noise[: len(SIGMAS)],  # slow, and far behind: one set will do
+        "DnCNN": [test for test in noise if test[1]["noise"] == 25],
+    }
+    return Study(
+        "nsr references",
+        {method: {"method": method, "tests": chosen} for method, chosen in tests.items()},
+        {"limit": 1} if profile == "quick" else {},
+        seeds=(0,) if profile == "quick" else (0, 1, 2),
+        task="nsrlib.papers.nsr.references:measure",
+        note="nothing trained here; a seed is a draw of the noise",
+    )
+
+
+def measure(
+    *, method: str, tests: Sequence[Test], seed: int, out: str = "", limit: int | None = None
+) -> dict[str, Any]:
+    """Score a method of :data:`nsrlib.papers.nsr.restoration.METHODS`: the task of the study of references.
+
+    Returns:
+        ``psnr <set> <task>``, ``ssim ...``, ``seconds ...`` an image and the number of ``images``, for the sets that
+        are at hand.
+    """
+    from nsrlib.papers.nsr.restoration import scores
+
+    found: dict[str, Any] = {}
+    rows = scores([(name, task) for name, task in tests], [method], limit=limit, noise_seed=seed)
+    for row in rows.to_dict("records"):
+        for metric in ("psnr", "ssim", "seconds", "images"):
+            found[f"{metric} {row['set']} {row['task']}"] = row[metric]
+    return found

@@ -1,0 +1,110 @@
+"""What the library knows of a paper: one :class:`Paper` a paper. Every list of papers is made from these records."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nsrlib.claims import PROFILES, Numbers
+from nsrlib.studies import Study, StudyResult, load_study
+from nsrlib.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a paper trains one network.
+
+    Attributes:
+        recipe: the published one, as far as it is known.
+        setup: losses and further networks, see :func:`~nsrlib.studies.set_up`; empty: the recipe's loss alone.
+        patches: keywords of :class:`~nsrlib.data.Patches`.
+        shorter: fields of the recipe that differ when it is shorter than the paper's.
+    """
+
+    recipe: Recipe
+    setup: str = ""
+    patches: Mapping[str, Any] = field(default_factory=dict)
+    shorter: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _no_studies(profile: str) -> dict[str, Study]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Paper(Numbers):
+    """One paper.
+
+    Attributes:
+        name: short, a word: of its notebook, its files and its command.
+        root: folder that holds ``data/published/<name>.csv``, ``data/results/<name>`` and ``notebooks/<name>.ipynb``.
+        title: authors, *title*, place and year.
+        needs: data and weights that its verdicts need, in words.
+        studies: profile -> the trained studies by name.
+        trainings: network (a name of :func:`nsrlib.list_models`) -> how it is trained.
+        diagrams: name -> a block diagram.
+        networks: device -> networks whose speed the paper compares, by label; the first is the measure of the others.
+    """
+
+    title: str = ""
+    needs: str = ""
+    studies: Callable[[str], dict[str, Study]] = _no_studies
+    trainings: Mapping[str, Training] = field(default_factory=dict)
+    diagrams: Mapping[str, Callable[[], Figure]] = field(default_factory=dict)
+    networks: Callable[[Any], dict[str, nn.Module]] | None = None
+
+    @property
+    def notebook(self) -> Path:
+        """The notebook's file."""
+        return self.root / "notebooks" / f"{self.name}.ipynb"
+
+    def studies_at(self, profile: str) -> dict[str, Study]:
+        """All studies at a profile. ValueError for one that does not exist; lists those there are."""
+        if profile not in PROFILES:
+            raise ValueError(f"profile must be one of {', '.join(PROFILES)}, got {profile!r}")
+        return self.studies(profile)
+
+    def study_file(self, study: str, profile: str) -> Path:
+        """Where the results of a study are kept."""
+        return self.results / "studies" / f"{study.replace(' ', '-')}.{profile}.json"
+
+    def stored_study(self, study: str) -> tuple[StudyResult, str] | None:
+        """The stored results of the longest profile and its name, or None."""
+        for profile in reversed(PROFILES):
+            path = self.study_file(study, profile)
+            if path.is_file():
+                return load_study(path), profile
+        return None
+
+    def study_results(
+        self, profile: str = "quick", out_dir: str | Path = "", *, only: Sequence[str] = (), jobs: int = 1
+    ) -> dict[str, StudyResult]:
+        """What a notebook shows: the stored studies at profile ``quick``, else the profile's own, trained now.
+
+        Args:
+            out_dir: where training keeps its runs, so that a repeated call goes on; empty: a temporary folder.
+            only: names of studies; default: all.
+            jobs: runs at once.
+
+        Returns:
+            Study -> results; at ``quick``, studies without stored results are absent.
+        """
+        table = {name: s for name, s in self.studies_at(profile).items() if not only or name in only}
+        if profile == "quick":
+            kept = {name: self.stored_study(name) for name in table}
+            return {name: found[0] for name, found in kept.items() if found}
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(out_dir or scratch) / "studies" / self.name
+            return {name: s.run(folder / name.replace(" ", "-"), jobs=jobs) for name, s in table.items()}
+
+    def miniature(self, study: str) -> StudyResult:
+        """The quick profile of a study, trained here and now: seconds, and no evidence of anything but that it runs."""
+        with tempfile.TemporaryDirectory() as scratch:
+            return self.studies_at("quick")[study].run(scratch, progress=False)

@@ -1,0 +1,5 @@
+"""One visual language for notebooks and reports: figures, diagrams, viewers."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

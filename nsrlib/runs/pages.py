@@ -1,0 +1,398 @@
+"""The page that shows a run: verdicts, every claim, figures, failures, provenance.
+
+:func:`write_page` renders ``index.html`` from what lies in a run folder; see :func:`nsrlib.runs.report`. The page is
+one static file that loads nothing from anywhere. Beside it lies the same on one page of A4, ``summary.pdf`` and
+``summary.png``. :mod:`nsrlib.runs.sweeps` makes its page from the same pieces.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from nsrlib.files import one_line, write_text
+from nsrlib.runs.worker import Scrubber, cause_of, map_strings, places
+from nsrlib.runs.grids import as_text
+
+if TYPE_CHECKING:
+    from nsrlib.runs.batch import Run
+
+# Verdict -> (symbol, what it means). The order is that of the columns of the report.
+VERDICTS = {
+    "reproduced": ("✓", "within the tolerance that its kind of evidence allows"),
+    "trend holds": ("↗\ufe0e", "trained smaller; the paper's ordering holds beyond the spread of the seeds"),
+    "within noise": ("≈", "the spread of the seeds is larger than the difference"),
+    "differs": ("✗", "the measurement contradicts the paper"),
+    "open": ("○", "not measured, with the reason given"),
+    "quoted": ("❞", "the paper quotes it from another paper"),
+}
+UNMEASURED = ("open", "quoted")
+HOW = {
+    "exact": "follows without training: counts, arithmetic, theorems",
+    "weights": "published weights on the real benchmark",
+    "trained": "trained here, smaller or shorter than in the paper",
+    "open": "not reproduced",
+}
+
+
+class Results(NamedTuple):
+    """What one notebook measured: the rows of its ledger, each with ``paper`` and ``verdict``, their provenance, what
+    the reader should know first (which data was used), and the tables that it kept beside its claims."""
+
+    paper: str
+    rows: list[dict[str, Any]]
+    provenance: dict[str, Any]
+    notes: tuple[str, ...] = ()
+    tables: Mapping[str, list[dict[str, Any]]] = {}
+
+
+def write_page(run: Run, problems: Iterable[str] = ()) -> Path:
+    """Write ``index.html`` into the folder of ``run``, and return its path.
+
+    A damaged or missing part is named on the page, after ``problems``, and leaves the rest as it is.
+    """
+    folder, problems = run.folder, list(problems)
+    names = [n.name for n in run.notebooks]
+    results = read_results(folder, problems)
+    cells = {name: _cells(folder, name, problems) for name in names}
+    rows = [
+        row | {"href": cells.get(row["paper"], {}).get(row.get("cell") or 0, Cell()).href}
+        for found in results
+        for row in found.rows
+    ]
+    board = _board(rows)
+    every = [cell for of_one in cells.values() for cell in of_one.values()]
+    measured = measured_on(results, run.about.get("versions", {}))
+    page = {
+        "run": run,
+        "counts": count_verdicts(rows),
+        "board": board,
+        # stable: within a verdict the order of the papers stays
+        "rows": sorted(rows, key=lambda r: r["verdict"] != "differs"),
+        "measured": measured,
+        "inputs": inputs(results),
+        "links": {name: links(folder, name) for name in names},
+        "longest": max((n.seconds for n in run.notebooks), default=0) or 1,
+        "slowest": [
+            {k: v for k, v in cell._asdict().items() if k != "images"}
+            for cell in sorted(every, key=lambda cell: -cell.seconds)[:8]
+            if cell.seconds >= 1
+        ],
+        "how": HOW,
+        "unmeasured": UNMEASURED,
+        "notes": [(found.paper, note) for found in results for note in found.notes],
+    }
+    figures = [
+        {"src": data_uri(image, mime), "caption": cell.caption, "paper": cell.paper, "href": cell.href}
+        for cell in every
+        for image, mime in cell.images
+    ]
+    groups: dict[str, Counter[str]] = {}
+    for line in board["lines"]:
+        groups.setdefault(f"{line['paper']}, {line['table']}", Counter()).update(dict(line["counts"]))
+    page["summaries"] = write_summary(
+        folder,
+        "Published against ours",
+        f"{run.profile} profile, {sum(n.status == 'ok' for n in run.notebooks)} of {len(names)} notebooks ran to the "
+        f"end in {clock(run.seconds)}",
+        list(groups.items()),
+        [(n.name, n.seconds, n.status) for n in run.notebooks],
+        run.about,
+        measured,
+        problems,
+    )
+    return render("report.html.j2", folder, page | {"problems": problems}, figures)
+
+
+def render(template: str, folder: Path, page: Mapping[str, Any], figures: list[dict[str, str]]) -> Path:
+    """Fill a template into ``index.html`` of ``folder``, whole or not at all; names of this machine are cut out."""
+    import jinja2
+
+    scrub = Scrubber(folder)
+    page = {"verdicts": VERDICTS, "folder": folder.name, **page}
+    page = map_strings(page, scrub.paths) | {"figures": figures}
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    templates.filters |= {
+        "clock": clock,
+        "number": _number,
+        "signed": _signed,
+        "table": table_name,
+        "place": place,
+        "text": as_text,
+    }
+    target = folder / "index.html"
+    write_text(target, templates.get_template(template).render(page))
+    return target
+
+
+def write_summary(
+    folder: Path,
+    title: str,
+    subtitle: str,
+    groups: list[tuple[str, Counter[str]]],
+    times: list[tuple[str, float, str]],
+    about: Mapping[str, Any],
+    measured: list[tuple[str, str, str]],
+    problems: list[str],
+) -> list[str]:
+    """Draw ``summary.pdf`` and ``summary.png`` and return their kinds; one that cannot be drawn is a problem."""
+    small_print = [
+        f"{what}: {text}"
+        for what, text in [
+            ("Command", about.get("command")),
+            ("Started", about.get("started")),
+            ("Commit", about.get("git")),
+            ("Machine", about.get("machine")),
+            ("Versions", ", ".join(f"{k} {v}" for k, v in about.get("versions", {}).items())),
+            *((what, f"{text} ({papers})") for what, text, papers in measured),
+        ]
+        if text
+    ]
+    try:
+        from nsrlib.plots import reports
+
+        small_print = map_strings(small_print, Scrubber(folder).paths)
+        reports.save(
+            reports.summary(title, subtitle, groups, times, small_print), folder / "summary.pdf", folder / "summary.png"
+        )
+    except (ImportError, ValueError, OSError) as error:  # no matplotlib, no such backend, a full disk
+        problems.append(f"the summary was not drawn: {': '.join(cause_of(error))}")
+    return [kind for kind in ("pdf", "png") if (folder / f"summary.{kind}").exists()]
+
+
+def read_results(folder: Path, problems: list[str]) -> list[Results]:
+    """Every readable file in ``results/``; ``problems`` gets a line for whatever cannot be used."""
+    found = []
+    for path in sorted((folder / "results").glob("*.json")):
+        name = f"results/{path.name}"
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            problems.append(f"{name} cannot be read: {one_line(str(error))}")
+            continue
+        entries = content.get("rows", []) if isinstance(content, dict) else None
+        if not isinstance(entries, list):
+            problems.append(f"{name} holds no list of rows")
+            continue
+        paper = str(content.get("paper") or path.stem)
+        rows = [
+            {
+                **entry,
+                "paper": str(entry.get("paper") or paper),
+                "verdict": str(entry.get("verdict") or "open"),
+                "reason": str(entry.get("reason") or ""),
+            }
+            for entry in entries
+            if isinstance(entry, dict)
+        ]
+        if len(rows) < len(entries):
+            problems.append(f"{name}: {len(entries) - len(rows)} entries that are no claims were left out")
+        provenance = content.get("provenance")
+        notes = content.get("notes")
+        notes = tuple(map(str, notes)) if isinstance(notes, list) else ()
+        kept = content.get("tables") if isinstance(content, dict) else None
+        tables = {
+            str(title): [row for row in kept_table["rows"] if isinstance(row, dict)]
+            for title, kept_table in (kept.items() if isinstance(kept, dict) else ())
+            if isinstance(kept_table, dict) and isinstance(kept_table.get("rows"), list)
+        }
+        found.append(Results(paper, rows, provenance if isinstance(provenance, dict) else {}, notes, tables))
+    return found
+
+
+def count_verdicts(rows: list[dict[str, Any]]) -> list[tuple[str, int]]:
+    """``(verdict, count)`` in the order of :data:`VERDICTS`; words that are not in it come last."""
+    counts = Counter(row["verdict"] for row in rows)
+    return [(v, counts[v]) for v in [*VERDICTS, *sorted(set(counts) - set(VERDICTS))] if counts[v]]
+
+
+def _board(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Counts by paper, table and kind of evidence. The three main verdicts always have a column."""
+    lines: dict[tuple[str, str, str], Counter[str]] = {}
+    hrefs: dict[tuple[str, str, str], str] = {}
+    for row in rows:
+        key = (row["paper"], table_name(row.get("table")), str(row.get("how") or "open"))
+        lines.setdefault(key, Counter())[row["verdict"]] += 1
+        hrefs[key] = hrefs.get(key) or row["href"]
+    columns = verdict_columns(rows)
+    # tables in the order of the notebook, evidence from the strongest to none
+    tables = list(dict.fromkeys(key[:2] for key in lines))
+    kinds = [*HOW, *sorted({how for _, _, how in lines} - set(HOW))]
+    ordered = sorted(lines, key=lambda key: (key[0], tables.index(key[:2]), kinds.index(key[2])))
+    return {
+        "columns": columns,
+        "papers": sorted({key[0] for key in lines}),
+        "lines": [
+            dict(zip(("paper", "table", "how"), key, strict=True))
+            | {"href": hrefs[key], "counts": [(v, lines[key][v]) for v in columns], "used": list(lines[key])}
+            for key in ordered
+        ],
+    }
+
+
+def verdict_columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The verdicts that a table of counts has columns for: those used, and always the three main ones."""
+    used = {row["verdict"] for row in rows} | {"reproduced", "differs", "open"}
+    return [*(v for v in VERDICTS if v in used), *sorted(used - set(VERDICTS))]
+
+
+def inputs(results: list[Results]) -> list[dict[str, Any]]:
+    """Data and weights that any paper used, each once."""
+    seen: dict[tuple[str, str, str, str], list[str]] = {}
+    for paper, _, provenance, *_ in results:
+        for kind in ("data", "weights"):
+            entries = provenance.get(kind)
+            for name, entry in entries.items() if isinstance(entries, dict) else ():
+                entry = entry if isinstance(entry, dict) else {"origin": entry}
+                key = (kind, str(name), str(entry.get("origin") or ""), str(entry.get("sha256") or ""))
+                seen.setdefault(key, []).append(paper)
+    return [
+        {"kind": k, "name": n, "origin": o, "sha256": h, "papers": ", ".join(dict.fromkeys(p))}
+        for (k, n, o, h), p in seen.items()
+    ]
+
+
+def measured_on(results: list[Results], versions: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """``(what, text, papers)``: where the numbers were measured, and versions that are not those of the run."""
+    seen: dict[tuple[str, str], list[str]] = {}
+    for paper, _, provenance, *_ in results:
+        threads, theirs = provenance.get("threads"), provenance.get("versions")
+        device = [provenance.get("device"), f"{threads} thread{'' if threads == 1 else 's'}" if threads else None]
+        other = theirs.items() if isinstance(theirs, dict) else ()
+        for what, text in (
+            ("Measured on", ", ".join(str(d) for d in device if d)),
+            ("Also used", ", ".join(f"{k} {v}" for k, v in other if versions.get(k) != v)),
+        ):
+            if text:
+                seen.setdefault((what, text), []).append(paper)
+    return [
+        (what, text, ", ".join(dict.fromkeys(papers))) for (what, text), papers in sorted(seen.items(), reverse=True)
+    ]
+
+
+def links(folder: Path, name: str) -> dict[str, str]:
+    """Kind of file -> address relative to the page, for those that exist."""
+    possible = {
+        "page": (f"notebooks/{name}.html", f"notebooks/{name}.failed.html"),
+        "notebook": (f"notebooks/{name}.ipynb", f"notebooks/{name}.failed.ipynb"),
+        "numbers": (f"results/{name}.json",),
+        "log": (f"logs/{name}.log",),
+    }
+    return {k: p for k, paths in possible.items() for p in reversed(paths) if (folder / p).exists()}
+
+
+class Cell(NamedTuple):
+    """A code cell of an executed notebook, as the page links to it and shows its figures."""
+
+    paper: str = ""
+    caption: str = ""  # the heading above it
+    line: str = ""  # its first line
+    href: str = ""
+    seconds: float = 0.0
+    images: tuple[tuple[str, str], ...] = ()  # (base64, type) of every PNG and JPEG
+
+
+def _cells(folder: Path, name: str, problems: list[str]) -> dict[int, Cell]:
+    """Number of execution -> cell, for the code cells of a notebook that were executed."""
+    found: dict[int, Cell] = {}
+    addresses = links(folder, name)
+    if "notebook" not in addresses:
+        return found
+    try:
+        cells = json.loads((folder / addresses["notebook"]).read_text(encoding="utf-8"))["cells"]
+        for cell, (_, place) in zip(cells, places(cells), strict=True):
+            images = [
+                ("".join(image), mime)
+                for output in cell.get("outputs", [])
+                for mime in ("image/png", "image/jpeg")
+                if (image := output.get("data", {}).get(mime))
+            ]
+            if number := cell.get("execution_count"):
+                found[int(number)] = Cell(
+                    name,
+                    place["section"] or name,
+                    place["line"],
+                    f"{addresses.get('page', addresses['notebook'])}#cell-id={cell.get('id', '')}",
+                    float(cell["metadata"].get("papermill", {}).get("duration") or 0.0),
+                    tuple(images),
+                )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        problems.append(f"{addresses['notebook']} cannot be read: {type(error).__name__}: {one_line(str(error))}")
+    return found
+
+
+def data_uri(encoded: str, mime: str, limit: int = 400_000) -> str:
+    """The image as it is, or a smaller copy when it is heavy; the notebook's own page has the original."""
+    from PIL import Image
+
+    encoded = "".join(encoded.split())
+    if len(encoded) > limit:
+        picture = Image.open(io.BytesIO(base64.b64decode(encoded)))
+        picture.thumbnail((1400, 1400), Image.Resampling.LANCZOS)
+        small = io.BytesIO()
+        picture.convert("RGBA" if picture.has_transparency_data else "RGB").save(small, "WEBP", quality=88)
+        encoded, mime = base64.b64encode(small.getvalue()).decode(), "image/webp"
+    return f"data:{mime};base64,{encoded}"
+
+
+def clock(seconds: float) -> str:
+    """``1:02:03`` or ``2:03``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def table_name(table: Any) -> str:
+    text = str(table if table is not None else "").strip() or "–"
+    return f"Table {text}" if re.fullmatch(r"[\dIVX]+[a-z]?", text) else text
+
+
+def place(row: Mapping[str, Any]) -> str:
+    """Which number of its table: row, column, scale, metric, without saying anything twice."""
+    scale = str(row.get("scale") or "").lstrip("x×")
+    parts = [row.get("row"), row.get("column"), f"×{scale}" if scale else "", row.get("metric")]
+    said: list[str] = []
+    for part in (str(p) for p in parts if p):
+        if part.lower() not in (s.lower() for s in said):
+            said.append(part)
+    return " · ".join(said) or str(row.get("id") or "–")
+
+
+def _decimals(row: Mapping[str, Any]) -> int:
+    """Digits that the paper printed; JSON drops trailing zeros, so PSNR and SSIM have a least number."""
+    printed = str(row.get("published") if row.get("published") is not None else "")
+    digits = len(printed.partition(".")[2]) if re.fullmatch(r"-?[\d,]+\.?\d*", printed) else 0
+    return max(digits, {"psnr": 2, "ssim": 4, "ordering": 3}.get(str(row.get("metric") or "").lower(), 0))
+
+
+def _number(value: Any, row: Mapping[str, Any]) -> str:
+    """A measured or published value to the digits of the published one."""
+    if value is None or value == "":
+        return "–"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    if row.get("published") is None:
+        return f"{value:,.6g}"
+    return f"{value:,.{_decimals(row)}f}"
+
+
+def _signed(value: Any, row: Mapping[str, Any]) -> str:
+    """A difference with its sign and one digit more than the values, so that a small one does not read as none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return "–" if value in (None, "") else str(value)
+    if value == 0:
+        return "0"
+    digits = _decimals(row)
+    return f"{value:+,.{digits + 1 if digits or value != int(value) else 0}f}".replace("-", "−")

@@ -1,0 +1,178 @@
+"""What comes out of a sweep: one tidy table, its numbers over the swept parameters, and a page that shows them.
+
+:func:`write_page` makes ``sweep.csv``, the figures, the summary and ``index.html`` from what lies in a sweep folder;
+see :mod:`nsrlib.runs.sweeps`, which says what a sweep is, and :mod:`nsrlib.runs.pages`, whose pieces the page is made of.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from nsrlib.runs import pages
+from nsrlib.files import write_text
+from nsrlib.runs.worker import cause_of
+from nsrlib.files import whole_file
+
+if TYPE_CHECKING:
+    from nsrlib.runs.sweeps import Sweep, SweepRun
+
+_FIGURES = 16  # on the page
+
+
+def table(sweep: Sweep, problems: list[str] | None = None) -> pd.DataFrame:
+    """All numbers of a sweep, one row for each run and number.
+
+    Columns: run, ``param_<name>`` for every parameter, status, seconds, attempts; then kind, which is ``claim`` (a row
+    of the ledger, open ones too), ``table`` (a number of a table that the notebook kept, its words joined as row) or
+    ``run`` (its seconds, so that every run has a row); paper, table, row, column, scale, metric, unit, how, verdict,
+    published, value, difference.
+    """
+    problems = [] if problems is None else problems
+    names = list(dict.fromkeys(k for run in sweep.runs for k in run.parameters))
+    records: list[dict[str, Any]] = []
+    for run in sweep.runs:
+        values = {f"param_{k}": run.parameters.get(k) for k in names}
+        values = {k: json.dumps(v) if isinstance(v, list | tuple | dict) else v for k, v in values.items()}
+        common = {"run": run.key, **values, "status": run.status, "seconds": run.seconds, "attempts": run.attempts}
+        seconds = run.seconds if run.status == "ok" else None
+        records.append(common | {"kind": "run", "metric": "seconds", "unit": "s", "value": seconds})
+        found: list[str] = []
+        for result in pages.read_results(sweep.folder / "runs" / run.key, found) if run.status == "ok" else ():
+            for row in result.rows:
+                keys = ("paper", "table", "row", "column", "scale", "metric", "unit", "how", "verdict", "published")
+                numbers = {"value": row.get("ours"), "difference": row.get("difference")}
+                records.append(common | {"kind": "claim"} | {k: row.get(k) for k in keys} | numbers)
+            for title, rows in result.tables.items():
+                for row in rows:
+                    label = " · ".join(str(v) for v in row.values() if isinstance(v, str))
+                    records += [
+                        common
+                        | {"kind": "table", "paper": result.paper, "table": title}
+                        | {"row": label, "metric": metric, "value": value}
+                        for metric, value in row.items()
+                        if isinstance(value, int | float) and not isinstance(value, bool)
+                    ]
+        problems += [f"{sweep.label(run)}: {problem}" for problem in found]
+    columns = ["run", *(f"param_{k}" for k in names), "status", "seconds", "attempts", "kind", "paper", "table", "row"]
+    columns += ["column", "scale", "metric", "unit", "how", "verdict", "published", "value", "difference"]
+    frame = pd.DataFrame(records, columns=columns)
+    frame["scale"] = pd.Series([record.get("scale") for record in records], dtype=object)  # 4, not 4.0
+    for column in ("value", "difference"):
+        frame[column] = pd.to_numeric(frame[column], errors="coerce")
+    return frame
+
+
+def write_page(sweep: Sweep, problems: Iterable[str] = ()) -> Path:
+    """Write ``sweep.csv``, the figures, the summary and ``index.html``, each whole or not at all."""
+    problems = list(problems)
+    numbers = table(sweep, problems)
+    write_text(sweep.folder / "sweep.csv", numbers.to_csv(index=False))
+    with contextlib.suppress(ImportError), whole_file(sweep.folder / "sweep.parquet") as draft:
+        numbers.astype({c: str for c in numbers if numbers[c].dtype == object}).to_parquet(draft, index=False)
+    figures, left_out = _draw(sweep, numbers, problems)
+
+    results = [
+        found for run in sweep.runs if run.status == "ok"
+        for found in pages.read_results(sweep.folder / "runs" / run.key, [])
+    ]  # fmt: skip
+    claims = numbers[numbers["kind"] == "claim"]
+    verdicts = [{"verdict": str(v)} for v in claims["verdict"]]
+    columns = pages.verdict_columns(verdicts) if verdicts else []
+    by_run = {key: Counter(map(str, rows["verdict"])) for key, rows in claims.groupby("run")}
+    lines = []
+    for run in sweep.runs:
+        its = by_run.get(run.key, Counter[str]())
+        lines.append(
+            {
+                "run": run,
+                "counts": [(v, its[v]) for v in columns],
+                "used": [v for v in columns if its[v]],
+                "links": _links(sweep, run),
+            }
+        )
+    failures: dict[str, list[str]] = {}  # cause -> the runs that it ended
+    for run in sweep.runs:
+        if run.status == "failed":
+            again = "" if run.attempts < 2 else f" ({run.attempts} attempts)"
+            failures.setdefault(run.error or "failed", []).append(sweep.label(run) + again)
+    measured = pages.measured_on(results, sweep.about.get("versions", {}))
+    done = sum(run.status == "ok" for run in sweep.runs)
+    kinds = pages.write_summary(
+        sweep.folder,
+        f"{sweep.paper} over {', '.join(sweep.swept) or 'one point'}",
+        f"{sweep.profile} profile, {done} of {len(sweep.runs)} runs ended well",
+        [(sweep.label(run), by_run[run.key]) for run in sweep.runs if run.key in by_run],
+        [(sweep.label(run), run.seconds, run.status) for run in sweep.runs],
+        sweep.about,
+        measured,
+        problems,
+    )
+    page = {
+        "sweep": sweep,
+        "swept": sweep.swept,
+        "counts": pages.count_verdicts(verdicts),
+        "columns": columns,
+        "lines": lines,
+        "failures": failures,
+        "changing": _changing(sweep, claims),
+        "figures_left_out": left_out,
+        "measured": measured,
+        "inputs": pages.inputs(results),
+        "tables": [name for name in ("sweep.csv", "sweep.parquet") if (sweep.folder / name).exists()],
+        "summaries": kinds,
+        "problems": problems,
+    }
+    return pages.render("sweep.html.j2", sweep.folder, page, figures)
+
+
+def _draw(sweep: Sweep, numbers: pd.DataFrame, problems: list[str]) -> tuple[list[dict[str, str]], int]:
+    """The figures over the swept parameters, as files and for the page, and how many were left out."""
+    shutil.rmtree(sweep.folder / "figures", ignore_errors=True)
+    figures: list[dict[str, str]] = []
+    left_out = 0
+    try:
+        from nsrlib.plots import reports
+
+        named = numbers.assign(table=[pages.table_name(name) for name in numbers["table"]])
+        drawn = reports.over(named, sweep.swept)
+        left_out = max(0, len(drawn) - _FIGURES)
+        for title, figure in drawn[:_FIGURES]:
+            name = re.sub(r"[^A-Za-z0-9]+", "-", title).strip("-").lower()
+            path = sweep.folder / "figures" / f"{len(figures) + 1:02}-{name}.png"
+            reports.save(figure, path)
+            src = pages.data_uri(b64encode(path.read_bytes()).decode(), "image/png")
+            figures.append({"src": src, "caption": title, "href": f"figures/{path.name}"})
+    except (ImportError, ValueError, OSError) as error:  # no matplotlib, no such backend, a full disk
+        problems.append(f"the figures were not drawn: {': '.join(cause_of(error))}")
+    return figures, left_out
+
+
+def _links(sweep: Sweep, run: SweepRun) -> dict[str, str]:
+    place = sweep.place(run)
+    prefix = place.relative_to(sweep.folder).as_posix()
+    return {kind: f"{prefix}/{address}" for kind, address in pages.links(place, sweep.paper).items()}
+
+
+def _changing(sweep: Sweep, claims: pd.DataFrame) -> list[dict[str, Any]]:
+    """Claims that were measured with more than one verdict, and in which runs."""
+    labels = {run.key: sweep.label(run) for run in sweep.runs}
+    measured = claims[~claims["verdict"].isin(pages.UNMEASURED)]
+    found = []
+    for (place, *_), rows in measured.groupby(["table", "row", "column", "scale", "metric"], sort=False, dropna=False):
+        if len(set(rows["verdict"])) > 1:
+            where = {
+                verdict: [labels[key] for key in same["run"]] for verdict, same in rows.groupby("verdict", sort=False)
+            }
+            cell = {str(k): None if v is None or v != v else v for k, v in rows.iloc[0].items()}  # NaN is not itself
+            found.append({"name": f"{pages.table_name(place)}: {pages.place(cell)}", "verdicts": where})
+    return found

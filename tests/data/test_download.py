@@ -1,0 +1,524 @@
+"""Downloads against a local server that truncates, stalls, refuses, lies and misunderstands."""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import hashlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nsrlib.data import download
+from nsrlib.data.download import DataUnavailable, DownloadPolicy, Source, fetch
+
+FAST = DownloadPolicy(connect=1, read=0.4, attempts=3, backoff=0.01, max_wait=3)
+BODY = np.random.default_rng(0).bytes(100_000)
+CHUNK = 8192  # what arrives in units of this is kept when a connection breaks
+
+
+class Server(ThreadingHTTPServer):
+    """Serves ``files``; ``plans[path]`` lists what to do with the coming requests, one each, then serve well."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files: dict[str, bytes] = {}
+        self.plans: dict[str, list] = {}
+        self.requests: list[tuple[str, str | None]] = []  # path, Range header
+        self.stop_stalling = threading.Event()
+        self.lock = threading.Lock()
+        self.busy = self.most_busy = self.probes = 0
+
+    def source(self, path: str, body: bytes = BODY, *, plan: list | None = None, verified: bool = True) -> Source:
+        self.files[path], self.plans[path] = body, plan or []
+        url = f"http://127.0.0.1:{self.server_port}/{path}"
+        size, digest = (len(body), hashlib.sha256(body).hexdigest()) if verified else (0, "")
+        return Source("Toy", "test", path, size, digest, url, "none")
+
+    def ranges(self, path: str) -> list[str | None]:
+        return [asked for p, asked in self.requests if p == path]
+
+    def handle_error(self, request, client_address):
+        pass  # clients hang up on purpose here
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def log_message(self, *args):
+        pass
+
+    def do_HEAD(self):
+        self.server.probes += 1
+        self.send_response(200)
+        self.end_headers()
+
+    def do_GET(self):
+        server, path = self.server, self.path[1:]
+        with server.lock:
+            server.requests.append((path, self.headers["Range"]))
+            server.busy += 1
+            server.most_busy = max(server.most_busy, server.busy)
+            plan = server.plans[path].pop(0) if server.plans[path] else ("serve",)
+        try:
+            self.answer(server.files[path], *plan)
+        finally:
+            with server.lock:
+                server.busy -= 1
+
+    def answer(self, body: bytes, what: str, *args):
+        if what == "status":
+            status, headers = args[0], args[1] if len(args) > 1 else {}
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value() if callable(value) else value)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        start = 0
+        if self.headers["Range"] and what != "ignore range":
+            start = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+        else:
+            self.send_response(200)
+        if what == "wrong bytes":
+            body = bytes(len(body))
+        if what == "longer":
+            body += b"more"
+        if what != "no length":
+            self.send_header("Content-Length", str(len(body) - start))
+        self.end_headers()
+        body = body[start:]
+        if what == "slowly":
+            time.sleep(args[0])
+        self.wfile.write(body[: args[0]] if what in ("truncate", "stall") else body)
+        if what == "stall":
+            self.wfile.flush()
+            self.server.stop_stalling.wait(20)
+
+
+@pytest.fixture
+def server():
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    yield server
+    server.stop_stalling.set()
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    """An empty cache, no other data, no memory of earlier tests."""
+    for name in ("NSRLIB_DATA", "NSRLIB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("NSRLIB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(download, "_unreachable", {})
+    monkeypatch.setattr(download, "_warned", set())
+    return tmp_path / "cache"
+
+
+def get(*files: Source, policy: DownloadPolicy = FAST, **kwargs) -> dict[str, Path]:
+    return fetch([s.path for s in files], table={s.path: s for s in files}, policy=policy, progress=False, **kwargs)
+
+
+def left_in(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name != ".lock")
+
+
+def test_files_arrive_in_the_cache_and_are_not_asked_for_again(server, cache):
+    a, b = server.source("Toy/a.png"), server.source("Toy/deep/b.png", b"x")
+    files = get(a, b)
+    assert list(files) == ["Toy/a.png", "Toy/deep/b.png"]
+    assert files["Toy/a.png"] == cache / "Toy/a.png"
+    assert files["Toy/a.png"].read_bytes() == BODY
+    assert left_in(cache) == ["Toy/a.png", "Toy/deep/b.png"]
+    get(a, b)
+    assert len(server.requests) == 2
+
+
+def test_a_truncated_download_is_resumed_where_it_broke_off(server):
+    file = server.source("a.png", plan=[("truncate", 4 * CHUNK), ("truncate", 2 * CHUNK)])
+    assert get(file)["a.png"].read_bytes() == BODY
+    assert server.ranges("a.png") == [None, f"bytes={4 * CHUNK}-", f"bytes={6 * CHUNK}-"]
+
+
+def test_a_download_that_keeps_growing_is_not_given_up_after_the_usual_attempts(server):
+    file = server.source("a.png", plan=[("truncate", CHUNK)] * 6)
+    assert get(file)["a.png"].read_bytes() == BODY
+
+
+def test_a_stalled_download_is_resumed_after_the_read_timeout(server):
+    file = server.source("a.png", plan=[("stall", 3 * CHUNK)])
+    start = time.monotonic()
+    assert get(file)["a.png"].read_bytes() == BODY
+    assert FAST.read <= time.monotonic() - start < 3
+    assert server.ranges("a.png")[1] == f"bytes={3 * CHUNK}-"
+
+
+def test_a_server_that_stalls_for_ever_fails_with_one_line_and_stops_the_rest(server, cache):
+    files = [server.source(f"{i}.png", plan=[("stall", 0)] * 20) for i in range(6)]
+    with pytest.raises(DataUnavailable, match=r"connection lost: 127.0.0.1:\d+: no data for 0.15 s") as caught:
+        get(*files, policy=DownloadPolicy(connect=1, read=0.15, attempts=3, backoff=0.01))
+    assert "\n" not in str(caught.value)
+    assert not [name for name in left_in(cache) if not name.endswith(".part")]
+
+
+def test_a_server_that_ignores_range_starts_over(server):
+    file = server.source("a.png", plan=[("truncate", 4 * CHUNK), ("ignore range",)])
+    assert get(file)["a.png"].read_bytes() == BODY
+    assert len(server.requests) == 2
+
+
+def test_a_server_that_cannot_serve_the_range_starts_over(server):
+    file = server.source("a.png", plan=[("truncate", 4 * CHUNK), ("status", 416)])
+    assert get(file)["a.png"].read_bytes() == BODY
+    assert server.ranges("a.png")[2] is None
+
+
+def test_a_damaged_part_of_an_earlier_run_is_thrown_away(server, cache):
+    file = server.source("a.png")
+    cache.mkdir()
+    (cache / "a.png.part").write_bytes(b"rubbish")
+    assert get(file)["a.png"].read_bytes() == BODY
+    assert server.ranges("a.png") == ["bytes=7-", None]
+
+
+def test_a_part_that_is_too_long_is_thrown_away(server, cache):
+    file = server.source("a.png", b"short")
+    cache.mkdir()
+    (cache / "a.png.part").write_bytes(BODY)
+    assert get(file)["a.png"].read_bytes() == b"short"
+
+
+def test_a_complete_part_needs_no_transfer(server, cache):
+    file = server.source("a.png")
+    cache.mkdir()
+    (cache / "a.png.part").write_bytes(BODY)
+    assert get(file)["a.png"].read_bytes() == BODY
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("status", "retry_after"),
+    [(429, "1"), (503, lambda: formatdate(time.time() + 2, usegmt=True))],
+    ids=["429 in seconds", "503 by HTTP date"],
+)
+def test_retry_after_is_honoured(server, status, retry_after):
+    file = server.source("a.png", plan=[("status", status, {"Retry-After": retry_after})])
+    start = time.monotonic()
+    assert get(file)["a.png"].read_bytes() == BODY
+    assert time.monotonic() - start >= 0.95
+
+
+def test_all_files_of_a_host_wait_when_one_is_told_to(server):
+    files = [server.source(f"{i}.png", plan=[("status", 429, {"Retry-After": "1"})]) for i in range(4)]
+    start = time.monotonic()
+    get(*files)
+    assert 0.95 <= time.monotonic() - start < 2.5  # one second together, not one each
+
+
+def test_a_server_that_asks_to_wait_too_long_is_left_alone(server):
+    file = server.source("a.png", plan=[("status", 429, {"Retry-After": "3600"})])
+    start = time.monotonic()
+    with pytest.raises(DataUnavailable, match=r"rate limit: 127.0.0.1:\d+ asks to wait 3600 s, the limit is 3 s"):
+        get(file)
+    assert time.monotonic() - start < 1
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("headers", [{}, {"Retry-After": "0"}, {"Retry-After": "soon"}], ids=str)
+def test_a_server_that_never_stops_refusing_is_given_up(server, headers):
+    file = server.source("a.png", plan=[("status", 429, headers)] * 100)
+    with pytest.raises(DataUnavailable, match="rate limit"):
+        get(file, policy=DownloadPolicy(connect=1, read=1, backoff=0.05, max_wait=0.5))
+    assert len(server.requests) < 8  # backs off
+
+
+def test_server_errors_are_tried_again_and_then_reported(server):
+    file = server.source("a.png", plan=[("status", 500), ("status", 502)])
+    assert get(file)["a.png"].read_bytes() == BODY
+    broken = server.source("b.png", plan=[("status", 500)] * 9)
+    with pytest.raises(DataUnavailable, match=r"HTTP 500 Internal Server Error: http://127.0.0.1:\d+/b.png"):
+        get(broken)
+    assert len(server.ranges("b.png")) == FAST.attempts
+
+
+def test_a_missing_file_is_reported_with_its_address_and_the_others_arrive(server, cache):
+    files = [server.source("gone.png", plan=[("status", 404)])] + [server.source(f"{i}.png") for i in range(3)]
+    with pytest.raises(DataUnavailable, match=r"HTTP 404 Not Found: http://127.0.0.1:\d+/gone.png") as caught:
+        get(*files)
+    assert "1 of 4 files missing, first gone.png" in str(caught.value)
+    assert caught.value.missing == ("gone.png",)
+    assert caught.value.looked["download"].split(":")[0] == "HTTP 404 Not Found"
+    assert left_in(cache) == ["0.png", "1.png", "2.png"]
+    assert len(server.ranges("gone.png")) == 1
+
+
+def test_wrong_bytes_are_refused_with_both_hashes(server, cache):
+    file = server.source("a.png", plan=[("wrong bytes",)] * 9)
+    with pytest.raises(DataUnavailable) as caught:
+        get(file)
+    assert file.sha256 in str(caught.value)
+    assert hashlib.sha256(bytes(len(BODY))).hexdigest() in str(caught.value)
+    assert left_in(cache) == []
+
+
+def test_a_longer_file_is_refused(server, cache):
+    with pytest.raises(DataUnavailable, match="longer than the expected 100000 bytes"):
+        get(server.source("a.png", plan=[("longer",)] * 9))
+    assert left_in(cache) == []
+
+
+def test_a_file_without_a_known_hash_is_taken_as_it_is_and_its_hash_told(server, cache):
+    file = server.source("a.ckpt", verified=False)
+    with pytest.warns(UserWarning, match=f"a.ckpt is unverified: .* its sha256 is {hashlib.sha256(BODY).hexdigest()}"):
+        assert get(file)["a.ckpt"].read_bytes() == BODY
+    assert get(file) == {"a.ckpt": cache / "a.ckpt"}
+    assert server.ranges("a.ckpt") == [None]
+
+
+def test_a_file_without_a_known_hash_is_never_pieced_together(server, cache):
+    file = server.source("a.ckpt", plan=[("truncate", 3 * CHUNK)] * FAST.attempts, verified=False)
+    with pytest.raises(DataUnavailable, match=r"connection lost|got \d+ of 100000 bytes"):
+        get(file)
+    assert left_in(cache) == ["a.ckpt.part"]
+    download.forget_unreachable_hosts()
+    with pytest.warns(UserWarning, match="a.ckpt is unverified"):
+        assert get(file)["a.ckpt"].read_bytes() == BODY
+    assert set(server.ranges("a.ckpt")) == {None}
+
+
+@pytest.mark.parametrize(("body", "plan"), [(BODY, [("no length",)]), (b"", [])], ids=["no length", "empty"])
+def test_a_file_without_hash_and_length_is_refused(server, cache, body, plan):
+    file = server.source("a.ckpt", body, plan=plan, verified=False)
+    with pytest.raises(DataUnavailable, match="no hash is known, and the server does not say how long it is"):
+        get(file)
+    assert not left_in(cache)
+
+
+def test_few_files_are_asked_for_at_a_time(server):
+    get(*[server.source(f"{i}.png", b"x", plan=[("slowly", 0.03)]) for i in range(20)])
+    assert 1 < server.most_busy <= 4
+    assert server.probes == 1
+
+
+def test_two_downloads_into_one_cache_do_not_transfer_a_file_twice(server):
+    file = server.source("a.png", plan=[("slowly", 0.2)])
+    threads = [threading.Thread(target=get, args=(file,)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(server.requests) == 1
+
+
+def test_a_killed_download_leaves_only_a_part_and_is_resumed(server, cache):
+    file = server.source("a.png", plan=[("stall", 6 * CHUNK)])
+    code = f"from nsrlib.data.download import *; fetch('a.png', table={{'a.png': Source(*{tuple(vars(file).values())!r})}})"
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    try:
+        part, deadline = cache / "a.png.part", time.monotonic() + 20
+        # its buffer may hold the last chunk back
+        while not (part.exists() and part.stat().st_size >= 4 * CHUNK) and time.monotonic() < deadline:
+            time.sleep(0.02)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert left_in(cache) == ["a.png.part"]
+    size = part.stat().st_size
+    assert 0 < size <= 6 * CHUNK
+    assert get(file)["a.png"].read_bytes() == BODY
+    assert server.ranges("a.png")[-1] == f"bytes={size}-"
+    assert left_in(cache) == ["a.png"]
+
+
+def test_a_full_disk_is_named_and_leaves_nothing_under_the_final_name(server, cache, monkeypatch):
+    file = server.source("a.png")
+    real_open = builtins.open
+
+    def open_on_a_full_disk(path, mode="r", *args, **kwargs):
+        handle = real_open(path, mode, *args, **kwargs)
+        if str(path).endswith(".part") and mode in ("ab", "wb"):
+            room = 3
+
+            def write(chunk, write=handle.write):
+                nonlocal room
+                room -= 1
+                if room < 0:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                return write(chunk)
+
+            class Full:
+                def __enter__(self):
+                    return self
+
+                def __exit__(self, *args):
+                    handle.close()
+
+            full = Full()
+            full.write = write
+            return full
+        return handle
+
+    with monkeypatch.context() as patch:
+        patch.setattr(builtins, "open", open_on_a_full_disk)
+        with pytest.raises(DataUnavailable, match=r"disk full: cannot write in .*cache"):
+            get(file)
+    assert left_in(cache) == ["a.png.part"]
+    assert get(file)["a.png"].read_bytes() == BODY
+    assert server.ranges("a.png") == [None, f"bytes={3 * CHUNK}-"]
+
+
+def test_a_cache_that_cannot_be_written_is_named(server, cache, monkeypatch):
+    def refuse(*args):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(DataUnavailable, match=r"no permission: cannot write in .*; set NSRLIB_CACHE to another folder"):
+        get(server.source("a.png"))
+    assert left_in(cache) == ["a.png.part"]
+
+
+@pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_cache_is_named(server, cache):
+    cache.mkdir(mode=0o500)
+    with pytest.raises(DataUnavailable, match="no permission: cannot write in"):
+        get(server.source("a.png"))
+
+
+def test_a_cache_that_is_a_file_is_named(server, cache):
+    cache.write_text("not a folder")
+    with pytest.raises(DataUnavailable, match=r"cannot write: .*File exists"):
+        get(server.source("a.png"))
+
+
+@pytest.mark.parametrize("body", [b"y" * len(BODY), b"short"], ids=["same size", "other size"])
+def test_a_tampered_cache_file_is_reported_and_replaced(server, cache, body):
+    file = server.source("a.png")
+    cache.mkdir()
+    (cache / "a.png").write_bytes(body)
+    with pytest.warns(UserWarning, match=f"cache: .*a.png has sha256 {hashlib.sha256(body).hexdigest()}, expected"):
+        assert get(file)["a.png"].read_bytes() == BODY
+
+
+def test_a_wrong_file_in_nsrlib_data_is_reported_skipped_and_never_touched(server, cache, tmp_path, monkeypatch):
+    file = server.source("Toy/a.png")
+    mine = tmp_path / "mine" / "Toy" / "a.png"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"mine")
+    before = mine.stat()
+    monkeypatch.setenv("NSRLIB_DATA", str(tmp_path / "mine"))
+    with pytest.warns(UserWarning, match="the file is ignored") as warned:
+        assert get(file)["Toy/a.png"] == cache / "Toy/a.png"
+    digest = hashlib.sha256(b"mine").hexdigest()
+    assert [str(w.message) for w in warned] == [
+        f"NSRLIB_DATA: {mine} has sha256 {digest}, expected {file.sha256}; the file is ignored"
+    ]
+    assert mine.read_bytes() == b"mine"
+    assert mine.stat().st_mtime_ns == before.st_mtime_ns
+    assert left_in(tmp_path / "mine") == ["Toy/a.png"]
+
+
+def test_nsrlib_data_comes_before_the_cache_and_its_folders_in_order(server, cache, tmp_path, monkeypatch):
+    file = server.source("a.png")
+    for folder in (cache, tmp_path / "first", tmp_path / "second"):
+        folder.mkdir()
+        (folder / "a.png").write_bytes(BODY)
+    monkeypatch.setenv("NSRLIB_DATA", os.pathsep.join([str(tmp_path / "first"), str(tmp_path / "second")]))
+    assert get(file)["a.png"] == tmp_path / "first" / "a.png"
+    (tmp_path / "first" / "a.png").unlink()
+    assert get(file)["a.png"] == tmp_path / "second" / "a.png"
+    (tmp_path / "second" / "a.png").unlink()
+    assert get(file)["a.png"] == cache / "a.png"
+    assert server.requests == []
+
+
+def test_a_folder_of_nsrlib_data_that_does_not_exist_is_reported(server, monkeypatch):
+    monkeypatch.setenv("NSRLIB_DATA", "/no/such/folder")
+    with pytest.warns(UserWarning, match="NSRLIB_DATA names /no/such/folder, which is not a folder"):
+        get(server.source("a.png"))
+
+
+def test_offline_forbids_the_network(server, monkeypatch):
+    monkeypatch.setenv("NSRLIB_OFFLINE", "1")
+    with pytest.raises(DataUnavailable, match=r"download \(NSRLIB_OFFLINE is set\)"):
+        get(server.source("a.png"))
+    monkeypatch.setenv("NSRLIB_OFFLINE", "0")
+    assert get(server.source("a.png"))
+
+
+def test_a_look_up_without_download_asks_nobody(server):
+    with pytest.raises(DataUnavailable, match=r"NSRLIB_DATA \(not set\), cache \(empty\), download \(not asked for\)"):
+        get(server.source("a.png"), download=False)
+    assert server.requests == []
+
+
+def test_a_dead_network_fails_at_once_and_is_remembered(cache):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    file = Source("Toy", "test", "a.png", 1, "0" * 64, f"http://127.0.0.1:{port}/a.png", "none")
+    with pytest.raises(DataUnavailable, match=f"no network: 127.0.0.1:{port}: connection refused") as caught:
+        get(file)
+    assert caught.value.looked == {
+        "NSRLIB_DATA": "not set",
+        "cache": "empty",
+        "download": caught.value.looked["download"],
+    }
+    assert not cache.exists()
+    with socket.socket() as listener:  # somebody would answer now, but is not asked
+        listener.bind(("127.0.0.1", port))
+        listener.listen()
+        start = time.monotonic()
+        with pytest.raises(DataUnavailable, match="no network"):
+            get(file)
+        assert time.monotonic() - start < 0.1
+
+
+def test_a_network_that_swallows_everything_fails_within_the_connect_timeout(server, monkeypatch):
+    import requests
+
+    monkeypatch.setattr(requests.Session, "head", lambda *args, **kwargs: time.sleep(30))  # a name server that is gone
+    start = time.monotonic()
+    with pytest.raises(DataUnavailable, match=r"no network: .*no answer within 0.25 s"):
+        get(server.source("a.png"), policy=DownloadPolicy(connect=0.2))
+    assert time.monotonic() - start < 1
+
+
+def test_a_path_that_is_not_in_the_table_gets_a_suggestion(server):
+    table = {"Toy/a.png": server.source("Toy/a.png")}
+    with pytest.raises(ValueError, match=r"'Toy/b.png' is not in the table of sources; did you mean 'Toy/a.png'"):
+        fetch("Toy/b.png", table=table)
+
+
+def test_the_bar_counts_every_byte_once(server, capsys):
+    a = server.source("a.png", plan=[("slowly", 0.3)])
+    b = server.source("b.png", plan=[("truncate", 4 * CHUNK), ("ignore range",)])
+    fetch(["a.png", "b.png"], table={"a.png": a, "b.png": b}, policy=FAST)
+    assert "200k/200k" in capsys.readouterr().err
+
+
+def test_weights_are_found_by_file_name(server, cache, monkeypatch):
+    file = server.source("weights/toy_x4.pth")
+    monkeypatch.setattr(download, "sources", lambda: {file.path: file})
+    with pytest.raises(DataUnavailable, match=r"toy_x4.pth: 1 of 1 files missing.*run 'nsr data fetch weights'"):
+        download.weights_path("toy_x4.pth", download=False)
+    assert download.weights_path("toy_x4.pth") == cache / "weights/toy_x4.pth"
+    with pytest.raises(ValueError, match=r"unknown weights 'toy_x3.pth': did you mean 'toy_x4.pth'\?"):
+        download.weights_path("toy_x3.pth")

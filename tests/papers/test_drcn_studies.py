@@ -1,0 +1,121 @@
+"""DRCN's studies: every recursion is scored as the network that it is, and trained with the paper's losses."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from nsrlib import data, evaluation, papers
+from nsrlib.models import drcn, read_metadata
+from nsrlib.papers.drcn import studies as study
+from nsrlib.studies import StudyResult
+from nsrlib.training import PAPER_RECIPES
+
+
+def network(scale: int = 3, recursions: int = 3, **config) -> drcn.LumaDRCN:
+    torch.manual_seed(0)
+    model = drcn.LumaDRCN(scale, 4, recursions, recur_init=1.0, **config).eval()
+    if config.get("ensemble", True):
+        with torch.no_grad():
+            model.net.w.copy_(torch.tensor([0.5, 0.3, 0.4][:recursions]))
+    return model
+
+
+@pytest.mark.parametrize("gray", [False, True])
+def test_every_output_is_scored_as_evaluate_scores_it(gray):
+    model, images = network(), data.load("embedded", 3, limit=1, gray=gray)
+    scores = study.recursion_scores(model, images)
+    assert list(scores.index) == [1, 2, 3, "equal weights", "ensemble"]
+
+    def alone(net: torch.nn.Module) -> float:
+        return evaluation.evaluate(net, images, fast=False)["psnr"].iloc[0]
+
+    for d in (1, 2, 3):
+        assert scores.loc[d, "psnr"] == pytest.approx(alone(model.only(d)), abs=1e-3)
+    assert scores.loc["ensemble", "psnr"] == pytest.approx(alone(model), abs=1e-3)
+    assert scores["weight"].tolist()[:3] == pytest.approx([0.5 / 1.2, 0.3 / 1.2, 0.4 / 1.2])
+    with torch.no_grad():
+        model.net.w.fill_(1 / 3)
+    assert scores.loc["equal weights", "psnr"] == pytest.approx(alone(model), abs=1e-3)
+    assert study.recursion_scores(model, images)["psnr"].diff().iloc[-1] == pytest.approx(0, abs=1e-3)
+
+
+def test_what_cannot_be_scored_is_refused():
+    images = data.load("embedded", 3, limit=1)
+    with pytest.raises(ValueError, match="takes a DRCN with an ensemble; the basic model has one prediction"):
+        study.recursion_scores(network(ensemble=False), images)
+    with pytest.raises(ValueError, match="the model upscales by 2, but embedded was loaded at scale 3"):
+        study.recursion_scores(network(2), images)
+
+
+def test_a_run_measures_every_recursion_and_their_weights(monkeypatch):
+    images = data.load("embedded", 3, limit=1)
+    monkeypatch.setattr(data, "load", lambda name, scale: images)
+    model = network()
+    setup = study.training_setup(model, SimpleNamespace(iterations=8), test="embedded", end=0.5)
+    found = setup["measure"](model)
+    scores = study.recursion_scores(model, images)["psnr"]
+    assert set(found) == {*(f"{k}_{d}" for k in ("psnr", "w") for d in (1, 2, 3)), "psnr_best", "psnr_equal"}
+    assert [found[f"psnr_{d}"] for d in (1, 2, 3)] == scores.iloc[:3].tolist()
+    assert found["psnr_best"] == scores.iloc[:3].max()
+    assert found["psnr_equal"] == scores["equal weights"]
+    plain = network(ensemble=False)
+    assert study.training_setup(plain, SimpleNamespace(iterations=8))["measure"](plain) == {}
+
+
+def result() -> StudyResult:
+    runs = [
+        {
+            "variant": variant,
+            "seed": seed,
+            "metrics": {"psnr_set5": 32 + seed, "psnr_best": 31 + seed, "psnr_equal": 30}
+            | {"psnr_1": 31 + seed, "psnr_2": 29},
+            "curve": [{"step": 1}],
+            "provenance": {"device": "a CPU"},
+        }
+        for seed in (0, 1, 2)
+        for variant in ("D=2", "other")
+    ]
+    settings = {"D=2": {"config": {"recursions": 2}}, "other": {"config": {"recursions": 2}}}
+    return StudyResult("a study", runs, settings, "short")
+
+
+def test_a_variant_becomes_a_study_of_its_outputs():
+    duel = study.against_singles(result(), "D=2")
+    wide = duel.table.pivot_table(index="seed", columns="variant", values="psnr")
+    assert list(duel.settings) == ["ensemble", "best single", "equal weights", "1", "2"]
+    assert wide["ensemble"].tolist() == [32, 33, 34]
+    assert wide["best single"].tolist() == wide["1"].tolist() == [31, 32, 33]
+    assert (wide["2"] == 29).all()
+    assert duel.seeds == [0, 1, 2]
+    assert duel.describe() == "short; 3 seeds, a CPU."
+
+
+def test_a_study_without_single_recursions_is_refused():
+    for variant, metric in (("D=3", "psnr_set5"), ("D=2", "psnr_b100")):
+        with pytest.raises(ValueError, match=f"study 'a study' has no {metric} of single recursions for '{variant}'"):
+            study.against_singles(result(), variant, metric)
+
+
+def test_the_depth_study_changes_nothing_but_the_depth():
+    table = papers.studies("drcn", "cpu")["depth"]
+    settings = {v: table.settings(v) for v in table.variants}
+    assert [s["config"].pop("recursions") for s in settings.values()] == list(study.DEPTHS)
+    assert all(s == settings["D=1"] for s in settings.values())
+
+
+def test_nsr_train_gives_drcn_luma_and_its_own_losses(tmp_path):
+    recipe = {"iterations": 2, "batch": 2, "patch": 12}
+    trained, line = papers.train(
+        "drcn", 3, ["embedded_train"], profile="quick", config={"features": 4, "recursions": 2}, recipe=recipe,
+        validate=None, out=tmp_path / "run",
+    )  # fmt: skip
+    assert {"recursions", "ensemble"} <= set(trained.history.columns)
+    assert trained.history["ensemble"].iloc[-1] > 0
+    assert (trained.recipe.optimiser, trained.recipe.clip_norm) == ("adam", 5.0)
+    assert json.loads(read_metadata(tmp_path / "run" / "weights.safetensors")["config"])["recursions"] == 2
+    assert PAPER_RECIPES["drcn"].optimiser == "sgd"
+    assert line.startswith("2 steps in ")

@@ -1,0 +1,499 @@
+"""Runs of small notebooks, made here: what is refused, what is left behind when one fails, what the page says."""
+
+from __future__ import annotations
+
+import base64
+import errno
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nsrlib import runs
+from nsrlib.runs import worker
+from nsrlib.runs import pages
+from nsrlib.runs import Failure, Run, list_papers, report, reproduce, summary
+
+pytest.importorskip("papermill")
+nbformat = pytest.importorskip("nbformat")
+
+ROW = {"table": "2", "cell": 3, "row": "BSRN", "column": "Set5", "scale": 4, "metric": "PSNR", "how": "weights"}
+LEDGER = {
+    "paper": "good",
+    "profile": "quick",
+    "rows": [
+        ROW
+        | {"id": "a", "cell": 3, "published": 32.3, "ours": 32.30401, "difference": 0.00401, "verdict": "reproduced"},
+        ROW | {"id": "b", "published": 30.0, "ours": 29.5, "difference": -0.5, "verdict": "differs"},
+        {"id": "<script>alert(1)</script>", "how": "open", "verdict": "open"},
+    ],
+    "provenance": {
+        "device": "cpu",
+        "threads": 1,
+        "data": {"set5 x4": {"origin": "/srv/alice/secret/set5", "sha256": "ab" * 32}},
+    },
+}
+PIXEL = base64.b64encode(
+    bytes.fromhex(
+        "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c489"
+        "0000000d49444154789c6360f8cfc00000030101002706f4030000000049454e44ae426082"
+    )
+).decode()
+
+GOOD = [
+    "# A good notebook",
+    'profile = "quick"\nout_dir = ""\nsteps = 3\nrate = 0.5\nname = "x"',
+    "## Claim 1: a *picture* is shown",
+    f"""
+import base64, json, os
+from pathlib import Path
+from IPython.display import Image, display
+if out_dir:
+    Path(out_dir, "good.json").write_text(json.dumps({LEDGER!r}))
+print("at", Path.cwd() / out_dir, "with", steps, "threads", os.environ["OMP_NUM_THREADS"])
+display(Image(base64.b64decode({PIXEL!r})))
+""",
+]
+PARAMETERS = 'profile = "quick"\nout_dir = ""'
+FAILS = ["# Fails", PARAMETERS, "## Claim 7", "# the line\nraise ArithmeticError('two\\nlines')", "raise SystemError"]
+DIES = ["# Dies", PARAMETERS, "## Claim 8", "import os\nos._exit(3)"]
+SLEEPS = [
+    "# Sleeps",
+    PARAMETERS,
+    "import time, os\nopen(out_dir + '/pid', 'w').write(str(os.getpid()))\ntime.sleep(60)",
+]
+
+
+def write_notebook(path: Path, cells: list[str]) -> None:
+    kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
+    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": kernel})
+    for text in cells:
+        prose = text.startswith(("# A", "# F", "# D", "# S", "## "))
+        cell = nbformat.v4.new_markdown_cell(text) if prose else nbformat.v4.new_code_cell(text.strip())
+        if text.startswith("profile"):
+            cell.metadata["tags"] = ["parameters"]
+        notebook.cells.append(cell)
+    path.parent.mkdir(exist_ok=True, parents=True)
+    nbformat.write(notebook, path)
+
+
+@pytest.fixture(scope="module")
+def notebooks(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("source")
+    for name, cells in {"good": GOOD, "fails": FAILS, "dies": DIES}.items():
+        write_notebook(folder / f"{name}.ipynb", cells)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(notebooks, tmp_path_factory):
+    """One run of all three notebooks, two at a time, with what it said on stderr."""
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("OMP_NUM_THREADS", raising=False)
+        patch.setenv("MPLBACKEND", "Agg")
+        said = folder.with_suffix(".txt")
+        with said.open("w") as stream:
+            patch.setattr(sys, "stderr", stream)
+            run = reproduce(
+                ["good", "fails", "dies"],
+                parameters={"steps": 5},
+                out=folder,
+                jobs=2,
+                timeout=99.5,
+                notebooks_dir=notebooks,
+            )
+    return run, said.read_text()
+
+
+@pytest.fixture
+def copy(done, tmp_path) -> Path:
+    return Path(shutil.copytree(done[0].folder, tmp_path / "copy"))
+
+
+# ---- what is refused before anything runs
+
+
+def test_papers_are_the_notebooks(notebooks):
+    assert list_papers(notebooks) == ["dies", "fails", "good"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"papers": "goood"}, r"no notebook 'goood' \(did you mean 'good'\?\); there are: dies, fails, good"),
+        ({"profile": "quik"}, r"no profile 'quik' \(did you mean 'quick'\?\); there are: quick, cpu, gpu, paper"),
+        ({"parameters": {"stesp": 1}}, r"no parameter 'stesp' in dies, fails, good \(did you mean 'steps'\?\)"),
+        ({"papers": "dies", "parameters": {"steps": 1}}, r"no parameter 'steps' in dies; accepted: none"),
+        ({"parameters": {"steps": "many"}}, r"good: parameter 'steps' is a int \(default 3\), not a str: 'many'"),
+        ({"parameters": {"steps": True}}, r"not a bool: True"),
+        ({"parameters": {"name": [1]}}, r"parameter 'name' is a str"),
+        ({"parameters": {"name": {1}}}, r"parameters must be numbers, strings, lists or dicts"),
+        ({"parameters": {"out_dir": "x"}}, r"'out_dir' is set by the run itself: give out="),
+        ({"jobs": 0}, r"jobs must be at least 1, not 0"),
+        ({"timeout": -1}, r"timeout must be a positive number of seconds, not -1"),
+        ({"resume": True}, r"resume needs the run folder"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else "-".join(map(str, value)),
+)
+def test_a_wrong_argument_is_named_before_anything_runs(notebooks, tmp_path, arguments, message):
+    out = None if "resume" in arguments else tmp_path / "out"
+    with pytest.raises(ValueError, match=message):
+        reproduce(**{"out": out, "notebooks_dir": notebooks, **arguments})
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_int_is_good_for_a_float_parameter():
+    assert runs._checked("n", "rate", 1, "0.5") == 1
+    assert runs._checked("n", "scales", 2, "'2,3,4'") == "2"
+
+
+def test_a_notebook_without_the_two_parameters_is_refused(tmp_path):
+    write_notebook(tmp_path / "bare.ipynb", ["x = 1"])
+    with pytest.raises(ValueError, match=r"bare.ipynb has no 'profile' in a cell tagged 'parameters'"):
+        reproduce(notebooks_dir=tmp_path, out=tmp_path / "out")
+
+
+def test_a_damaged_notebook_is_named(tmp_path):
+    (tmp_path / "broken.ipynb").write_text('{"cells": [')
+    with pytest.raises(ValueError, match=r"broken.ipynb is no notebook that can be run: "):
+        reproduce(notebooks_dir=tmp_path, out=tmp_path / "out")
+
+
+def test_a_folder_without_notebooks_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"no notebooks in .*; they are part of the repository"):
+        reproduce(notebooks_dir=tmp_path)
+
+
+def test_a_folder_in_use_is_not_touched(notebooks, tmp_path):
+    (tmp_path / "mine.txt").write_text("precious")
+    with pytest.raises(FileExistsError, match="is not empty: choose another folder, or resume"):
+        reproduce("good", out=tmp_path, notebooks_dir=notebooks)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+# ---- what a run leaves
+
+
+def test_one_failing_notebook_leaves_the_others_alone(done):
+    run, _ = done
+    assert {n.name: n.status for n in run.notebooks} == {"good": "ok", "fails": "failed", "dies": "failed"}
+    assert not run.ok
+    assert run.status == "failed"
+
+
+def test_the_folder_holds_notebooks_pages_results_and_logs(done):
+    folder = done[0].folder
+    found = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+    assert found == {
+        "index.html",
+        "run.json",
+        "summary.pdf",
+        "summary.png",
+        "notebooks/good.ipynb",
+        "notebooks/good.html",
+        "notebooks/fails.failed.ipynb",
+        "notebooks/fails.failed.html",
+        "notebooks/dies.failed.ipynb",
+        "notebooks/dies.failed.html",
+        "results/good.json",
+        "logs/good.log",
+        "logs/fails.log",
+        "logs/dies.log",
+    }
+    assert "DeadKernelError" in (folder / "logs" / "dies.log").read_text()
+
+
+def test_parameters_and_threads_reach_the_kernel(done):
+    cores = len(os.sched_getaffinity(0))
+    text = (done[0].folder / "notebooks" / "good.ipynb").read_text()
+    assert f"with 5 threads {max(1, cores // 2)}" in text
+
+
+def test_no_name_of_this_machine_is_left(done, notebooks):
+    folder = done[0].folder
+    for path in folder.rglob("*"):
+        if path.suffix in (".json", ".html", ".ipynb"):
+            assert str(folder) not in path.read_text(), path.name
+            assert f"{Path.home()}/" not in path.read_text(), path.name
+    for name in ("run.json", "index.html"):
+        text = re.sub(r"data:image/[^\"]*", "", (folder / name).read_text())
+        assert not re.findall(r"(?<![\w<./])/(?:home|root|tmp|srv|usr|work|private)/[^\"<]*", text)
+
+
+def test_progress_without_a_terminal_is_plain_lines(done):
+    _, said = done
+    lines = said.splitlines()
+    assert "good: started" in lines
+    assert any(re.fullmatch(r"good: \d/5 cells  0:\d\d  Claim 1: a picture is shown", line) for line in lines)
+    assert any(re.fullmatch(r"good: ok in 0:\d\d", line) for line in lines)
+    assert "✗ fails: “Claim 7”, cell 4 (# the line): ArithmeticError: two lines" in lines
+    assert "\r" not in said
+
+
+def test_run_json_says_what_was_run(done):
+    run, _ = done
+    record = json.loads((run.folder / "run.json").read_text())
+    assert record["command"] == "nsr reproduce good fails dies --profile quick -p steps=5"
+    assert record["parameters"] == {"steps": 5}
+    assert record["versions"]["papermill"]
+    assert len(record["failures"]) == 2
+    again = Run.load(run.folder)
+    assert (again.notebooks, again.status) == (run.notebooks, run.status)
+
+
+def test_summary_has_notebooks_verdicts_failures_and_report(done):
+    text = summary(done[0])
+    assert re.search(r"^good   ok +0:\d\d  1 reproduced, 1 differs, 1 open$", text, re.M)
+    assert re.search(r"^dies   failed +0:\d\d  no claims recorded$", text, re.M)
+    assert "✗ fails: “Claim 7”" in text
+    assert "1 of 3 notebooks ran to the end" in text
+    assert text.endswith("index.html")
+
+
+def test_the_longest_notebook_starts_first(tmp_path, monkeypatch):
+    """By the stored times; one without is taken for long, the largest file first."""
+    for name, size in {"short": 9, "long": 1, "new": 2, "larger": 5}.items():
+        write_notebook(tmp_path / f"{name}.ipynb", ["# A", PARAMETERS, "#" * size * 100])
+    for name, seconds in {"short": 20, "long": 90}.items():
+        (tmp_path / "stored" / name).mkdir(parents=True)
+        stored = {"provenance": {"seconds": seconds}}
+        (tmp_path / "stored" / name / "quick.json").write_text(json.dumps(stored))
+    (tmp_path / "stored" / "new").mkdir()
+    (tmp_path / "stored" / "new" / "quick.json").write_text("damaged")
+    monkeypatch.setattr(runs, "RESULTS_DIR", tmp_path / "stored")
+    order: list[str] = []
+    monkeypatch.setattr(runs, "_execute", lambda run, todo, *_, **__: order.extend(n.name for n in todo))
+    reproduce(out=tmp_path / "out", notebooks_dir=tmp_path, pages=False)
+    assert order == ["larger", "new", "long", "short"]
+
+
+# ---- resuming and stopping
+
+
+def test_resuming_keeps_what_is_finished_and_runs_the_rest(done, notebooks, tmp_path, copy):
+    source = tmp_path / "mended"
+    for name, cells in {"good": GOOD, "fails": FAILS[:3]}.items():
+        write_notebook(source / f"{name}.ipynb", cells)
+    (copy / "results" / "fails.json").write_text("stale")
+    record = json.loads((copy / "run.json").read_text())
+    record["notebooks"] = [n for n in record["notebooks"] if n["name"] != "dies"]
+    (copy / "run.json").write_text(json.dumps(record))
+    kept = (copy / "notebooks" / "good.ipynb").stat().st_mtime_ns
+
+    run = reproduce(out=copy, parameters={"steps": 5}, resume=True, progress=False, notebooks_dir=source)
+
+    assert run.ok
+    assert run.status == "finished"
+    assert (copy / "notebooks" / "good.ipynb").stat().st_mtime_ns == kept
+    assert not (copy / "notebooks" / "fails.failed.ipynb").exists()
+    assert not (copy / "results" / "fails.json").exists()
+
+
+def test_resuming_with_other_settings_is_refused(notebooks, copy):
+    with pytest.raises(ValueError, match=r"was run with profile 'quick' and parameters \{'steps': 5\}, not 'cpu'"):
+        reproduce(out=copy, profile="cpu", resume=True, notebooks_dir=notebooks)
+
+
+def test_resuming_a_damaged_run_is_refused(notebooks, copy):
+    (copy / "run.json").write_text('{"notebooks": [')
+    with pytest.raises(ValueError, match=r"run.json in .* is damaged: JSONDecodeError"):
+        reproduce(out=copy, resume=True, notebooks_dir=notebooks)
+
+
+def test_ctrl_c_ends_the_kernel_and_says_so(tmp_path):
+    write_notebook(tmp_path / "source" / "sleeps.ipynb", SLEEPS)
+    script = tmp_path / "script.py"  # deliberately without a __main__ guard
+    script.write_text(
+        # a shell's background job inherits an ignored SIGINT, and Python then leaves it ignored
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from nsrlib.runs import *\nfrom nsrlib.runs import Interrupted\n"
+        f"try:\n    reproduce('sleeps', out={str(tmp_path / 'out')!r}, notebooks_dir={str(tmp_path / 'source')!r})\n"
+        "except Interrupted as stop:\n    print(stop.run.status)\n"
+    )
+    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    pid = tmp_path / "out" / "results" / "pid"
+    deadline = time.monotonic() + 60
+    while not (pid.exists() and pid.read_text()) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    kernel = int(pid.read_text())
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30)[0].strip() == "interrupted"
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "interrupted"
+    assert (tmp_path / "out" / "index.html").exists()
+    while time.monotonic() < deadline and Path(f"/proc/{kernel}/cmdline").exists():
+        if not Path(f"/proc/{kernel}/cmdline").read_bytes():
+            break  # a zombie that nobody has waited for
+        time.sleep(0.1)
+    else:
+        with pytest.raises(ProcessLookupError):
+            os.kill(kernel, 0)
+
+
+def test_causes_are_one_clear_line():
+    from nbclient.exceptions import CellTimeoutError
+
+    timeout = CellTimeoutError.error_from_timeout_and_cell(
+        "Cell execution timed out", 9, nbformat.v4.new_code_cell("x")
+    )
+    assert worker.cause_of(timeout) == ("CellTimeoutError", "the cell took longer than 9 s")
+    full = OSError(errno.ENOSPC, "No space left on device", "notebooks/x.ipynb")
+    assert worker.cause_of(full) == ("OSError", "the disk is full (writing x.ipynb)")
+    assert str(Failure("bsrn", "ValueError", "why")) == "bsrn: ValueError: why"
+
+
+# ---- the page
+
+
+def test_the_page_loads_nothing_from_anywhere(done):
+    page = (done[0].folder / "index.html").read_text()
+    assert not re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?(?:https?:)?//", page)
+    assert f'src="data:image/png;base64,{PIXEL}"' in page
+    for href in re.findall(r'href="(?!data:)([^"#]+)', page):
+        assert (done[0].folder / href).exists(), href
+
+
+def test_the_notebook_page_waits_for_nothing_from_the_network(done):
+    page = (done[0].folder / "notebooks" / "good.html").read_text()
+    assert [tag for tag in re.findall(r"<script[^>]*src=[^>]*>", page) if "defer" not in tag] == []
+    assert not re.findall(r"<link[^>]*stylesheet", page)
+
+
+def test_a_figure_has_the_heading_above_it_and_links_to_its_cell(done):
+    folder = done[0].folder
+    page = (folder / "index.html").read_text()
+    href, anchor = re.search(r'<figure><a href="([^"#]+)#([^"]+)">', page).groups()
+    assert "Claim 1: a picture is shown</figcaption>" in page
+    assert f'id="{anchor}"' in (folder / href).read_text()
+
+
+def test_numbers_have_the_digits_of_the_paper(done):
+    page = (done[0].folder / "index.html").read_text()
+    cells = re.findall(r'data-label="(\w+)"[^>]*>([^<]*)<', page)
+    assert cells[:3] == [("Published", "30.00"), ("Ours", "29.50"), ("Difference", "−0.500")]  # differs comes first
+    assert cells[3:6] == [("Published", "32.30"), ("Ours", "32.30"), ("Difference", "+0.004")]
+    assert cells[6:] == [("Published", "–"), ("Ours", "–"), ("Difference", "–")]
+
+
+def test_a_claim_links_to_the_cell_that_measured_it(done):
+    folder = done[0].folder
+    page = (folder / "index.html").read_text()
+    claims = page[page.index('id="claims"') :]
+    href, anchor = re.search(r'<td class="where"><a href="([^"#]+)#([^"]+)">good, Table 2</a>', claims).groups()
+    cell = next(c for c in nbformat.read(folder / "notebooks" / "good.ipynb", 4).cells if f"cell-id={c.id}" == anchor)
+    assert "Claim" in cell.source or "import base64" in cell.source
+    assert f'id="{anchor}"' in (folder / href).read_text()
+    board = page[page.index('id="scoreboard"') : page.index('id="claims"')]
+    assert f'<a href="{href}#{anchor}">Table 2</a>' in board
+
+
+def test_the_cells_that_took_longest_are_named(copy):
+    path = copy / "notebooks" / "good.ipynb"
+    notebook = nbformat.read(path, 4)
+    for cell, seconds in zip(notebook.cells[1:], [0.2, 0.1, 0.1, 7.25], strict=True):
+        cell.metadata["papermill"] = {"duration": seconds}
+    nbformat.write(notebook, path)
+    page = report(copy).read_text()
+    slowest = re.findall(r'<td class="n">([\d.]+) s</td><td><a href="([^"]+)">([^<]+)</a><br><code[^>]*>([^<]+)<', page)
+    address = f"notebooks/good.html#cell-id={notebook.cells[-1].id}"
+    assert slowest[0] == ("7.2", address, "good, Claim 1: a picture is shown", "import base64, json, os")
+
+
+def test_the_page_can_be_filtered_by_paper_and_verdict_and_has_two_themes(done):
+    page = (done[0].folder / "index.html").read_text()
+    assert re.search(r'<div class="filter" hidden>\s*<input type="search"', page)  # nothing to see without scripts
+    assert re.findall(r'<button type="button" aria-pressed="false" data-verdict="([^"]+)"', page) == [
+        "reproduced", "differs", "open",
+    ]  # fmt: skip
+    rows = re.findall(r'<tr [^>]*data-verdicts="([^"]*)"', page)
+    assert sorted(rows) == ["differs", "open", "open", "reproduced", "reproduced|differs"]
+    assert "prefers-color-scheme: dark" in page
+    assert page.count("--ground: #14161a") == 2  # the system's dark and the reader's
+
+
+def test_text_from_a_ledger_is_not_markup(done):
+    assert "<script>alert" not in (done[0].folder / "index.html").read_text()
+
+
+def test_a_second_report_is_the_same(copy):
+    first = report(copy).read_text()
+    assert report(copy).read_text() == first
+
+
+def test_damaged_parts_are_named_and_the_rest_is_shown(copy):
+    (copy / "results" / "bsrn.json").write_text('{"rows": [{"id"')
+    (copy / "results" / "nsr.json").write_text("[1, 2]")
+    (copy / "results" / "drn.json").write_text('{"rows": [3, {"verdict": "new word", "ours": "many"}]}')
+    (copy / "notebooks" / "good.ipynb").write_text('{"cells"')
+    page = report(copy).read_text()
+    assert "results/bsrn.json cannot be read" in page
+    assert "results/nsr.json holds no list of rows" in page
+    assert "results/drn.json: 1 entries that are no claims were left out" in page
+    assert "notebooks/good.ipynb cannot be read: JSONDecodeError" in page
+    assert "new word" in page
+    assert "29.50" in page
+
+
+def test_a_folder_without_a_record_still_gets_a_page(copy):
+    (copy / "run.json").unlink()
+    page = report(copy).read_text()
+    assert "no run in" in page
+    assert "29.50" in page
+
+
+def test_a_folder_without_a_run_is_left_alone(tmp_path):
+    (tmp_path / "index.html").write_text("somebody's own page")
+    with pytest.raises(ValueError, match="is no run folder"):
+        report(tmp_path)
+    assert (tmp_path / "index.html").read_text() == "somebody's own page"
+    with pytest.raises(FileNotFoundError, match="no run folder"):
+        report(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("text", "published"),
+    [
+        ("open('{home}/x/y.png')", "open('~/x/y.png')"),
+        ("\x1b[32m{home}/x\x1b[39m", "\x1b[32m~/x\x1b[39m"),
+        ("{root}/nsrlib/runs.py", "nsrlib/runs.py"),
+        ("in {run}", "in ."),
+        ("{home}-other", "{home}-other"),
+        ("iVBOR{home}/9A==", "iVBOR{home}/9A=="),
+        ("https://a.org{home}/b", "https://a.org{home}/b"),
+    ],
+)
+def test_only_whole_paths_are_cut(monkeypatch, text, published):
+    monkeypatch.setenv("HOME", "/mnt/alice")
+    monkeypatch.setattr(_worker, "ROOT", Path("/mnt/alice/repo"))
+    names = {"home": "/mnt/alice", "root": "/mnt/alice/repo", "run": "/mnt/run"}
+    scrub = worker.Scrubber(Path("/mnt/run"))
+    assert scrub.folders(text.format(**names)) == published.format(**names)
+
+
+def test_any_other_absolute_path_is_reduced_to_its_name(tmp_path):
+    scrub = worker.Scrubber(tmp_path)
+    assert scrub.paths("no file '/srv/bob/data/set5' or https://x.org/a/b, 3 km/h") == (
+        "no file '…/set5' or https://x.org/a/b, 3 km/h"
+    )
+
+
+def test_heavy_figures_are_shown_smaller():
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    noise = np.random.default_rng(0).integers(0, 255, (1800, 600, 3), dtype=np.uint8)
+    png = io.BytesIO()
+    Image.fromarray(noise).save(png, "PNG")
+    uri = pages.data_uri(base64.b64encode(png.getvalue()).decode(), "image/png")
+    small = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+    assert uri.startswith("data:image/webp;")
+    assert max(small.size) == 1400

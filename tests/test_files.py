@@ -1,0 +1,59 @@
+"""What a number's origin says, on any machine. Writing JSON is tested where ledgers are."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+from importlib import metadata
+
+import torch
+
+from nsrlib import files
+
+
+def test_versions_are_those_that_run():
+    found = files.versions()
+    assert found["python"] == platform.python_version()
+    assert found["torch"] == torch.__version__
+    assert found["numpy"] == metadata.version("numpy")
+    assert all(re.match(r"\d+\.\d+", version) for version in found.values())
+
+
+def test_a_package_that_is_not_installed_is_left_out(monkeypatch):
+    monkeypatch.setattr(provenance, "_PACKAGES", ("numpy", "no-such-package"))
+    assert list(files.versions()) == ["python", "numpy"]
+
+
+def test_the_processor_has_a_name_even_without_proc(monkeypatch):
+    def unreadable(path):
+        raise FileNotFoundError(path)
+
+    assert files.cpu_name().endswith(f"({os.cpu_count()} cores)")
+    monkeypatch.setattr(files.Path, "read_text", unreadable)
+    assert re.fullmatch(rf".+ \({os.cpu_count()} cores\)", files.cpu_name())
+
+
+def test_the_device_is_the_card_where_there_is_one(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
+    assert files.device_name() == "a card"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert files.device_name() == files.cpu_name()
+
+
+def test_a_changed_checkout_says_so(tmp_path):
+    def git(*arguments: str) -> None:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        subprocess.run(["git", *who, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    (tmp_path / "file").write_text("one")
+    git("init")
+    git("add", "file")
+    git("commit", "-m", "one")
+    clean = files.commit(tmp_path)
+    assert re.fullmatch("[0-9a-f]{7,16}", clean)
+    (tmp_path / "file").write_text("two")
+    assert files.commit(tmp_path) == f"{clean}-dirty"
+    assert files.commit(tmp_path / "nowhere") == "unknown"
