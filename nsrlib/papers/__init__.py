@@ -1,66 +1,9 @@
-"""The papers: a :class:`Paper` record each, and the table of them.
+"""The papers: a :class:`Paper` record each, the table of them, and what a notebook opens.
 
 What belongs to one paper lies in its folder here; what lies outside knows no paper by name. A package of somebody else
 adds a paper through the entry point ``nsrlib.papers``, see :func:`every` and ``nsr new-paper``.
 """
 
-from __future__ import annotations
+import lazy_loader
 
-import warnings
-from importlib import metadata
-
-from nsrlib.papers import addersr, bsrn, drcn, drn, nsr
-from nsrlib.papers.record import Paper, Training
-from nsrlib.training.recipe import Recipe
-
-__all__ = ["Paper", "Training", "every", "get", "training_of"]
-
-OWN = (nsr.PAPER, addersr.PAPER, bsrn.PAPER, drcn.PAPER, drn.PAPER)
-
-
-def every() -> dict[str, Paper]:
-    """All papers by name: this library's, then those of other packages.
-
-    Such a package names its record in its ``pyproject.toml``::
-
-        [project.entry-points."nsrlib.papers"]
-        espcn = "nsrlib_espcn:PAPER"
-
-    One that cannot be loaded is left out, with a warning.
-
-    Example:
-        >>> list(every())[:5]
-        ['nsr', 'addersr', 'bsrn', 'drcn', 'drn']
-    """
-    found = {paper.name: paper for paper in OWN}
-    for point in sorted(metadata.entry_points(group="nsrlib.papers"), key=lambda p: p.name):
-        try:
-            paper = point.load()
-            if not isinstance(paper, Paper):
-                raise TypeError(f"{point.value} is a {type(paper).__name__}, not an nsrlib.papers.Paper")
-            if paper.name in found:
-                raise ValueError(f"there is a paper {paper.name!r} already")
-        except Exception as error:  # whatever another package raises must not stop this one
-            warnings.warn(f"paper {point.name} cannot be loaded: {type(error).__name__}: {error}", stacklevel=2)
-            continue
-        found[paper.name] = paper
-    return found
-
-
-def get(name: str) -> Paper:
-    """The paper of that name. ValueError lists those there are.
-
-    Example:
-        >>> get("drcn").title
-        'Kim et al., *Deeply-Recursive Convolutional Network for Image Super-Resolution*, CVPR 2016'
-    """
-    table = every()
-    if name not in table:
-        raise ValueError(f"unknown paper {name!r}; there are: {', '.join(table)}")
-    return table[name]
-
-
-def training_of(model: str) -> Training:
-    """How the paper of a network trains it; of a network that no paper trains here, a plain L1 recipe."""
-    trainings = {name: training for paper in every().values() for name, training in paper.trainings.items()}
-    return trainings.get(model, Training(Recipe()))
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nsrlib.claims import PROFILES
-from nsrlib.papers import training_of
+from nsrlib.papers.table import training_of
 from nsrlib.studies import set_up
 
 if TYPE_CHECKING:
