@@ -1,8 +1,22 @@
 """BSRN: the blueprint separable residual network, and the ablations of its convolutions and attention."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from nsrlib.papers.bsrn.studies import studies
 from nsrlib.papers.record import Paper, Training
 from nsrlib.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def _networks(device: Any) -> dict[str, nn.Module]:
+    from nsrlib.papers.bsrn.networks import contenders  # with torch, which the record itself does not need
+
+    return contenders(device)
+
 
 PAPER = Paper(
     "bsrn",
@@ -14,4 +28,5 @@ PAPER = Paper(
         "bsrn": Training(Recipe(iterations=1_000_000, batch=64, patch=48, lr=1e-3, lr_min=1e-7)),
         "bsrn_s": Training(Recipe(iterations=1_500_000, batch=256, patch=64, lr=2e-3, lr_min=1e-7)),
     },
+    networks=_networks,
 )

@@ -1,0 +1,91 @@
+"""Seconds of one pass of networks, side by side."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+from nsrlib.evaluation import pick_device
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import pandas as pd
+    from torch import Tensor, nn
+
+
+def latency(
+    models: Mapping[str, nn.Module],
+    sizes: Sequence[tuple[int, int]],
+    *,
+    device: str | torch.device = "auto",
+    repeats: int = 5,
+    threads: int | None = None,
+) -> pd.DataFrame:
+    """Seconds of one forward pass, best of ``repeats``, the models taken in turns so that a busy moment hits all.
+
+    The input is smooth (an upscaled random thumbnail): on noise some networks leave their trained range.
+
+    Args:
+        models: label -> network that takes three channels, used as it is.
+        sizes: low-resolution ``(H, W)``.
+        device: as for :func:`nsrlib.evaluation.pick_device`.
+        threads: of the CPU; default: PyTorch's.
+
+    Returns:
+        Columns model, input ("WxH"), seconds; attrs: device, threads, repeats.
+
+    Raises:
+        ValueError: ``repeats`` or ``threads`` below 1, or no such device.
+
+    Example:
+        >>> from nsrlib import create_model
+        >>> table = latency({"bicubic": create_model("bicubic", 2)}, [(16, 20)], device="cpu", repeats=1)
+        >>> table[["model", "input"]].values.tolist()
+        [['bicubic', '20x16']]
+    """
+    import pandas as pd
+
+    for name, number in (("repeats", repeats), ("threads", threads)):
+        if number is not None and number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}")
+    chosen = pick_device(device)
+    before = torch.get_num_threads()
+    if threads:
+        torch.set_num_threads(threads)
+    rows = []
+    try:
+        for h, w in sizes:
+            thumbnail = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+            x = F.interpolate(thumbnail, size=(h, w), mode="bilinear", align_corners=False).to(chosen)
+            ready = {label: model.to(chosen).eval() for label, model in models.items()}
+            best = dict.fromkeys(ready, float("inf"))
+            for turn in range(repeats + 1):
+                for label, model in ready.items():
+                    seconds = seconds_of(model, x)
+                    if turn:  # the first turn warms up
+                        best[label] = min(best[label], seconds)
+            rows += [{"model": label, "input": f"{w}x{h}", "seconds": s} for label, s in best.items()]
+    finally:
+        torch.set_num_threads(before)
+    table = pd.DataFrame(rows)
+    table.attrs = {"device": str(chosen), "threads": threads or before, "repeats": repeats}
+    return table
+
+
+@torch.inference_mode()
+def seconds_of(model: nn.Module, x: Tensor) -> float:
+    """Seconds of one pass over ``x``, on the device that holds it: by its events on CUDA, else by the wall clock."""
+    if x.is_cuda:
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        model(x)
+        end.record()
+        torch.cuda.synchronize()
+        return start.elapsed_time(end) / 1000
+    begin = time.perf_counter()
+    model(x)
+    return time.perf_counter() - begin
