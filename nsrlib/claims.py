@@ -82,7 +82,7 @@ def known() -> dict[str, Numbers]:
     for point in metadata.entry_points(group="nsrlib.papers"):
         with contextlib.suppress(Exception):  # nsrlib.papers.every says what is wrong with it
             table.setdefault(point.name, point.load())
-    return table
+    return {name: numbers for name, numbers in table.items() if numbers.published.is_file()}
 
 
 class VerdictError(AssertionError):

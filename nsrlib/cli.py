@@ -217,7 +217,8 @@ def scoreboard(
     if write:
         typer.echo("README.md was up to date" if readme.update_readme() else "README.md updated")
         return
-    board = claims.scoreboard([papers.get(paper).name] if paper else list(papers.every()))
+    chosen = [papers.get(paper).name] if paper else [name for name in papers.every() if name in claims.known()]
+    board = claims.scoreboard(chosen)
     if markdown:
         typer.echo(readme.scoreboard_markdown(board))
         return
