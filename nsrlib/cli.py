@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from nsrlib.runs import grids
 
 _GROUPS = {
-    "The papers": ("reproduce", "sweep", "report", "scoreboard", "study"),
+    "The papers": ("reproduce", "sweep", "report", "scoreboard", "study", "new-paper"),
     "Pictures": ("upscale", "evaluate", "train"),
     "What there is": ("models", "data", "bench"),
 }
@@ -365,7 +365,7 @@ def train(
 
 @app.command()
 def study(
-    paper: Annotated[str, typer.Argument(help="bsrn, ...")],
+    paper: Annotated[str, typer.Argument(help="Which paper: bsrn, ...")],
     names: Annotated[list[str] | None, typer.Argument(help="Which studies; default: all.")] = None,
     profile: Annotated[str, typer.Option(help="quick, cpu, gpu or paper.")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="Folder of the runs; default: runs/studies/PAPER-PROFILE.")] = None,
@@ -388,6 +388,18 @@ def study(
             typer.echo(studies.summary(result.table, metric).to_string(float_format=lambda v: f"{v:.3f}"))
         if store:
             result.store(chosen.study_file(name, profile))
+
+
+@app.command("new-paper")
+def new_paper(
+    name: Annotated[str, typer.Argument(help="Of the paper, a word: espcn.")],
+    out: Annotated[Path | None, typer.Option(help="Folder; default: nsrlib-NAME.")] = None,
+) -> None:
+    """Lay out a package that adds a paper: a network, numbers, a study, a notebook."""
+    from nsrlib.papers import new
+
+    folder = new.new_paper(name, out)
+    typer.echo(f"{folder}: install it with 'pip install -e {folder}', then 'nsr reproduce {name}'; see its README.md")
 
 
 @app.command()

@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 from collections.abc import Callable, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,33 @@ WEIGHTS_DIR = ROOT / "data" / "weights"
 """Small weights trained with this library, ``<model>_x<scale>.safetensors``."""
 
 
+def _added() -> dict[str, metadata.EntryPoint]:
+    """Networks of other packages: those with an entry point in the group ``nsrlib.models``."""
+    return {p.name: p for p in metadata.entry_points(group="nsrlib.models") if p.name not in BUILDERS}
+
+
+def _builder(name: str) -> tuple[Callable[..., nn.Module], tuple[int, ...]]:
+    """What makes a network, and its scales. ValueError for an unknown name."""
+    if name in BUILDERS:
+        return BUILDERS[name], SCALES.get(name, _DEFAULT_SCALES)
+    if name not in (added := _added()):
+        close = difflib.get_close_matches(str(name), list_models(), 1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ValueError(f"unknown model {name!r}{hint}; known: {', '.join(list_models())}")
+    builder = added[name].load()
+    return builder, tuple(getattr(builder, "scales", _DEFAULT_SCALES))
+
+
 def list_models() -> list[str]:
-    """Names that :func:`create_model` knows."""
-    return sorted(BUILDERS)
+    """Names that :func:`create_model` knows: this library's, and those of packages that add networks.
+
+    Such a package names a class (or function) that takes ``scale`` in its ``pyproject.toml``; an attribute ``scales``
+    says which there are::
+
+        [project.entry-points."nsrlib.models"]
+        espcn = "nsrlib_espcn.network:ESPCN"
+    """
+    return sorted([*BUILDERS, *_added()])
 
 
 def create_model(
@@ -94,16 +119,12 @@ def create_model(
         ValueError: unknown name, scale, keyword or weights; the message lists what is possible.
         nsrlib.data.DataUnavailable: published weights that cannot be had.
     """
-    if name not in BUILDERS:
-        close = difflib.get_close_matches(str(name), BUILDERS, 1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise ValueError(f"unknown model {name!r}{hint}; known: {', '.join(list_models())}")
-    scales = SCALES.get(name, _DEFAULT_SCALES)
+    builder, scales = _builder(name)
     if scale is None:
         scale = 4 if 4 in scales else scales[0]
     if scale not in scales:
         raise ValueError(f"scale of {name} must be one of {', '.join(map(str, scales))}, got {scale!r}")
-    accepted = [p for p in inspect.signature(BUILDERS[name]).parameters if p != "scale"]
+    accepted = [p for p in inspect.signature(builder).parameters if p != "scale"]
     unknown = sorted(set(config) - set(accepted))
     if unknown:
         raise ValueError(
@@ -111,7 +132,7 @@ def create_model(
         )
     if pretrained is True and name != "bicubic":
         config = _trained_config(_weights_file(name, scale, True)) | config
-    model = BUILDERS[name](scale=int(scale), **config)
+    model = builder(scale=int(scale), **config)
     if pretrained is False or name == "bicubic":
         return model.eval() if name == "bicubic" else model
     return load_weights(model, _weights_file(name, scale, pretrained)).eval()

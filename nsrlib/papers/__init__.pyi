@@ -1,4 +1,4 @@
-from . import addersr, bsrn, check, common, drcn, drn, nsr
+from . import addersr, bsrn, check, common, drcn, drn, new, nsr
 from .check import Check
 from .record import Paper, Training
 from .session import Session, open
@@ -18,6 +18,7 @@ __all__ = [
     "drn",
     "every",
     "get",
+    "new",
     "nsr",
     "open",
     "train",
