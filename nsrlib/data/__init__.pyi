@@ -1,37 +1,24 @@
-from . import download, patches, sets
-from .download import (
-    DataUnavailable,
-    DownloadPolicy,
-    Source,
-    cache_dir,
-    fetch,
-    sources,
-    weights_path,
-)
+from . import catalogue, download, patches, sets
+from .catalogue import LR_CONVENTIONS, SETS, UNVERIFIED, SetInfo, fetch_set, list_sets, verify
+from .download import DataUnavailable, DownloadPolicy, Source, cache_dir, fetch, sources, weights_path
 from .patches import Batch, Patches
-from .sets import (
-    LR_CONVENTIONS,
-    ImageSet,
-    Pair,
-    benchmark_or_embedded,
-    fetch_set,
-    list_sets,
-    load,
-    training_set,
-    verify,
-)
+from .sets import ImageSet, Pair, benchmark_or_embedded, load, training_set
 
 __all__ = [
     "LR_CONVENTIONS",
+    "SETS",
+    "UNVERIFIED",
     "Batch",
     "DataUnavailable",
     "DownloadPolicy",
     "ImageSet",
     "Pair",
     "Patches",
+    "SetInfo",
     "Source",
     "benchmark_or_embedded",
     "cache_dir",
+    "catalogue",
     "download",
     "fetch",
     "fetch_set",

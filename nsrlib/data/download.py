@@ -15,20 +15,20 @@ from __future__ import annotations
 import csv
 import difflib
 import errno
-import hashlib
 import os
+import sys
 import threading
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from nsrlib.files import ROOT
+from nsrlib import files
 
 __all__ = ["DataUnavailable", "DownloadPolicy", "Source", "cache_dir", "fetch", "sources", "weights_path"]
 
@@ -66,7 +66,7 @@ def sources() -> Mapping[str, Source]:
     Raises:
         FileNotFoundError: nsrlib was installed without its repository.
     """
-    table = ROOT / "data" / "sources.csv"
+    table = files.ROOT / "data" / "sources.csv"
     if not table.is_file():
         raise FileNotFoundError(f"{table} is missing: install nsrlib from its repository with 'pip install -e .'")
     with open(table, newline="", encoding="utf-8") as file:
@@ -116,9 +116,11 @@ def cache_dir() -> Path:
     """The per-user folder for downloads: ``NSRLIB_CACHE``, or what the platform has for caches."""
     if folder := os.environ.get("NSRLIB_CACHE"):
         return Path(folder).expanduser()
-    import pooch
-
-    return Path(pooch.os_cache("nsrlib"))
+    # the folders of platformdirs, without a dependency that many machines lack for these lines
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or "~/AppData/Local").expanduser() / "nsrlib" / "nsrlib" / "Cache"
+    asked, usual = os.environ.get("XDG_CACHE_HOME", ""), "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
+    return Path(asked if os.path.isabs(asked) else usual).expanduser() / "nsrlib"
 
 
 _warned: set[str] = set()
@@ -147,17 +149,15 @@ def size_of(path: Path) -> int:
     return os.path.getsize(path) if os.path.isfile(path) else 0
 
 
-_digests: dict[tuple[str, int, int], str] = {}  # (file, size, mtime) -> sha256
-
-
-def sha256_of(path: Path, again: bool = False) -> str:
-    """Hash of a file, computed once per process unless the file changes or it is asked for ``again``."""
+def sha256_of(path: Path) -> str:
+    """Hash of a file, computed once per process unless the file changes."""
     stat = path.stat()
-    key = (os.path.abspath(path), stat.st_size, stat.st_mtime_ns)
-    if again or key not in _digests:
-        with open(path, "rb") as file:
-            _digests[key] = hashlib.file_digest(file, "sha256").hexdigest()
-    return _digests[key]
+    return _digest(os.path.abspath(path), stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def _digest(path: str, size: int, mtime: int) -> str:
+    return files.sha256_of(Path(path))
 
 
 def _is_intact(path: Path, source: Source, origin: str) -> bool:
@@ -307,9 +307,10 @@ def why_not_here(wanted: Sequence[Source]) -> dict[str, str]:
 _unreachable: dict[str, str] = {}  # host -> why, so that only the first look-up of a process waits for a dead network
 
 
-def forget_unreachable_hosts() -> None:
-    """Ask every host anew: an explicit request deserves a new look at the network."""
+def forget() -> None:
+    """Ask every host anew and give every warning again: an explicit request deserves a new look."""
     _unreachable.clear()
+    _warned.clear()
 
 
 class _Refused(Exception):

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nsrlib.data import ImageSet, Pair
+from nsrlib.data.sets import ImageSet, Pair
 from nsrlib.images import check_quality, imresize, luma, name_seed
 from nsrlib.images import jpeg as compress
 

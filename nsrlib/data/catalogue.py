@@ -1,0 +1,433 @@
+"""What data sets there are, in which files and layouts they lie, and where they are on this machine."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+
+from nsrlib.data.download import (
+    DataUnavailable,
+    Source,
+    find,
+    forget,
+    local_roots,
+    obtain,
+    size_of,
+    sources,
+    unavailable,
+    unknown,
+    why_not_here,
+)
+from nsrlib.files import sha256_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Role = Literal["test", "validation", "train"]
+
+_SCALES = (2, 3, 4, 8)
+_SELFEXSR_SCALES = (2, 3, 4)
+
+
+@dataclass(frozen=True)
+class SetInfo:
+    """What nsrlib knows about a set before it sees any file."""
+
+    title: str  # as papers write it
+    folder: str  # in a data root
+    role: Role
+    count: int
+    kind: Literal["selfexsr", "flat", "user", "embedded"] = "flat"  # layout, or "user": not pinned, in any layout
+    gray: bool = False  # the default of load(gray=...)
+    as_luma: bool = False  # gray means studio-range Y (MATLAB's rgb2ycbcr), not rgb2gray
+    names: tuple[str, ...] = ()  # of the images; for embedded sets, how to load them too
+    other_folders: tuple[str, ...] = ()  # what users call the folder
+    how_to_get: str = ""  # what to do for a set that must not be redistributed
+
+
+_SET5 = ("baby", "bird", "butterfly", "head", "woman")
+_SET14 = (
+    "baboon", "barbara", "bridge", "coastguard", "comic", "face", "flowers",
+    "foreman", "lenna", "man", "monarch", "pepper", "ppt3", "zebra",
+)  # fmt: skip
+
+SETS: dict[str, SetInfo] = {
+    "set5": SetInfo("Set5", "Set5", "test", 5, "selfexsr", names=_SET5),
+    "set14": SetInfo("Set14", "Set14", "test", 14, "selfexsr", names=_SET14),
+    "b100": SetInfo("B100", "BSD100", "test", 100, "selfexsr", other_folders=("B100", "BSDS100")),
+    "urban100": SetInfo("Urban100", "Urban100", "test", 100, "selfexsr"),
+    "set12": SetInfo("Set12", "Set12", "test", 12, gray=True),
+    "bsd68": SetInfo("BSD68", "BSD68", "test", 68, gray=True),
+    "classic5": SetInfo("classic5", "classic5", "test", 5, gray=True),
+    "live1": SetInfo("LIVE1", "LIVE1", "test", 29, gray=True, as_luma=True),
+    "kodak24": SetInfo("Kodak24", "Kodak24", "test", 24),
+    "mcmaster": SetInfo("McMaster", "McMaster", "test", 18),
+    "bsds_val": SetInfo("BSDS val", "BSDS_val", "test", 100),
+    "manga109": SetInfo(
+        "Manga109", "Manga109", "test", 109, "user",
+        how_to_get="its licence forbids redistribution; ask for it at http://www.manga109.org and put the 109 images "
+        "into Manga109/HR in a folder of NSRLIB_DATA",
+    ),
+    "div2k_val": SetInfo(
+        "DIV2K val", "DIV2K_valid", "validation", 100, "user",
+        other_folders=("DIV2K_valid_HR", "DIV2K/DIV2K_valid_HR", "DIV2K_val"),
+        how_to_get="no public copy with known hashes; get it from https://data.vision.ee.ethz.ch/cvl/DIV2K and put the "
+        "100 images into DIV2K_valid_HR in a folder of NSRLIB_DATA",
+    ),
+    "div2k": SetInfo(
+        "DIV2K", "DIV2K_train", "train", 800, "user",
+        other_folders=("DIV2K_train_HR", "DIV2K/DIV2K_train_HR", "DIV2K"),
+        how_to_get="no public copy with known hashes; get it from https://data.vision.ee.ethz.ch/cvl/DIV2K and put the "
+        "800 images into DIV2K_train_HR in a folder of NSRLIB_DATA",
+    ),
+    "t91": SetInfo("T91", "T91", "train", 91),
+    "bsds400": SetInfo("BSDS400", "BSDS400", "train", 400),
+    "embedded": SetInfo("embedded", "", "test", 2, "embedded", names=("chelsea", "coffee")),
+    "embedded_val": SetInfo("embedded validation", "", "validation", 1, "embedded", names=("flower",)),
+    "embedded_train": SetInfo(
+        "embedded training", "", "train", 4, "embedded", names=("astronaut", "motorcycle", "china", "rocket")
+    ),
+    "embedded_gray_train": SetInfo(
+        "embedded gray training", "", "train", 4, "embedded", gray=True, names=("camera", "brick", "grass", "gravel")
+    ),
+}  # fmt: skip
+"""Every set that can be loaded by name."""
+
+_ALIASES = {"bsd100": "b100", "bsds100": "b100", "kodak": "kodak24"}
+
+_TEST_IMAGES_IN_BSDS400 = {  # found by feature matching against all test sets
+    "BSDS400/train/302003.jpg",  # Set5 woman
+    "BSDS400/train/12003.jpg",  # Set12/04 is an exact crop
+}
+FROM_SCIKIT_LEARN = ("china", "flower")
+
+
+# --- names, scales, ways to make LR -----------------------------------------------------------------------------------
+
+LR_CONVENTIONS = ("paper", "repeat", "mirror", "files", "files_mirror")
+COMPUTED_LR: dict[str, dict[str, Any]] = {
+    "paper": {"border": "mirror", "round_between": False},
+    "repeat": {"border": "repeat", "round_between": True},
+    "mirror": {"border": "mirror", "round_between": True},
+}
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".pnm"}
+
+
+def key_of(name: str) -> str | None:
+    """The catalogue's spelling of a set's name, or None."""
+    plain = re.sub(r"[-_ ]", "", name).lower()
+    return ({key.replace("_", ""): key for key in SETS} | _ALIASES).get(plain)
+
+
+def check_scale(name: str, spec: SetInfo | None, scale: Any, lr: str) -> int:
+    """The scale as a number (None becomes 1), checked against what the set offers (``spec`` None: a folder)."""
+    whole = scale is None or (isinstance(scale, int | np.integer) and not isinstance(scale, bool))
+    if spec is None or spec.kind == "embedded":
+        if not whole or (scale is not None and scale < 1):
+            raise ValueError(f"scale of {name} must be None or a whole number from 1 on, got {scale!r}")
+    elif not whole or scale not in (None, 1, *_SCALES):
+        raise ValueError(f"{name} has no scale {scale!r}; accepted: 2, 3, 4, 8, or None or 1 for images without LR")
+    if scale in (None, 1):
+        return 1
+    if spec is not None and lr not in COMPUTED_LR:
+        offered = _scales_of_lr_files(name, spec, lr)
+        if scale not in offered:
+            have = f"LR files only at {', '.join(f'x{s}' for s in offered)}" if offered else "no LR files"
+            computed = ", ".join(map(repr, COMPUTED_LR))
+            raise ValueError(f"{name} has {have} for lr={lr!r}; computed at any scale: {computed}")
+    return int(scale)
+
+
+def _scales_of_lr_files(key: str, spec: SetInfo, lr: str) -> tuple[int, ...]:
+    if lr == "files_mirror":
+        return _SCALES if key == "set5" else ()
+    if key == "urban100":
+        return (2, 4)
+    # which ones a user has is seen when the folder is found
+    return {"selfexsr": _SELFEXSR_SCALES, "user": _SCALES}.get(spec.kind, ())
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+class ImageFiles(NamedTuple):
+    """Where an image lies: paths in the manifest or on this machine, or the name of an embedded photograph."""
+
+    name: str
+    hr: str
+    lr: str | None = None
+
+
+def locate(
+    key: str, spec: SetInfo, scale: int, lr: str, download: bool, limit: int | None, include_contaminated: bool
+) -> tuple[list[ImageFiles], str]:
+    """The files of a named set on this machine, and their origin."""
+    if spec.kind == "embedded":
+        names = spec.names[:limit]
+        if any(name in FROM_SCIKIT_LEARN for name in names):
+            _require_scikit_learn(key)
+        return [ImageFiles(name, name) for name in names], "embedded"
+    files = _pinned_files(spec, scale, lr)
+    if not include_contaminated:
+        files = [file for file in files if file.hr not in _TEST_IMAGES_IN_BSDS400]
+    files, table = files[:limit], sources()
+    wanted = [table[path] for file in files for path in (file.hr, file.lr) if path]
+    found = find(wanted)
+    if spec.kind == "user" or len(found) < len(wanted):
+        notes: dict[str, str] = {}
+        if lr != "files_mirror" and (copy := _find_copy(spec, scale, lr, notes)):
+            copied, origin = copy
+            return copied[:limit], origin
+        if spec.kind == "user":
+            what = f"{key}: no folder {spec.folder}/ with {spec.count} images"
+            looked = why_not_here([]) | notes | {"download": "not offered"}
+            raise unavailable(what, [f"{spec.folder}/"], looked, spec.how_to_get)
+        where = f"where there is a network, or set NSRLIB_DATA to a folder that holds {spec.folder}/"
+        advice = f"run 'nsr data fetch {key}' {where}"
+        found = obtain(wanted, key, advice, download=download, notes=notes)
+    located = [ImageFiles(f.name, str(found[f.hr].path), str(found[f.lr].path) if f.lr else None) for f in files]
+    return located, " and ".join(dict.fromkeys(file.origin for file in found.values()))
+
+
+def _selfexsr_scale(folder: str, scale: int) -> int:
+    """Which ``image_SRF_*`` has the HR images for ``scale``."""
+    if folder.lower() == "urban100":
+        return 4  # image_SRF_2 holds half-size images
+    return scale if scale in _SELFEXSR_SCALES else 4 if scale > 4 else 2
+
+
+def _pinned_files(spec: SetInfo, scale: int, lr: str) -> list[ImageFiles]:
+    """The files of a set in the table of sources, with the LR files that ``lr`` asks for."""
+    table = sources()
+    if spec.kind == "flat":
+        return [ImageFiles(Path(path).stem, path) for path in table if path.startswith(f"{spec.folder}/")]
+    srf = _selfexsr_scale(spec.folder, scale)
+    files = []
+    for path in table:
+        if not (path.startswith(f"{spec.folder}/image_SRF_{srf}/") and path.endswith("_HR.png")):
+            continue
+        number = Path(path).name.split("_SRF_")[0]  # img_001
+        bsds_id = re.search(r"BSDS id (\d+)", table[path].note)
+        name = spec.names[int(number[4:]) - 1] if spec.names else bsds_id[1] if bsds_id else number
+        lr_path = None
+        if lr == "files_mirror":
+            lr_path = f"Set5_LR_mirror/X{scale}/{name}x{scale}.png"
+        elif lr == "files":
+            # Urban100: the half-size "HR" of image_SRF_2 is the x2 LR
+            lr_path = f"{spec.folder}/image_SRF_{scale}/{number}_SRF_{scale}_{'HR' if scale < srf else 'LR'}.png"
+        files.append(ImageFiles(name, path, lr_path))
+    return files
+
+
+UNVERIFIED = "unverified copy"
+"""Part of ``ImageSet.origin`` where a public set was found in a layout whose files have no known hash."""
+
+
+def _find_copy(spec: SetInfo, scale: int, lr: str, notes: dict[str, str]) -> tuple[list[ImageFiles], str] | None:
+    """A copy in a common layout and its origin. Nobody knows its hashes: trusted if the number of images is right.
+
+    ``notes`` gets, place by place, why a copy was not taken.
+    """
+    for origin, root in local_roots():
+        for name in (spec.folder, *spec.other_folders):
+            if folder := _subfolder(root, name):
+                # Files at pinned places with other hashes are damaged, or another set of the same name: not trusted
+                own = spec.kind == "user"
+                try:
+                    files = folder_files(folder, scale, lr, selfexsr=own, flat=own or spec.kind == "selfexsr")
+                except ValueError as error:
+                    notes[origin] = f"incomplete: {error}"
+                    continue
+                if len(files) == spec.count:
+                    return files, origin if own else f"{origin}, {UNVERIFIED}"
+                if files:
+                    notes[origin] = f"incomplete: {len(files)} of {spec.count} images in {folder}"
+    return None
+
+
+def _subfolder(folder: Path, relative: str) -> Path | None:
+    """``folder / relative`` if it is a folder, in any mixture of capitals."""
+    for part in Path(relative).parts:
+        if not folder.is_dir():
+            return None
+        match = [p for p in folder.iterdir() if p.name.lower() == part.lower() and p.is_dir()]
+        if not match:
+            return None
+        folder = match[0]
+    return folder
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return sorted(
+        p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != "." and p.is_file()
+    )
+
+
+def folder_files(folder: Path, scale: int, lr: str, *, selfexsr: bool = True, flat: bool = True) -> list[ImageFiles]:
+    """Images of a user's folder: SelfExSR's layout, that of BasicSR, or just images. Empty if there are none.
+
+    HR from ``image_SRF_<scale>``, ``HR``, ``original``, ``GT``, ``GTmod12`` or the folder itself, in this order (images
+    cropped to multiples of 12 only if there are no whole ones); LR from ``LRbicx<scale>`` or ``LR_bicubic/X<scale>``.
+    """
+    srf = _selfexsr_scale(folder.name, scale)
+    if scale == 1 and not _subfolder(folder, f"image_SRF_{srf}"):
+        srf = 4
+    if selfexsr and (hr_folder := _subfolder(folder, f"image_SRF_{srf}")):
+        lr_end = f"_SRF_{scale}_{'HR' if scale < srf else 'LR'}"
+        lr_folder = _subfolder(folder, f"image_SRF_{scale}")
+        pairs = [(p.stem.removesuffix(f"_SRF_{srf}_HR"), p) for p in _images_in(hr_folder) if p.stem.endswith("_HR")]
+        lr_of = {p.stem.removesuffix(lr_end): p for p in _images_in(lr_folder)} if lr_folder else {}
+    else:
+        subfolders = ("HR", "original", "GT", "GTmod12")
+        candidates = [_subfolder(folder, name) for name in subfolders] + ([folder] if flat else [])
+        hr_folder = next((c for c in candidates if c and _images_in(c)), None)
+        pairs = [(p.stem, p) for p in _images_in(hr_folder)] if hr_folder else []
+        lr_folders = [_subfolder(folder, name) for name in (f"LRbicx{scale}", f"LR_bicubic/X{scale}")]
+        lr_folders.append(_subfolder(folder.parent, f"{folder.name.removesuffix('_HR')}_LR_bicubic/X{scale}"))
+        lr_of = {p.stem.removesuffix(f"x{scale}"): p for f in lr_folders if f for p in _images_in(f)}
+    if lr == "files" and (without := [name for name, _ in pairs if name not in lr_of]):
+        raise ValueError(
+            f"{folder} has no LR file at x{scale} for {len(without)} of {len(pairs)} images, first {without[0]}; "
+            f"computed LR: lr={', '.join(map(repr, COMPUTED_LR))}"
+        )
+    return [ImageFiles(name, str(p), str(lr_of[name]) if lr == "files" else None) for name, p in pairs]
+
+
+def _require_scikit_learn(key: str) -> None:
+    from importlib.util import find_spec
+
+    if find_spec("sklearn") is None:
+        raise DataUnavailable(
+            f"{key} needs a photograph that ships with scikit-learn, which is not installed; "
+            "run 'pip install scikit-learn'",
+            looked={"embedded": "no scikit-learn"},
+        )
+
+
+# --- what there is ----------------------------------------------------------------------------------------------------
+
+
+def _set_or_weights(name: str) -> str:
+    key = "weights" if name.lower() == "weights" else key_of(name)
+    if key is None:
+        raise unknown("data set", name, [*SETS, "weights"])
+    return key
+
+
+def _sources_of(key: str, scale: int | None = None) -> list[Source]:
+    """Pinned files of a set (or of all ``weights``), of every scale or of one."""
+    table = sources()
+    if key == "weights":
+        return [s for path, s in table.items() if path.startswith("weights/") and "DnCNN_mat" not in path]
+    spec = SETS[key]
+    if spec.kind in ("embedded", "user"):
+        return []
+    if scale is not None and spec.kind == "selfexsr":
+        files = _pinned_files(spec, scale, "files" if scale in _SELFEXSR_SCALES else "paper")
+        paths = {path for file in files for path in (file.hr, file.lr) if path in table}
+        return [table[path] for path in table if path in paths or path.startswith(f"{spec.folder}_LR_mirror/X{scale}/")]
+    return [s for path, s in table.items() if path.split("/")[0] in (spec.folder, f"{spec.folder}_LR_mirror")]
+
+
+def fetch_set(name: str, scale: int | None = None, *, progress: bool = True) -> dict[str, Path]:
+    """Bring all files of a set, or those of one scale, to this machine. ``weights`` means all published weights.
+
+    Returns:
+        path as in ``data/sources.csv`` -> file. Empty for an embedded set, which is always at hand.
+
+    Raises:
+        ValueError: unknown name or scale.
+        DataUnavailable: files that could not be had, or a set whose licence forbids redistribution.
+    """
+    key = _set_or_weights(name)
+    if key != "weights":
+        spec = SETS[key]
+        check_scale(key, spec, scale, "paper")
+        if spec.kind == "user":
+            raise DataUnavailable(f"{key}: {spec.how_to_get}", looked={"download": "not offered"})
+        scale = None if scale == 1 else scale
+    forget()
+    wanted = _sources_of(key, scale)
+    advice = "run the same command again; what has arrived is kept"
+    found = obtain(wanted, key, advice, progress=progress)
+    return {source.path: found[source.path].path for source in wanted}
+
+
+def list_sets() -> pd.DataFrame:
+    """Every set: name, role, images, scales, megabytes, licence, and where it is.
+
+    ``where`` is ``NSRLIB_DATA``, ``cache`` or both (sizes are checked, contents are not), ``embedded``, ``download``
+    (some files are not here yet) or, for sets that only the user can get, ``user``.
+    """
+    import pandas as pd
+
+    rows = []
+    for key, spec in [*SETS.items(), ("weights", None)]:
+        files = _sources_of(key)
+        rows.append(
+            {
+                "name": key,
+                "role": spec.role if spec else "weights",
+                "images": spec.count if spec else 0,
+                "scales": "" if spec is None else "any" if spec.kind == "embedded" else "2, 3, 4, 8",
+                "megabytes": round(sum(source.bytes for source in files) / 1e6, 1),
+                "licence": _licence(spec, files),
+                "where": _whereabouts(spec, files),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _whereabouts(spec: SetInfo | None, files: list[Source]) -> str:
+    if spec and spec.kind == "embedded":
+        return "embedded"
+    roots = local_roots()
+    origins = [
+        {origin for origin, root in roots if (size := size_of(root / s.path)) and size == (s.bytes or size)}
+        for s in files
+    ]
+    if origins and all(origins):
+        everywhere = set.intersection(*origins)
+        return next((place for place in ("NSRLIB_DATA", "cache") if place in everywhere), "NSRLIB_DATA and cache")
+    if spec and (copy := _find_copy(spec, 1, "paper", {})):
+        return copy[1]
+    return "user" if spec and spec.kind == "user" else "download"
+
+
+def _licence(spec: SetInfo | None, files: list[Source]) -> str:
+    if spec and spec.kind == "embedded":
+        if any(name in FROM_SCIKIT_LEARN for name in spec.names):
+            return "public domain or CC0; china, flower: CC BY 2.0; motorcycle: Middlebury, none stated"
+        return "public domain or CC0"
+    return files[0].licence if files else "ask its makers; redistribution not allowed or not settled"
+
+
+def verify(name: str | None = None) -> pd.DataFrame:
+    """Hash every pinned file of a set (None: of all sets and weights) that is on this machine.
+
+    Returns:
+        columns ``set``, ``path``, ``where`` and ``status``: ``ok``, ``damaged``, ``missing``, or ``unverified``: here,
+        but no hash is known. A file that lies in several places has a row for each.
+    """
+    import pandas as pd
+
+    keys = [_set_or_weights(name)] if name else [*SETS, "weights"]
+    roots, rows = local_roots(), []
+    for key in keys:
+        for source in _sources_of(key):
+            places = [(origin, root / source.path) for origin, root in roots if os.path.isfile(root / source.path)]
+            for origin, path in places:
+                try:
+                    same = sha256_of(path) == source.sha256
+                    status = "unverified" if not source.verified else "ok" if same else "damaged"
+                except OSError:
+                    status = "damaged"
+                rows.append((key, source.path, origin, status))
+            if not places:
+                rows.append((key, source.path, "", "missing"))
+    return pd.DataFrame(rows, columns=["set", "path", "where", "status"])
