@@ -391,6 +391,18 @@ def test_gumbel_noise_is_for_training_alone():
     assert torch.equal(model.eval()(x), model(x))
 
 
+def test_gumbel_noise_chooses_a_kernel_as_often_as_its_softmax_says():
+    p, n = torch.tensor([0.7, 0.2, 0.1]), 20_000
+    mlp = nn.Linear(1, 3)
+    with torch.no_grad():
+        mlp.weight.zero_()
+        mlp.bias.copy_(p.log())
+        torch.manual_seed(0)
+        gates = Gating("gumbel")(torch.zeros(n, 1, 1, 1), mlp, 3, training=True).values  # (n, 3, 1)
+    often = gates.argmax(1).flatten().bincount(minlength=3) / n
+    assert ((often - p).abs() <= 4 * (p * (1 - p) / n).sqrt()).all(), often  # four standard deviations
+
+
 # --- gates on a picture -----------------------------------------------------------------------------------------------
 
 
