@@ -419,6 +419,7 @@ def bench(
     what: Annotated[str, typer.Argument(help="models or kernels")] = "models",
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: PyTorch's.")] = None,
     repeats: Annotated[int, typer.Option(help="models: best of so many.")] = 7,
+    paper: Annotated[str | None, typer.Option(help="models: those of one paper; default: of all.")] = None,
     device: Device = "auto",
     audit: Annotated[bool, typer.Option("--audit", help="kernels: compile and read them; needs no GPU.")] = False,
     budget: Annotated[float, typer.Option(help="kernels: minutes; what no longer fits is left out.")] = 25,
@@ -449,15 +450,10 @@ def bench(
         shown = table.drop(columns=["kernel", "loop_barriers", "loop_spills"])
         typer.echo(shown.to_string(index=False, float_format=lambda v: f"{v:.0%}", max_colwidth=48))
     else:
-        from nsrlib import evaluation
+        from nsrlib.bench.networks import latency
 
-        table = evaluation.latency(
-            evaluation.contenders(evaluation.pick_device(device)),
-            [(128, 128), (180, 320)],
-            device=device,
-            repeats=repeats,
-            threads=threads,
-        )
+        networks = _networks(paper, device)
+        table = latency(networks, [(128, 128), (180, 320)], device=device, repeats=repeats, threads=threads)
         typer.echo(f"seconds of one pass, best of {repeats}, {table.attrs['device']}, {table.attrs['threads']} threads")
         wide = table.pivot_table(index="model", columns="input", values="seconds", sort=False)
         typer.echo(wide.to_string(float_format=lambda v: f"{v:.4f}"))
@@ -471,11 +467,24 @@ def bench(
         write_json(out, {**attrs, "rows": table.to_dict("records")})
 
 
+def _networks(paper: str | None, device: str) -> dict[str, Any]:
+    """The networks whose speed a paper compares, or all papers together."""
+    from nsrlib import papers
+    from nsrlib.evaluation import pick_device
+
+    every = {name: found.networks for name, found in papers.every().items() if found.networks}
+    if paper is not None and paper not in every:
+        raise ValueError(f"no paper {paper!r} with networks to time; there are: {', '.join(every)}")
+    place = pick_device(device)
+    chosen = every.values() if paper is None else [every[paper]]
+    return {label: network for networks in chosen for label, network in networks(place).items()}
+
+
 def _bench_kernels(device: str, budget: float, only: str, resume: bool, threads: int | None, out: Path | None) -> None:
     from nsrlib import bench
 
     command = " ".join(["nsr bench kernels", *([f"--threads {threads}"] if threads else [])])
-    table = bench.kernels(
+    table = bench.time_kernels(
         device, budget=budget, only=only, resume=resume, threads=threads, out=out, command=command, say=typer.echo
     )
     columns = ["way", "median_ms", "spread_ms", "speedup", "percent_of_limit", "max_error", "skipped"]

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from nsrlib import claims, cli, evaluation, models, runs
+from nsrlib import claims, cli, evaluation, models, papers, runs
 from nsrlib.bench import audit
 from nsrlib.data import sources
 from nsrlib.images import imresize, read_picture
@@ -601,16 +601,27 @@ def test_models_lists_every_network(nsr):
     assert re.search(r"^bsrn\s+351,936|^bsrn\s+352,\d{3}", "\n".join(lines), re.M)
 
 
-def test_bench_prints_a_line_for_each_network(nsr, monkeypatch):
-    monkeypatch.setattr(evaluation, "contenders", lambda device="cpu": {"tiny": models.create_model("bicubic", 2)})
-    done = nsr("bench", "--repeats", 1, "--threads", 1, "--device", "cpu")
-    assert done.code == 0
-    assert done.out.startswith("seconds of one pass, best of 1, cpu, 1 threads\n")
-    assert re.search(r"^tiny\s+\d\.\d{4}\s+\d\.\d{4}$", done.out, re.M)
+@pytest.fixture
+def tiny_networks(monkeypatch):
+    """One paper with one network that is fast to time."""
+    tiny = papers.Paper("tiny", networks=lambda device: {"tiny": models.create_model("bicubic", 2)})
+    monkeypatch.setattr(papers, "every", lambda: {"tiny": tiny, "other": papers.Paper("other")})
 
 
-def test_bench_writes_its_table(nsr, monkeypatch, tmp_path):
-    monkeypatch.setattr(evaluation, "contenders", lambda device="cpu": {"tiny": models.create_model("bicubic", 2)})
+def test_bench_prints_a_line_for_each_network(nsr, tiny_networks):
+    for options in ((), ("--paper", "tiny")):
+        done = nsr("bench", "--repeats", 1, "--threads", 1, "--device", "cpu", *options)
+        assert done.code == 0
+        assert done.out.startswith("seconds of one pass, best of 1, cpu, 1 threads\n")
+        assert re.search(r"^tiny\s+\d\.\d{4}\s+\d\.\d{4}$", done.out, re.M)
+
+
+def test_bench_names_the_papers_whose_networks_can_be_timed(nsr, tiny_networks):
+    done = nsr("bench", "--paper", "other", "--device", "cpu")
+    assert (done.code, done.err) == (1, "nsr: no paper 'other' with networks to time; there are: tiny\n")
+
+
+def test_bench_writes_its_table(nsr, tiny_networks, tmp_path):
     for name in ("times.json", "times.csv"):
         assert nsr("bench", "--repeats", 1, "--device", "cpu", "--out", tmp_path / name).code == 0
     stored = json.loads((tmp_path / "times.json").read_text())
@@ -621,11 +632,15 @@ def test_bench_writes_its_table(nsr, monkeypatch, tmp_path):
 
 
 def test_bench_kernels_prints_every_case_and_what_was_reached(nsr, monkeypatch, tmp_path):
-    from nsrlib import bench
+    from nsrlib.bench import kernels
+    from nsrlib.bench.cases import OPERATORS
+    from nsrlib.bench.operators import Case
 
-    monkeypatch.setattr(bench, "cases", lambda device: [bench.Case("mixed_conv2d_hard", (2, 16, 6, 5), 16)])
-    monkeypatch.setattr(bench, "limits", lambda *args: {"copy": 1e10, "float32": 1e11})
-    monkeypatch.setattr(bench, "_library", lambda run, case, device, name, **options: {name: bench.Way(run, **options)})
+    hard = OPERATORS["mixed_conv2d_hard"]
+    plain = hard._replace(ways=lambda *of: {label: way for label, way in hard.ways(*of).items() if not way.compiled})
+    monkeypatch.setitem(OPERATORS, "mixed_conv2d_hard", plain)
+    monkeypatch.setattr(kernels, "cases_of", lambda device: [Case("mixed_conv2d_hard", (2, 16, 6, 5), 16)])
+    monkeypatch.setattr(kernels, "limits", lambda *args: {"copy": 1e10, "float32": 1e11})
     done = nsr("bench", "kernels", "--device", "cpu", "--threads", 1, "--out", tmp_path / "cpu.json")
     assert done.code == 0
     case = "mixed_conv2d_hard forward float32 2x16x6x5 to 16, NCHW"

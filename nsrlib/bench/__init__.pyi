@@ -1,4 +1,32 @@
-from . import audit, kernels, networks
+from . import audit, cases, clock, end_to_end, kernels, networks, operators
+from .cases import OPERATORS, cases_of, errors
+from .clock import CpuClock, CudaClock, limits, measure
+from .kernels import BARS, RESULTS, table, time_kernels, verdicts
 from .networks import latency
+from .operators import OURS, Case, Way
 
-__all__ = ["audit", "kernels", "latency", "networks"]
+__all__ = [
+    "BARS",
+    "OPERATORS",
+    "OURS",
+    "RESULTS",
+    "Case",
+    "CpuClock",
+    "CudaClock",
+    "Way",
+    "audit",
+    "cases",
+    "cases_of",
+    "clock",
+    "end_to_end",
+    "errors",
+    "kernels",
+    "latency",
+    "limits",
+    "measure",
+    "networks",
+    "operators",
+    "table",
+    "time_kernels",
+    "verdicts",
+]

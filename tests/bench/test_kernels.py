@@ -14,8 +14,12 @@ import pandas as pd
 import pytest
 import torch
 
-from nsrlib import bench, plots
-from nsrlib.bench import BARS, OPERATORS, OURS, Case, CpuClock, CudaClock, Times, cases, errors, measure, verdicts
+from nsrlib.bench import clock as clocks
+from nsrlib.bench import kernels
+from nsrlib.bench.cases import OPERATORS, call_of, cases_of, errors, inputs_of
+from nsrlib.bench.clock import CpuClock, CudaClock, Times, float32_products, measure
+from nsrlib.bench.kernels import BARS, verdicts
+from nsrlib.bench.operators import GROUPS, OURS, Case, Way
 
 CPU = torch.device("cpu")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -34,14 +38,14 @@ def small(case: Case, channels: int = 16) -> Case:
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_every_operator_is_measured_and_no_case_twice(device):
-    found = cases(device)
+    found = cases_of(device)
     assert len({str(case) for case in found}) == len(found)
     assert {case.op for case in found} >= set(OPERATORS) - {"adder2d_int8"}
     assert str(found[0]).startswith("adder2d forward")
 
 
 def test_the_gpu_sees_the_sizes_types_and_rivals_that_were_asked_for():
-    found = cases("cuda")
+    found = cases_of("cuda")
     assert {case.shape[1] for case in found} >= {64, 256}
     assert {case.shape[-2:] for case in found} >= {(48, 48), (180, 320), (360, 640)}
     assert {case.mode for case in found if case.op == "adder2d"} == {"forward", "forward+backward"}
@@ -60,12 +64,12 @@ def test_equal_ways_compute_the_same_in_float64(op, backward):
     case = Case(op, shape, 3 if op == "bsrn_x4" else 16, torch.float64, backward=backward)
     if op == "adder2d_int8":
         case = replace(case, dtype=torch.int8)
-    inputs = bench._tensors(case, CPU)
-    exact = bench._outputs(case, bench.Way(OPERATORS[op].definition), inputs)()
+    inputs = inputs_of(case, CPU)
+    exact = call_of(case, Way(OPERATORS[op].definition), inputs)()
     seen = 0
     for label, way in OPERATORS[op].ways(case, "cpu").items():
         if way.equal and not way.compiled:
-            for name, value in bench._outputs(case, way, inputs)().items():
+            for name, value in call_of(case, way, inputs)().items():
                 torch.testing.assert_close(
                     value.double(), exact[name].double(), rtol=1e-9, atol=1e-9, msg=f"{label} {name}"
                 )
@@ -74,13 +78,13 @@ def test_equal_ways_compute_the_same_in_float64(op, backward):
     assert len(exact) == (1 + len(inputs) - 1 if backward else 1)
 
 
-@pytest.mark.parametrize("case", [c for c in cases("cuda") if c.op != "bsrn_x4"], ids=str)
+@pytest.mark.parametrize("case", [c for c in cases_of("cuda") if c.op != "bsrn_x4"], ids=str)
 def test_every_way_of_the_gpu_s_cases_runs(case):
     case = small(case)
-    inputs = bench._tensors(case, CPU)
+    inputs = inputs_of(case, CPU)
     for label, way in OPERATORS[case.op].ways(case, "cuda").items():
-        with bench._float32(way.tf32):
-            outputs = bench._outputs(case, replace(way, compiled=False), inputs)()
+        with float32_products(way.tf32):
+            outputs = call_of(case, replace(way, compiled=False), inputs)()
         assert outputs["y"].shape == (2, 16, 6, 5), label
         assert len(outputs) == (len(inputs) if case.backward else 1)
     work = OPERATORS[case.op].work(case, "cuda")
@@ -93,11 +97,11 @@ def test_work_is_counted_as_pytorch_counts_it(op):
     from torch.utils.flop_counter import FlopCounterMode
 
     case = Case(op, (2, 16, 6, 5), 16)
-    inputs = bench._tensors(case, CPU)
+    inputs = inputs_of(case, CPU)
     with FlopCounterMode(display=False) as counter:
-        bench._outputs(case, OPERATORS[op].ways(case, "cpu")[OURS], inputs)()
+        call_of(case, OPERATORS[op].ways(case, "cpu")[OURS], inputs)()
     work = OPERATORS[op].work(case, "cpu")
-    mixing = 2 * 2 * bench.GROUPS * 16 * 16 * 9 if op == "mixed_conv2d" else 0  # what can be shared is not counted
+    mixing = 2 * 2 * GROUPS * 16 * 16 * 9 if op == "mixed_conv2d" else 0  # what can be shared is not counted
     assert work.operations == counter.get_total_flops() - mixing
     tensors = [t for name, t in inputs.items() if name not in ("gate", "pointwise", "depthwise", "bias")]
     assert work.bytes == sum(t.numel() * 4 for t in tensors) + 2 * 16 * 6 * 5 * 4  # and the result
@@ -106,7 +110,7 @@ def test_work_is_counted_as_pytorch_counts_it(op):
 # --- right first ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", cases(DEVICE.type), ids=str)
+@pytest.mark.parametrize("case", cases_of(DEVICE.type), ids=str)
 def test_ours_pass_the_gate(case):
     found = errors(replace(case, shape=(1, min(case.shape[1], 64), *case.shape[2:]), c_out=min(case.c_out, 64)), DEVICE)
     assert next(iter(found)) == OURS
@@ -115,21 +119,23 @@ def test_ours_pass_the_gate(case):
 
 
 def test_a_wrong_kernel_is_reported_and_not_timed(monkeypatch):
-    case = small(cases("cpu")[0])
+    case = small(cases_of("cpu")[0])
+    adder = OPERATORS["adder2d"].definition
     wrong = OPERATORS["adder2d"]._replace(
-        ways=lambda case, device: {OURS: bench.Way(lambda x, weight: 1.0001 * bench._broadcast(x, weight))}
+        ways=lambda case, device: {OURS: Way(lambda x, weight: 1.0001 * adder(x, weight))}
     )
     monkeypatch.setitem(OPERATORS, "adder2d", wrong)
     with pytest.raises(ArithmeticError, match=r"y errs by 1\.\de-04 of its largest value, allowed are "):
         errors(case, CPU)
-    [row] = bench.measure_case(case, CPU, CpuClock())
+    [row] = kernels.measure_case(case, CPU, CpuClock())
     assert row["skipped"].startswith("not timed: ArithmeticError: y errs by")
     assert "median_ms" not in row
 
 
 def test_nan_does_not_pass_the_gate(monkeypatch):
+    adder = OPERATORS["adder2d"].definition
     nan = OPERATORS["adder2d"]._replace(
-        ways=lambda case, device: {OURS: bench.Way(lambda x, weight: bench._broadcast(x, weight) * torch.nan)}
+        ways=lambda case, device: {OURS: Way(lambda x, weight: adder(x, weight) * torch.nan)}
     )
     monkeypatch.setitem(OPERATORS, "adder2d", nan)
     with pytest.raises(ArithmeticError, match="y errs by nan"):
@@ -138,11 +144,11 @@ def test_nan_does_not_pass_the_gate(monkeypatch):
 
 def test_float32_settings_are_put_back():
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.enabled
-    with bench._float32(tf32=True):
+    with float32_products(tf32=True):
         assert torch.backends.cudnn.enabled
         assert torch.backends.cuda.matmul.allow_tf32
         assert torch.backends.cudnn.allow_tf32
-    with bench._float32(tf32=False):
+    with float32_products(tf32=False):
         assert not torch.backends.cuda.matmul.allow_tf32
         assert not torch.backends.cudnn.allow_tf32
     after = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.enabled
@@ -154,9 +160,9 @@ def test_float32_settings_are_put_back():
 
 def test_other_programs_do_not_count_with_one_thread(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    assert CpuClock()(lambda: time.sleep(0.02), 0) < 10
+    assert CpuClock()(lambda: time.sleep(0.05), 0) < 50
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    assert CpuClock()(lambda: time.sleep(0.02), 0) >= 20
+    assert CpuClock()(lambda: time.sleep(0.05), 0) >= 50
 
 
 class FakeClock(CpuClock):
@@ -179,7 +185,7 @@ class FakeClock(CpuClock):
 
 
 def test_calls_take_turns_and_slow_ones_are_spread_evenly(monkeypatch):
-    monkeypatch.setattr(bench, "REPEATS", (2, 8))
+    monkeypatch.setattr(clocks, "REPEATS", (2, 8))
     clock = FakeClock()
     found = measure({"slow": lambda: 400.0, "fast": lambda: 100.0}, clock, seconds=0.8)
     assert found["fast"] == Times(100, 0, 100, 100, 0.5, 8, 7)
@@ -193,71 +199,85 @@ def test_a_call_that_raises_says_why_and_the_others_are_timed():
 
     found = measure({"a": no_memory, "b": lambda: None}, CpuClock(), seconds=0.001)
     assert found["a"] == "OutOfMemoryError: CUDA out of memory. Tried to allocate 20 GiB"
-    assert found["b"].repeats >= bench.REPEATS[0]
+    assert found["b"].repeats >= clocks.REPEATS[0]
     assert list(found) == ["a", "b"]
 
 
-def test_the_cpu_clock_sees_time_and_memory():
+@pytest.mark.timing
+def test_the_cpu_clock_sees_ten_times_the_work():
     clock = CpuClock()
     x = torch.randn(300, 300)
     once, ten = (min(clock(lambda n=n: [x @ x for _ in range(n)], 0) for _ in range(5)) for n in (1, 10))
     assert 5 < ten / once < 20
-    held = clock.peak(lambda: torch.ones(1000, 1000) + torch.ones(1000, 1000))
+
+
+def test_the_cpu_clock_sees_memory():
+    held = CpuClock().peak(lambda: torch.ones(1000, 1000) + torch.ones(1000, 1000))
     assert 12e6 <= held < 12.1e6  # two operands and a sum
 
 
+class FakeCuda:
+    """CUDA as the clock sees it: a queue that runs at once, on a device of 1 GHz; its time passes by ``sleep`` only."""
+
+    def __init__(self):
+        self.log: list[str] = []
+        self.seconds = 0.0
+
+    def sleep(self, seconds: float) -> None:
+        self.seconds += seconds
+
+    def pause(self, cycles: int) -> None:
+        self.log.append(f"pause {cycles}")
+        self.sleep(cycles * 1e-9)
+
+    def event(self, enable_timing: bool):
+        assert enable_timing
+        return FakeEvent(self)
+
+
+class FakeEvent:
+    def __init__(self, device: FakeCuda):
+        self.device = device
+
+    def record(self):
+        self.device.log.append("record")
+        self.at = self.device.seconds
+
+    def synchronize(self):
+        self.device.log.append("wait")
+
+    def elapsed_time(self, end):
+        return 1000 * (end.at - self.at)
+
+
 @pytest.fixture
-def fake_cuda(monkeypatch):
-    """CUDA as the clock sees it, on the CPU: a queue that runs at once, and events that read the time."""
-    log = []
-
-    class Event:
-        def __init__(self, enable_timing):
-            assert enable_timing
-
-        def record(self):
-            log.append("record")
-            self.at = time.perf_counter()
-
-        def synchronize(self):
-            log.append("wait")
-
-        def elapsed_time(self, end):
-            return 1000 * (end.at - self.at)
-
-    def sleep(cycles):
-        log.append(f"sleep {cycles}")
-        time.sleep(cycles * 1e-9)  # a device of 1 GHz
-
+def fake_cuda(monkeypatch) -> FakeCuda:
     class Properties:
         L2_cache_size = 2**20
 
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "_sleep", sleep, raising=False)
+    device = FakeCuda()
+    monkeypatch.setattr(torch.cuda, "Event", device.event)
+    monkeypatch.setattr(torch.cuda, "_sleep", device.pause, raising=False)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: None)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties)
-    return log
+    monkeypatch.setattr(time, "perf_counter", lambda: device.seconds)
+    return device
 
 
-def test_the_gpu_clock_times_between_events_after_a_flush_and_a_pause(fake_cuda):
+def test_the_gpu_clock_times_between_events_after_a_pause(fake_cuda):
     clock = CudaClock(CPU)
-    assert clock._cycles == pytest.approx(1e6, rel=0.5)  # a millisecond of that device
-    assert clock._flush.numel() >= 2 * 2**20
-    clock._flush.fill_(1)
-    fake_cuda.clear()
-    milliseconds = clock(lambda: time.sleep(0.01), lead=2.0)
-    assert 10 <= milliseconds < 14  # without the pause of twice 2 ms
-    pause, *rest = fake_cuda
-    assert int(pause.split()[1]) == pytest.approx((2 * 2.0 + 0.05) * clock._cycles, abs=1)
+    fake_cuda.log.clear()
+    assert clock(lambda: fake_cuda.sleep(0.01), lead=2.0) == pytest.approx(10)  # without the pause of twice 2 ms
+    pause, *rest = fake_cuda.log
+    assert int(pause.split()[1]) == pytest.approx(1e6 * (2 * 2.0 + 0.05), rel=1e-3)
     assert rest == ["record", "record", "wait"]
-    assert not clock._flush.any()
-    assert 10 <= clock.launch(lambda: time.sleep(0.01)) < 100
+    assert clock.launch(lambda: fake_cuda.sleep(0.01)) == pytest.approx(10)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(DEVICE.type == "cpu", reason="needs a CUDA device")
 def test_limits_of_a_gpu_are_plausible():
-    found = bench.limits(DEVICE, CudaClock(DEVICE), 0.1)
+    found = clocks.limits(DEVICE, CudaClock(DEVICE), 0.1)
     assert set(found) >= {"copy", "float32", "float32, TF32", "bfloat16", "additions"}
     assert found["bfloat16"] > found["float32"] > found["additions"] / 2 > 1e11
 
@@ -271,13 +291,13 @@ def test_the_kernel_that_counts_additions_adds(monkeypatch):
         from triton.runtime import JITFunction
         from triton.runtime.interpreter import InterpretedFunction
 
-        for module in (bench, triton.language, triton.language.standard):
+        for module in (clocks, triton.language, triton.language.standard):
             for name, value in vars(module).copy().items():
                 if isinstance(value, JITFunction):
                     monkeypatch.setattr(module, name, InterpretedFunction(value.fn))
     x = torch.arange(2048.0, device=DEVICE)
     y = torch.full_like(x, torch.nan)
-    launch, count = bench.rate_launch("additions", x, y, 3)
+    launch, count = clocks.rate_launch("additions", x, y, 3)
     launch.run()
     assert torch.equal(y, 49 * x)
     assert count == 2048 * 48
@@ -297,12 +317,12 @@ def quick(monkeypatch):
     for name in ("adder2d", "bsconv2d"):
         monkeypatch.setitem(OPERATORS, name, without_compiled(OPERATORS[name]))
     found = [Case("adder2d", TINY, 8, backward=True), Case("bsconv2d", TINY, 8)]
-    monkeypatch.setattr(bench, "cases", lambda device: found)
-    monkeypatch.setattr(bench, "limits", lambda *args: {"copy": 1e10, "float32": 1e11})
+    monkeypatch.setattr(kernels, "cases_of", lambda device: found)
+    monkeypatch.setattr(kernels, "limits", lambda *args: {"copy": 1e10, "float32": 1e11})
 
     def run(path, **options):
         said = []
-        table = bench.kernels("cpu", out=path, seconds=1e-3, say=said.append, **options)
+        table = kernels.time_kernels("cpu", out=path, seconds=1e-3, say=said.append, **options)
         return table, said
 
     return run
@@ -328,38 +348,38 @@ def test_a_run_writes_rows_with_versions_command_and_limits(quick, tmp_path):
     assert stored["limits"] == {"copy": 1e10, "float32": 1e11}
     assert "times as long" in said[0]
     assert said[-1] == "copy 10 G/s, float32 100 G/s"
-    pd.testing.assert_frame_equal(bench.table(path), table)
+    pd.testing.assert_frame_equal(kernels.table(path), table)
 
 
 def test_an_interrupted_run_keeps_what_it_has_and_goes_on(quick, tmp_path, monkeypatch):
     path = tmp_path / "cpu.json"
-    real = bench.measure_case
+    real = kernels.measure_case
 
     def interrupt(case, *args):
         if case.op == "bsconv2d":
             raise KeyboardInterrupt
         return real(case, *args)
 
-    monkeypatch.setattr(bench, "measure_case", interrupt)
+    monkeypatch.setattr(kernels, "measure_case", interrupt)
     with pytest.raises(KeyboardInterrupt):
         quick(path)
-    first = bench.table(path)
+    first = kernels.table(path)
     assert set(first["op"]) == {"adder2d"}
-    monkeypatch.setattr(bench, "measure_case", real)
+    monkeypatch.setattr(kernels, "measure_case", real)
     table, said = quick(path, resume=True)
     assert set(table["op"]) == {"adder2d", "bsconv2d"}
     assert list(table["median_ms"][: len(first)]) == list(first["median_ms"])
     assert not any(line.startswith("adder2d") for line in said)
     with pytest.raises(ValueError, match=r"cpu\.json was measured with another command; run without --resume"):
         quick(path, resume=True, command="another")
-    pd.testing.assert_frame_equal(bench.table(path), table)
+    pd.testing.assert_frame_equal(kernels.table(path), table)
 
 
 def test_what_no_longer_fits_the_budget_is_left_out_and_said(quick, tmp_path, monkeypatch):
     now = iter(range(0, 10_000, 100))
-    monkeypatch.setattr(bench.time, "monotonic", lambda: next(now))  # every look at the clock costs 100 s
+    monkeypatch.setattr(kernels.time, "monotonic", lambda: next(now))  # every look at the clock costs 100 s
     case = Case("bsconv2d", TINY, 8)
-    monkeypatch.setattr(bench, "cases", lambda device: [Case("adder2d", TINY, 8, backward=True), case, case])
+    monkeypatch.setattr(kernels, "cases_of", lambda device: [Case("adder2d", TINY, 8, backward=True), case, case])
     # the second case takes 100 s; the third would begin at 500 s and end after 9 minutes
     table, said = quick(tmp_path / "cpu.json", budget=9)
     assert list(table["case"].unique()) == ["adder2d forward+backward float32 2x8x6x5 to 8, NCHW", str(case)]
@@ -370,7 +390,7 @@ def test_what_no_longer_fits_the_budget_is_left_out_and_said(quick, tmp_path, mo
 
 def test_what_needs_too_much_memory_is_skipped_with_the_reason(quick, monkeypatch):
     monkeypatch.setattr(CpuClock, "room", lambda self: 1000)
-    rows = bench.measure_case(Case("adder2d", TINY, 8), CPU, CpuClock(), 1e-3)
+    rows = kernels.measure_case(Case("adder2d", TINY, 8), CPU, CpuClock(), 1e-3)
     by_way = {row["way"]: row for row in rows}
     assert by_way["broadcast"]["skipped"] == "needs 0 GiB, 0 GiB may be had"
     assert by_way[OURS]["median_ms"] > 0
@@ -386,7 +406,7 @@ def test_one_operator_alone_and_bad_options(quick, tmp_path):
             quick(tmp_path / "cpu.json", **{name: 0})
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(ValueError, match=r"bad\.json is damaged"):
-        bench.table(tmp_path / "bad.json")
+        kernels.table(tmp_path / "bad.json")
 
 
 def test_the_threads_are_put_back(quick, tmp_path):
@@ -404,7 +424,7 @@ def rows_for(device, values):
         {"case": f"{op} {mode}", "op": op, "mode": mode, "dtype": "float32", "way": way, **numbers}
         for (op, mode, way), numbers in values.items()
     ]
-    table = pd.DataFrame(rows, columns=list(bench.COLUMNS))
+    table = pd.DataFrame(rows, columns=list(kernels.COLUMNS))
     table.attrs = {"provenance": {"cuda": "13.0" if device == "cuda" else None}}
     return table
 
@@ -426,47 +446,13 @@ def test_aims_are_judged_by_their_worst_case():
 
 def test_every_aim_of_the_gpu_has_rows_that_can_decide_it():
     values = {}
-    for case in cases("cuda"):
+    for case in cases_of("cuda"):
         for label in OPERATORS[case.op].ways(small(case), "cpu" if case.op == "bsrn_x4" else "cuda"):
             values[case.op, case.mode, label] = {"speedup": 50.0, "percent_of_limit": 80.0, "peak_bytes": 1}
     found = verdicts(rows_for("cuda", values))
     assert len(found) == len(BARS["cuda"])
     assert set(found["verdict"]) == {"reached"}
     assert set(verdicts(rows_for("cuda", {}))["verdict"]) == {"not measured"}
-
-
-def test_the_roofline_shows_every_case_below_its_limit():
-    limits = {"copy": 4e12, "additions": 3e13, "vabsdiff4": 1e13, "bfloat16": 8e14, "float32, TF32": 4e14}
-    rows = []
-    for case in cases("cuda"):
-        work = OPERATORS[case.op].work(case, "cuda")
-        row = {"case": str(case), "op": case.op, "equal": True}
-        if work:
-            row |= {"bytes": work.bytes, "operations": work.operations, "unit": work.unit}
-            floor = 1000 * max(work.bytes / limits["copy"], work.operations / limits[work.unit])
-            for way, share in ((OURS, 0.7), ("eager", 0.3)):
-                rows.append({**row, "way": way, "median_ms": floor / share, "percent_of_limit": 100 * share})
-        else:
-            rows.append({**row, "way": OURS, "median_ms": 1.0})
-    table = pd.DataFrame(rows, columns=list(bench.COLUMNS))
-    table.attrs = {"limits": limits, "provenance": {"cuda": "13.0", "device": "Some GPU", "threads": 8}}
-    fig = plots.roofline(table)
-    [axes] = fig.axes
-    dotted = [line for line in axes.lines if line.get_linestyle() == ":"]
-    counted = [case for case in cases("cuda") if case.op != "bsrn_x4"]
-    assert len(dotted) == len(counted)
-    for line, (_, case) in zip(dotted, table[table["unit"].notna()].groupby("case", sort=False), strict=True):
-        (x, _), (low, top) = line.get_data()
-        first = case.iloc[0]
-        assert x == first["operations"] / first["bytes"]
-        assert top == pytest.approx(min(x * 4e12, limits[first["unit"]]))
-        assert low == pytest.approx(0.3 * top)
-    texts = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert texts[0] == "1  adder2d forward float32 16x64x48x48 to 64, NCHW: 70 %"
-    assert axes.texts[0].get_text() == "copy, 4 TB/s"
-    plots.plt.close(fig)
-    with pytest.raises(ValueError, match="rows must hold a measured case with a count of its work"):
-        plots.roofline(table[table["unit"].isna()])
 
 
 def test_the_context_of_a_way_surrounds_its_calls():
@@ -479,4 +465,4 @@ def test_the_context_of_a_way_surrounds_its_calls():
 
     measure({"a": lambda: None}, CpuClock(), 1e-4, around)
     assert seen[0] == "a"
-    assert len(seen) > bench.REPEATS[0]
+    assert len(seen) > clocks.REPEATS[0]

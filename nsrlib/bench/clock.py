@@ -1,0 +1,249 @@
+"""Clocks of a CPU and a GPU, calls timed in turns, and what a device does at best."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from nsrlib.bench.audit import Launch
+
+try:
+    import triton
+    import triton.language as tl
+
+    HAS_TRITON = True
+except ImportError:
+    HAS_TRITON = False
+
+SECONDS = 0.5  # of measuring, for each way to compute a case
+REPEATS = (5, 200)  # least and most
+
+
+@contextlib.contextmanager
+def float32_products(tf32: bool) -> Iterator[None]:
+    """Float32 products in TF32 or not; and cuDNN tries its algorithms, to give libraries their best."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=tf32):
+        matmul.allow_tf32 = tf32
+        try:
+            yield
+        finally:
+            matmul.allow_tf32 = before
+
+
+class CpuClock:
+    """Milliseconds of a call: of this process if PyTorch has one thread, else by the wall clock."""
+
+    typical = min
+
+    def __init__(self) -> None:
+        self._now = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+
+    def launch(self, call: Callable[[], object]) -> float:
+        """Milliseconds until the call returns."""
+        start = self._now()
+        call()
+        return 1000 * (self._now() - start)
+
+    def __call__(self, call: Callable[[], object], lead: float) -> float:
+        return self.launch(call)
+
+    def peak(self, call: Callable[[], object]) -> int:
+        """The most bytes that PyTorch's allocator holds during a call beyond those before it."""
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler says on stderr that it starts and stops
+        activities = [torch.profiler.ProfilerActivity.CPU]
+        with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+            call()
+        held = peak = 0
+        kineto = profile.profiler.kineto_results
+        for event in sorted((e for e in kineto.events() if e.name() == "[memory]"), key=lambda e: e.start_ns()):
+            held += event.nbytes()
+            peak = max(peak, held)
+        return peak
+
+    def room(self) -> int:
+        """Bytes that one call may take."""
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+class CudaClock:
+    """Milliseconds of a call on the device, between two events, from a cold L2 cache.
+
+    A pause of ``lead`` milliseconds goes before the first event, long enough for the CPU to queue the whole call.
+    """
+
+    typical = statistics.median
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        cache = getattr(torch.cuda.get_device_properties(device), "L2_cache_size", 0)
+        self._flush = torch.empty(max(2 * cache, 2**26), dtype=torch.int8, device=device)
+        self._cycles = 0
+        cycles = 10**7
+        self._between(lambda: torch.cuda._sleep(cycles))  # the first launch of a kernel loads it
+        self._cycles = int(cycles / max(self._between(lambda: torch.cuda._sleep(cycles)), 1e-3))  # a millisecond
+
+    def _between(self, call: Callable[[], object], lead: float = 0.0) -> float:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        self._flush.zero_()
+        torch.cuda._sleep(int(lead * self._cycles))
+        start.record()
+        call()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end)
+
+    def launch(self, call: Callable[[], object]) -> float:
+        torch.cuda.synchronize(self.device)
+        start = time.perf_counter()
+        call()
+        seconds = time.perf_counter() - start
+        torch.cuda.synchronize(self.device)
+        return 1000 * seconds
+
+    def __call__(self, call: Callable[[], object], lead: float) -> float:
+        return self._between(call, min(2 * lead + 0.05, 20.0))
+
+    def peak(self, call: Callable[[], object]) -> int:
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        call()
+        return torch.cuda.max_memory_allocated(self.device) - before
+
+    def room(self) -> int:
+        torch.cuda.empty_cache()
+        return int(0.9 * torch.cuda.mem_get_info(self.device)[0])
+
+
+Clock = CpuClock | CudaClock
+
+
+class Times(NamedTuple):
+    """Of one call: median, quartile distance, best and what ratios are made of, in ms; ms until it returns; repeats;
+    most bytes held."""
+
+    median: float
+    spread: float
+    best: float
+    typical: float
+    launch: float
+    repeats: int
+    peak: int
+
+
+def measure(
+    calls: Mapping[str, Callable[[], object]],
+    clock: Clock,
+    seconds: float = SECONDS,
+    around: Callable[[str], contextlib.AbstractContextManager[object]] = lambda label: contextlib.nullcontext(),
+) -> dict[str, Times | str]:
+    """Time calls in turns, each for about ``seconds``; a call that raises gives its error's first line instead.
+
+    ``around`` gives the context in which a label's call runs.
+    """
+    found: dict[str, Times | str] = {}
+    warm: dict[str, tuple[float, int, int]] = {}
+    for label, call in calls.items():
+        try:
+            with around(label):
+                call()  # compiles, chooses algorithms
+                peak = clock.peak(call)
+                lead = clock.launch(call)
+                once = clock(call, lead)
+        except Exception as error:  # whatever a library or compiler raises is the answer
+            found[label] = first_line(error)
+            continue
+        least, most = REPEATS
+        warm[label] = lead, peak, max(least, min(most, int(1000 * seconds / max(once, 1e-6))))
+    taken: dict[str, list[float]] = {label: [] for label in warm}
+    rounds = max((count for _, _, count in warm.values()), default=0)
+    for turn in range(1, rounds + 1):
+        for label, (lead, _, count) in warm.items():
+            if turn * count // rounds > len(taken[label]):  # the slow ones evenly spread over the turns
+                with around(label):
+                    taken[label].append(clock(calls[label], lead))
+    for label, (lead, peak, count) in warm.items():
+        low, median, high = statistics.quantiles(taken[label], n=4)
+        typical = type(clock).typical(taken[label])
+        found[label] = Times(median, high - low, min(taken[label]), typical, lead, count, peak)
+    return {label: found[label] for label in calls}
+
+
+def first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:160]}" if text else type(error).__name__
+
+
+if HAS_TRITON:
+
+    @triton.jit
+    def _additions_kernel(x_ptr, y_ptr, steps, BLOCK: tl.constexpr):
+        """16 additions in a chain, ``steps`` times, for every element."""
+        i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+        x = tl.load(x_ptr + i)
+        acc = x
+        for _ in range(steps):
+            for _ in tl.static_range(16):
+                acc += x
+        tl.store(y_ptr + i, acc)
+
+    @triton.jit
+    def _vabsdiff4_kernel(x_ptr, y_ptr, steps, BLOCK: tl.constexpr):
+        """The same with four absolute differences of bytes and their sum at a time."""
+        i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+        x = tl.load(x_ptr + i)
+        acc = x
+        for _ in range(steps):
+            for _ in tl.static_range(16):
+                acc = tl.inline_asm_elementwise(
+                    "vabsdiff4.u32.s32.s32.add $0, $1, $2, $2;", "=r,r,r",
+                    [x, acc], dtype=tl.int32, is_pure=True, pack=1,
+                )  # fmt: skip
+        tl.store(y_ptr + i, acc)
+
+
+def rate_launch(unit: str, x: Tensor, y: Tensor, steps: int) -> tuple[Launch, int]:
+    """The launch that keeps a unit busy, ``additions`` (float32) or ``vabsdiff4`` (int32), and its operations.
+
+    x and y are flat, a multiple of 1024 elements. Meta tensors do for an audit.
+    """
+    kernel = {"additions": _additions_kernel, "vabsdiff4": _vabsdiff4_kernel}[unit]
+    arguments = {"x_ptr": x, "y_ptr": y, "steps": steps, "BLOCK": 1024}
+    return Launch(kernel, (x.numel() // 1024,), arguments, num_warps=4), x.numel() * steps * 16
+
+
+def limits(device: torch.device, clock: Clock, seconds: float = SECONDS) -> dict[str, float]:
+    """What this device does at best, a second: bytes copied (read and written), operations of each unit.
+
+    Units: float32, bfloat16 (matrix products, a multiply-add counts as two); on CUDA also float32 in TF32, and
+    additions and vabsdiff4 (instructions).
+    """
+    cuda = device.type == "cuda"
+    work: dict[str, tuple[Callable[[], object], float]] = {}
+    x = torch.randn(2**28 if cuda else 2**25, device=device)
+    y = torch.empty_like(x)
+    work["copy"] = (lambda: y.copy_(x)), 2 * x.numel() * x.element_size()
+    n = 8192 if cuda else 1024
+    a = torch.randn(n, n, device=device)
+    b = a.bfloat16()
+    for unit, matrix in (("float32", a), ("bfloat16", b), *((("float32, TF32", a),) if cuda else ())):
+        work[unit] = partial(torch.mm, matrix, matrix), 2 * n**3
+    if cuda and HAS_TRITON:
+        flat = torch.randn(1024 * 64 * torch.cuda.get_device_properties(device).multi_processor_count, device=device)
+        launch, count = rate_launch("additions", flat, torch.empty_like(flat), 1024)
+        work["additions"] = launch.run, count
+        if torch.version.hip is None:
+            words = flat.view(torch.int32)
+            launch, count = rate_launch("vabsdiff4", words, torch.empty_like(words), 1024)
+            work["vabsdiff4"] = launch.run, count
+    times = measure({u: w[0] for u, w in work.items()}, clock, seconds, lambda unit: float32_products("TF32" in unit))
+    return {u: count / t.typical * 1000 for u, (_, count) in work.items() if isinstance(t := times[u], Times)}
