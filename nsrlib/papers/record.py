@@ -5,6 +5,8 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +36,21 @@ class Training:
     shorter: Mapping[str, Any] = field(default_factory=dict)
 
 
+def drawn_in(module: str, *names: str) -> dict[str, Callable[[], Figure]]:
+    """Functions of a module by name; it is imported when one is called, so a record needs no matplotlib.
+
+    Example:
+        >>> diagrams = drawn_in("nsrlib.papers.drcn.figures", "network", "recursion_designs")
+        >>> diagrams["network"]().axes[0].get_title("left")
+        'DRCN'
+    """
+
+    def draw(name: str) -> Figure:
+        return getattr(import_module(module), name)()
+
+    return {name: partial(draw, name) for name in names}
+
+
 def _no_studies(profile: str) -> dict[str, Study]:
     return {}
 
@@ -49,7 +66,7 @@ class Paper(Numbers):
         needs: data and weights that its verdicts need, in words.
         studies: profile -> the trained studies by name.
         trainings: network (a name of :func:`nsrlib.list_models`) -> how it is trained.
-        diagrams: name -> a block diagram.
+        diagrams: name -> a block diagram, see :func:`drawn_in`.
         networks: device -> networks whose speed the paper compares, by label; the first is the measure of the others.
     """
 

@@ -1,61 +1,29 @@
-"""One visual language for all figures: colours, zoomed comparisons, bubbles, kernels, maps, studies.
+"""Figures that any paper can use: zoomed comparisons, bubbles, bars, maps, studies, learning curves.
 
-Colours are Okabe and Ito's, told apart by colour-blind readers. Functions draw and return a matplotlib ``Figure``;
-end the notebook cell with a semicolon.
+Functions draw and return a matplotlib ``Figure``; end the notebook cell with a semicolon.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, cast
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import EngFormatter
 from torch import Tensor, nn
 
 from nsrlib.data import ImageSet
 from nsrlib.evaluation import upscale
-from nsrlib.files import whole_file
 from nsrlib.images import to_tensor, to_uint8
 from nsrlib.metrics import Protocol, psnr
-from nsrlib.models.nsr import window_starts
+from nsrlib.plots.style import BLUE, EDGE, GRAY, GREEN, GRID, HEAD, LINES, ORANGE, PALE, RED
 from nsrlib.studies import StudyResult, summary
 
-BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, GRAY = (
-    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#777777",
-)  # fmt: skip
 Crop = tuple[int, int, int, int]
-
-
-def use_style() -> None:
-    """Set the look of all figures: small, sharp on a web page, no frame where it says nothing."""
-    mpl.rcParams.update(
-        {
-            "figure.dpi": 110,
-            "savefig.dpi": 110,
-            "font.size": 9,
-            "axes.titlesize": 10,
-            "axes.titlelocation": "left",
-            "axes.titleweight": "bold",
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "axes.axisbelow": True,
-            "grid.color": "#e3e3e3",
-            "grid.linewidth": 0.6,
-            "legend.frameon": False,
-            "figure.constrained_layout.use": True,
-            "image.interpolation": "nearest",
-            "axes.prop_cycle": plt.cycler(color=[BLUE, ORANGE, GREEN, PINK, SKY, RED, GRAY]),
-        }
-    )
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------
@@ -147,25 +115,6 @@ def gallery(
     return [compare(shown, pair.hr, crop, protocol, pair.name) for _, pair, crop, shown in found[:number]]
 
 
-def kernel_rows(rows: Mapping[str, np.ndarray], title: str = "") -> Figure:
-    """Rows of small kernels on one symmetric colour scale.
-
-    Args:
-        rows: label -> ``(number, K, K)``.
-    """
-    columns = max(len(kernels) for kernels in rows.values())
-    limit = max(float(np.abs(kernels).max()) for kernels in rows.values())
-    fig, axes = plt.subplots(len(rows), columns, figsize=(0.62 * columns + 1.7, 0.72 * len(rows) + 0.4), squeeze=False)
-    for line, (label, kernels) in zip(axes, rows.items(), strict=True):
-        for ax in line:
-            ax.set_axis_off()
-        for ax, kernel in zip(line, kernels, strict=False):
-            ax.imshow(kernel, cmap="RdBu_r", vmin=-limit, vmax=limit)
-        line[0].text(-0.35, 0.5, label, transform=line[0].transAxes, ha="right", va="center")
-    fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=10)
-    return fig
-
-
 # --- numbers ----------------------------------------------------------------------------------------------------------
 
 
@@ -199,7 +148,7 @@ def bubbles(
     for p in points.itertuples():
         beyond = xlim is not None and p.x > xlim[1]
         x = xlim[1] * 0.975 if beyond and xlim else p.x
-        colour = BLUE if p.label in highlight else "#b9b9b9"
+        colour = BLUE if p.label in highlight else PALE
         ax.scatter(
             x,
             p.y,
@@ -215,11 +164,11 @@ def bubbles(
             (x, p.y),
             textcoords="offset points",
             fontsize=8,
-            color=RED if p.ours else ("black" if p.label in highlight else "#555555"),
+            color=RED if p.ours else ("black" if p.label in highlight else EDGE),
             **places["left" if beyond else (place if place in places else "right")],
         )
     for g in (10, 100, 1000):
-        ax.scatter([], [], s=area(g), color="#b9b9b9", label=f"{g} G multiply-adds")
+        ax.scatter([], [], s=area(g), color=PALE, label=f"{g} G multiply-adds")
     ax.legend(loc="lower right", labelspacing=1.5, handletextpad=1.0, borderpad=1.0)
     if xlim:
         ax.set_xlim(*xlim)
@@ -248,7 +197,7 @@ def bars(
     ax.invert_yaxis()
     ax.margins(x=0.22)
     ax.grid(axis="y", visible=False)
-    ax.axvline(0, color="#555555", linewidth=0.8)
+    ax.axvline(0, color=EDGE, linewidth=0.8)
     ax.set(title=title, xlabel=xlabel)
     return fig
 
@@ -299,31 +248,6 @@ def study(
     return fig
 
 
-def recursions(panels: Mapping[str, StudyResult], references: Mapping[str, float] | None = None) -> Figure:
-    """Every single recursion of DRCN against the ensemble: means over seeds, with the seeds' range.
-
-    Args:
-        panels: title -> :func:`nsrlib.papers.drcn.studies.against_singles`.
-        references: title -> PSNR of bicubic upscaling, where it shall be shown.
-    """
-    fig, axes = plt.subplots(1, len(panels), figsize=(3.5 * len(panels), 3), squeeze=False)
-    for ax, (title, result) in zip(axes[0], panels.items(), strict=True):
-        at = result.table.groupby("variant")["psnr"].agg(["mean", "min", "max"])
-        single = at.loc[[name for name in result.settings if name.isdecimal()]]
-        d = [int(name) for name in single.index]
-        ax.fill_between(d, single["min"], single["max"], color=BLUE, alpha=0.15, lw=0)
-        ax.plot(d, single["mean"], color=BLUE, marker="o", ms=3, label="single recursion")
-        for name, colour, style in (("ensemble", ORANGE, "-"), ("equal weights", GREEN, "--")):
-            ax.axhspan(at.loc[name, "min"], at.loc[name, "max"], color=colour, alpha=0.15, lw=0)
-            ax.axhline(at.loc[name, "mean"], color=colour, ls=style, label=name)
-        if references and title in references:
-            ax.axhline(references[title], color=GRAY, ls=":", label="bicubic")
-        ax.set(title=title, xlabel="recursion d")
-    axes[0, 0].set_ylabel("PSNR (dB)")
-    axes[0, -1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    return fig
-
-
 def learning_curves(curves: pd.DataFrame, metric: str = "psnr", *, title: str = "", label: str = "PSNR (dB)") -> Figure:
     """Mean over seeds against the step, one line a variant, with the seeds' range.
 
@@ -332,7 +256,7 @@ def learning_curves(curves: pd.DataFrame, metric: str = "psnr", *, title: str = 
     """
     fig, ax = plt.subplots(figsize=(7, 3.2))
     groups = curves.dropna(subset=[metric]).groupby("variant", sort=False)
-    for colour, (name, rows) in zip(itertools.cycle(_cycle()), groups, strict=False):
+    for colour, (name, rows) in zip(itertools.cycle(LINES), groups, strict=False):
         at = rows.groupby("step")[metric].agg(["mean", "min", "max"])
         ax.fill_between(at.index, at["min"], at["max"], color=colour, alpha=0.15, lw=0)
         ax.plot(at.index, at["mean"], color=colour, marker="o", ms=3, label=str(name))
@@ -359,7 +283,7 @@ def sweep(
     names, settings = list(dict.fromkeys(table["variant"])), sorted(table[by].unique())
     fig, ax = plt.subplots(figsize=(7.6, 0.9 + 0.5 * len(names)))
     step = 0.72 / len(settings)
-    for k, (setting, colour) in enumerate(zip(settings, itertools.cycle(_cycle()), strict=False)):
+    for k, (setting, colour) in enumerate(zip(settings, itertools.cycle(LINES), strict=False)):
         rows = table[table[by] == setting]
         height = np.array([names.index(v) for v in rows["variant"]]) + (k - (len(settings) - 1) / 2) * step
         ax.plot(rows[metric], height, "o", color=colour, alpha=0.5, ms=4.5, mec="none", label=f"{by} x{setting:g}")
@@ -371,7 +295,7 @@ def sweep(
         ax.annotate(f" {name}", (value, 1), xycoords=("data", "axes fraction"), fontsize=8, va="bottom", ha="center")
     ax.set_yticks(range(len(names)), names)
     for y in range(1, len(names)):
-        ax.axhline(y - 0.5, color="#e3e3e3", lw=0.6)
+        ax.axhline(y - 0.5, color=GRID, lw=0.6)
     ax.set_ylim(len(names) - 0.5, -0.5)
     ax.grid(axis="y", visible=False)
     ax.set_xlabel(f"{label}, one dot a seed")
@@ -399,87 +323,8 @@ def maps(rows: Mapping[str, Mapping[str, np.ndarray]], title: str = "") -> Figur
             ax.imshow(picture, cmap="gray")
             ax.set_title(label, fontweight="normal", fontsize=8, loc="center")
         line[0].text(-0.06, 0.5, name, transform=line[0].transAxes, ha="right", va="center")
-    fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=10)
+    fig.suptitle(title, **HEAD)
     return fig
-
-
-KERNELS = (BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, GRAY)
-"""Colours of NSR's kernels."""
-
-
-def gate_maps(picture: np.ndarray, gates: Mapping[str, np.ndarray], title: str = "") -> Figure:
-    """Which kernel each cell of a picture takes: a column for each block, its colours mixed by the gate; entropy below.
-
-    Where gates decide, a cell has a kernel's own colour; where they do not, it is gray.
-
-    Args:
-        picture: ``uint8`` ``(H, W, 3)``.
-        gates: label -> ``(k, GH, GW)`` of one cardinal group, k at most 8.
-    """
-    k = next(iter(gates.values())).shape[0]
-    colours = np.array([mpl.colors.to_rgb(c) for c in KERNELS[:k]])
-    fig, axes = plt.subplots(
-        2, len(gates) + 1, figsize=(10, 10 / (len(gates) + 1) * 2 * picture.shape[0] / picture.shape[1] + 0.9)
-    )
-    axes[0, 0].imshow(picture)
-    axes[0, 0].set_title("picture", fontweight="normal")
-    axes[1, 0].legend(
-        handles=[Rectangle((0, 0), 1, 1, color=c) for c in colours], labels=[f"kernel {i + 1}" for i in range(k)],
-        loc="center",
-    )  # fmt: skip
-    shown: Any = None
-    for (above, below), (label, values) in zip(axes[:, 1:].T, gates.items(), strict=True):
-        uniform = colours.mean(0)
-        mixed = np.einsum("khw,kc->hwc", values, colours)
-        gray = np.full(3, uniform.mean())
-        share = ((values.max(0) - 1 / k) / (1 - 1 / k))[..., None]  # 0 for uniform gates, 1 for one-hot
-        above.imshow((share * mixed + (1 - share) * gray).clip(0, 1))
-        above.set_title(label, fontweight="normal")
-        entropy = -(values * np.log(values.clip(1e-12))).sum(0)
-        shown = below.imshow(entropy, cmap="viridis", vmin=0, vmax=np.log(k))
-        below.set_title(f"entropy {entropy.mean():.2f}", fontweight="normal", fontsize=8)
-    for ax in axes.flat:
-        ax.set_axis_off()
-    fig.colorbar(shown, ax=axes[1, 1:].tolist(), shrink=0.8, label=f"nats, at most {np.log(k):.2f}")
-    fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=10)
-    return fig
-
-
-def gates_at(
-    picture: np.ndarray, gates: np.ndarray, at: tuple[int, int], cell: int, patch: int
-) -> tuple[np.ndarray, Figure]:
-    """The window that decides at a place of a picture, marked, and the gates of all cardinal groups there.
-
-    Args:
-        picture: ``uint8`` ``(H, W, 3)``. gates: ``(k, d, GH, GW)`` of one layer, k at most 8.
-        at: row and column. cell: side of the map's cells, patch: of their windows.
-    """
-    (row, column), (height, width) = (p // cell for p in at), (min(patch, side) for side in picture.shape[:2])
-    top = int(window_starts(picture.shape[0], cell, height)[row])
-    left = int(window_starts(picture.shape[1], cell, width)[column])
-    marked = picture.copy()
-    bottom, right = top + height, left + width
-    for edge in (
-        np.s_[top : top + 2, left:right],
-        np.s_[bottom - 2 : bottom, left:right],
-        np.s_[top:bottom, left : left + 2],
-        np.s_[top:bottom, right - 2 : right],
-    ):
-        marked[edge] = (np.array(mpl.colors.to_rgb(RED)) * 255).astype(np.uint8)
-    k, d = gates.shape[:2]
-    fig, ax = plt.subplots(figsize=(5.2, 3.2))
-    for i, colour in enumerate(KERNELS[:k]):
-        ax.bar(
-            np.arange(d) + 0.8 * ((i + 0.5) / k - 0.5),
-            gates[i, :, row, column],
-            0.72 / k,
-            color=colour,
-            label=f"kernel {i + 1}",
-        )
-    ax.axhline(1 / k, color="black", lw=0.8, ls=":")
-    ax.set(ylim=(0, 1.15), xticks=range(d), xlabel="cardinal group", ylabel="gate", title=f"gates at {row}, {column}")
-    ax.legend(ncols=4, fontsize=8, loc="upper center")
-    return marked, fig
 
 
 def history(rows: pd.DataFrame, title: str = "") -> Figure:
@@ -492,94 +337,4 @@ def history(rows: pd.DataFrame, title: str = "") -> Figure:
         seen = rows.dropna(subset=["psnr"])
         axes[0, 1].plot(seen["step"], seen["psnr"], color=ORANGE, marker="o", ms=3)
         axes[0, 1].set(xlabel="step", ylabel="validation PSNR (dB)")
-    return fig
-
-
-def _cycle() -> list[str]:
-    return [BLUE, ORANGE, GREEN, PINK, SKY, RED, GRAY, YELLOW]
-
-
-def save(fig: Figure, name: str, out_dir: str | Path = "") -> None:
-    """Keep a figure as ``<out_dir>/figures/<name>.png`` when there is an ``out_dir``."""
-    if not str(out_dir):
-        return
-    folder = Path(out_dir) / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
-    with whole_file(folder / f"{name}.png") as draft:
-        fig.savefig(draft, format="png")
-
-
-def style_numbers(table: pd.DataFrame, digits: Mapping[str, int] | int = 3) -> pd.DataFrame:
-    """The table with its float columns as text, for display: ``digits`` decimals each."""
-    shown = table.copy()
-    for column in shown.select_dtypes("float"):
-        d = digits if isinstance(digits, int) else digits.get(str(column), 3)
-        shown[column] = [_text(v, d) for v in shown[column]]
-    return shown
-
-
-def left_aligned(table: pd.DataFrame) -> Any:
-    """A table of sentences for a page: text from the left, lines wrapped, no index."""
-    from IPython.display import HTML
-
-    left: Any = [{"selector": "th, td", "props": "text-align: left; white-space: normal; vertical-align: top"}]
-    styled = table.style.format(escape="html").hide(axis="index").set_table_styles(left).set_uuid("left")
-    return HTML(styled.to_html())
-
-
-def _text(value: Any, digits: int) -> str:
-    return "" if pd.isna(value) else f"{value:,.{digits}f}"
-
-
-# --- operators --------------------------------------------------------------------------------------------------------
-
-
-def roofline(rows: pd.DataFrame) -> Figure:
-    """What a device can do at best, and what the operators reach: operations a second over operations a byte.
-
-    The slope is the copy rate, the level lines are the rates of the units. Each case hangs on a dotted line from its
-    limit; the numbered marks are ours, the hollow ones the alternatives that compute the same.
-
-    Args:
-        rows: :func:`nsrlib.bench.table`; cases whose work is not counted are left out.
-
-    Raises:
-        ValueError: no case is left.
-    """
-    limits, where = rows.attrs["limits"], rows.attrs["provenance"]
-    rows = rows[rows["unit"].notna() & rows["median_ms"].notna() & rows["equal"].eq(True)]
-    if rows.empty:
-        raise ValueError("rows must hold a measured case with a count of its work")
-    time = rows["median_ms"] if where["cuda"] else rows["best_ms"]  # what ratios are made of, there and here
-    rows = rows.assign(x=rows["operations"] / rows["bytes"], y=1000 * rows["operations"] / time)
-    colours = dict(zip(rows["op"].unique(), (BLUE, RED, GREEN, PINK, ORANGE, SKY), strict=False))
-    rates = {unit: limits[unit] for unit in rows["unit"].unique()}
-    copy, ridge = limits["copy"], max(rates.values()) / limits["copy"]
-    left, right = min(rows["x"].min(), ridge) / 4, max(rows["x"].max(), ridge) * 5
-    short = EngFormatter(places=0)
-    line: dict[str, Any] = {"color": "#333333", "linewidth": 1.4}
-    text: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8}
-
-    fig, ax = plt.subplots(figsize=(10.5, 5.2))
-    ax.plot([left, ridge], [left * copy, ridge * copy], **line)
-    ax.annotate(f"copy, {short(copy)}B/s", (ridge, ridge * copy), xytext=(-8, 0), ha="right", **text)
-    for unit, rate in rates.items():
-        ax.plot([rate / copy, right], [rate, rate], **line)
-        ax.annotate(f"{unit}, {short(rate)}/s", (right, rate), xytext=(0, 3), ha="right", **text)
-    for number, (_, case) in enumerate(rows.groupby("case", sort=False), 1):
-        first, ours = case.iloc[0], case["way"] == "nsrlib"
-        colour, x = colours[first["op"]], first["x"]
-        ax.plot([x, x], [case["y"].min(), min(x * copy, rates[first["unit"]])], color=colour, lw=0.8, ls=":", zorder=2)
-        ax.scatter(case["x"][~ours], case["y"][~ours], s=22, facecolor="white", edgecolor=colour, lw=0.9, zorder=3)
-        share = f": {first['percent_of_limit']:.0f} %" if ours.any() else ""
-        ax.scatter(
-            case["x"][ours], case["y"][ours], s=52, color=colour, zorder=4, label=f"{number}  {first['case']}{share}"
-        )
-        side: dict[str, Any] = {"xytext": (6, 0), "ha": "left"} if number % 2 else {"xytext": (-6, 0), "ha": "right"}
-        for y in case["y"][ours]:
-            ax.annotate(str(number), (x, y), va="center", color=colour, fontweight="bold", **side, **text)
-    ax.set(xscale="log", yscale="log", xlabel="operations a byte (least traffic)", ylabel="operations a second")
-    ax.set_xlim(left, right)
-    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7.5, title="ours, share of the limit")
-    ax.set_title(f"Operators on {where['device']}" + ("" if where["cuda"] else f", threads: {where['threads']}"))
     return fig

@@ -5,46 +5,29 @@ Drawn on matplotlib's ``Figure`` without pyplot, so that neither a display nor a
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import textwrap
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from nsrlib.files import whole_file
+from nsrlib.plots.style import BLUE, GRAY, HEAD, LINES, QUIET, RED, SKY, STYLE
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-# As on the page, after Okabe and Ito. What was not measured is pale.
+# As on the page. What was not measured is pale.
 VERDICT_COLOURS = {
-    "reproduced": "#0072b2",
-    "trend holds": "#56b4e9",
+    "reproduced": BLUE,
+    "trend holds": SKY,
     "within noise": "#a9b0bb",
-    "differs": "#d55e00",
+    "differs": RED,
     "open": "#dfe2e6",
     "quoted": "#f0f1f3",
-}
-LINES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#777777")
-STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.titleweight": "bold",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e3e3e3",
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "svg.hashsalt": "nsrlib",
 }
 REPLICATES = ("seed", "seeds", "repeat", "replicate", "trial")
 """Parameters whose values are draws of the same thing: figures show their mean and range."""
@@ -69,14 +52,10 @@ def summary(
         times: (notebook or run, seconds, status), a bar each; one that failed is marked.
         lines: provenance, small print at the foot.
     """
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
     with mpl.rc_context(STYLE):
         fig = Figure(figsize=(8.27, 11.69), layout=ConstrainedLayoutEngine(rect=(0.03, 0.02, 0.94, 0.92), h_pad=0.08))
         fig.text(0.05, 0.974, title, fontsize=15, fontweight="bold", va="center")
-        fig.text(0.05, 0.955, subtitle, fontsize=9, color="#5f6672", va="center")
+        fig.text(0.05, 0.955, subtitle, fontsize=9, color=QUIET, va="center")
         left_out = len(groups) - _SHOWN_ROWS
         groups, times = groups[:_SHOWN_ROWS], times[:_SHOWN_ROWS]
         heights = [max(3.0, len(groups)), max(3.0, 0.7 * len(times)), 0.9 * (len(lines) + 1)]
@@ -101,7 +80,7 @@ def _draw_board(ax: Axes, groups: Sequence[tuple[str, Mapping[str, int]]]) -> No
     totals = np.array([max(1, sum(counts.values())) for _, counts in groups])
     for verdict in used:
         share = np.array([counts.get(verdict, 0) for _, counts in groups]) / totals
-        colour = VERDICT_COLOURS.get(verdict, "#777777")
+        colour = VERDICT_COLOURS.get(verdict, GRAY)
         ax.barh(
             range(len(groups)), share, left=left, height=0.78, color=colour, label=verdict, edgecolor="white", lw=0.5
         )
@@ -112,7 +91,7 @@ def _draw_board(ax: Axes, groups: Sequence[tuple[str, Mapping[str, int]]]) -> No
                         color="white" if dark else "#1b1d21")  # fmt: skip
         left = left + share
     for y, total in enumerate(totals if groups else []):
-        ax.text(1.01, y, str(total), va="center", fontsize=size, color="#5f6672")
+        ax.text(1.01, y, str(total), va="center", fontsize=size, color=QUIET)
     ax.set_yticks(range(len(groups)), [name for name, _ in groups], fontsize=size)
     ax.set(xlim=(0, 1), ylim=(len(groups) - 0.4, -0.6))
     ax.set_title("Verdicts, as shares of the published numbers", pad=20)
@@ -130,7 +109,7 @@ def _draw_board(ax: Axes, groups: Sequence[tuple[str, Mapping[str, int]]]) -> No
 def _draw_times(ax: Axes, times: Sequence[tuple[str, float, str]]) -> None:
     size = 7.5 if len(times) <= 35 else 5.5
     seconds = [t for _, t, _ in times]
-    colours = ["#56b4e9" if status == "ok" else "#d55e00" for _, _, status in times]
+    colours = [SKY if status == "ok" else RED for _, _, status in times]
     ax.barh(range(len(times)), seconds, color=colours, height=0.7)
     for y, (_, value, status) in enumerate(times):
         text = f" {value:.0f} s" if value >= 9.95 else f" {value:.1f} s"
@@ -203,9 +182,6 @@ def _positions(values: pd.Series) -> tuple[list[Any], np.ndarray, bool]:
 
 
 def _lines(rows: pd.DataFrame, axes: Sequence[str], title: str, label: str, note: str) -> Figure:
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
     (axis,) = axes
     values, at, numeric = _positions(rows[axis])
     series = _series(rows)
@@ -231,9 +207,6 @@ def _lines(rows: pd.DataFrame, axes: Sequence[str], title: str, label: str, note
 
 def _heatmaps(rows: pd.DataFrame, axes: Sequence[str], title: str, label: str, note: str) -> Figure:
     """The first axis to the right, the second downwards; every field with its number."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
     series = _series(rows)
     shown = series[: _SHOWN_LINES - 1]
     across, down = (_positions(rows[axis])[0] for axis in axes)
@@ -269,13 +242,7 @@ def _heatmaps(rows: pd.DataFrame, axes: Sequence[str], title: str, label: str, n
         head = title.removesuffix(label.partition(" (")[0]) + label
         if note or more:
             head += f"; {'; '.join(filter(None, [note, more]))}"
-        fig.suptitle(
-            textwrap.fill(head, max(40, int(fig.get_figwidth() * 13))),
-            x=0.01,
-            ha="left",
-            fontsize=10,
-            fontweight="bold",
-        )
+        fig.suptitle(textwrap.fill(head, max(40, int(fig.get_figwidth() * 13))), **HEAD)
         return fig
 
 
@@ -283,7 +250,7 @@ def _head(fig: Figure, ax: Axes, title: str, note: str) -> None:
     ax.set_title(title, pad=18 if note else 6)
     if note:
         ax.annotate(note, (0, 1), xytext=(0, 5), xycoords="axes fraction", textcoords="offset points", fontsize=8,
-                    color="#5f6672")  # fmt: skip
+                    color=QUIET)  # fmt: skip
 
 
 def _digits(low: float, high: float) -> int:
@@ -296,14 +263,3 @@ def _digits(low: float, high: float) -> int:
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else json.dumps(value)
     return text if len(text) <= 16 else text[:15] + "…"
-
-
-def save(fig: Figure, *paths: Path) -> None:
-    """Write a figure to files of the kinds that their names end in, whole or not at all, without a date."""
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        metadata = {"CreationDate": None, "Creator": None} if path.suffix == ".pdf" else {"Software": None}
-        buffer = io.BytesIO()  # on a full disk matplotlib's PDF writer fails with an AttributeError
-        fig.savefig(buffer, format=path.suffix[1:], dpi=110, metadata=metadata)
-        with whole_file(path) as draft:
-            draft.write_bytes(buffer.getvalue())

@@ -161,10 +161,10 @@ def write_summary(
         if text
     ]
     try:
-        from nsrlib.plots import reports
+        from nsrlib.plots import reports, style
 
         small_print = map_strings(small_print, Scrubber(folder).paths)
-        reports.save(
+        style.write(
             reports.summary(title, subtitle, groups, times, small_print), folder / "summary.pdf", folder / "summary.png"
         )
     except (ImportError, ValueError, OSError) as error:  # no matplotlib, no such backend, a full disk

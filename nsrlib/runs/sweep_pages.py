@@ -141,7 +141,7 @@ def _draw(sweep: Sweep, numbers: pd.DataFrame, problems: list[str]) -> tuple[lis
     figures: list[dict[str, str]] = []
     left_out = 0
     try:
-        from nsrlib.plots import reports
+        from nsrlib.plots import reports, style
 
         named = numbers.assign(table=[pages.table_name(name) for name in numbers["table"]])
         drawn = reports.over(named, sweep.swept)
@@ -149,7 +149,7 @@ def _draw(sweep: Sweep, numbers: pd.DataFrame, problems: list[str]) -> tuple[lis
         for title, figure in drawn[:_FIGURES]:
             name = re.sub(r"[^A-Za-z0-9]+", "-", title).strip("-").lower()
             path = sweep.folder / "figures" / f"{len(figures) + 1:02}-{name}.png"
-            reports.save(figure, path)
+            style.write(figure, path)
             src = pages.data_uri(b64encode(path.read_bytes()).decode(), "image/png")
             figures.append({"src": src, "caption": title, "href": f"figures/{path.name}"})
     except (ImportError, ValueError, OSError) as error:  # no matplotlib, no such backend, a full disk

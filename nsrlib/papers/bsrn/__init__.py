@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from nsrlib.papers.bsrn.studies import studies
-from nsrlib.papers.record import Paper, Training
+from nsrlib.papers.record import Paper, Training, drawn_in
 from nsrlib.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -28,5 +28,6 @@ PAPER = Paper(
         "bsrn": Training(Recipe(iterations=1_000_000, batch=64, patch=48, lr=1e-3, lr_min=1e-7)),
         "bsrn_s": Training(Recipe(iterations=1_500_000, batch=256, patch=64, lr=2e-3, lr_min=1e-7)),
     },
+    diagrams=drawn_in("nsrlib.papers.bsrn.figures", "network", "esdb", "rfdb", "esa", "cca"),
     networks=_networks,
 )

@@ -1,7 +1,7 @@
 """DRCN: the deeply recursive network, depth without parameters."""
 
 from nsrlib.papers.drcn.studies import PATCHES, SHORT, studies
-from nsrlib.papers.record import Paper, Training
+from nsrlib.papers.record import Paper, Training, drawn_in
 from nsrlib.training.recipe import Recipe
 
 PAPER = Paper(
@@ -22,4 +22,5 @@ PAPER = Paper(
             shorter=SHORT,
         )
     },
+    diagrams=drawn_in("nsrlib.papers.drcn.figures", "network", "recursion_designs"),
 )  # fmt: skip

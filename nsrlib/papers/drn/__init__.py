@@ -1,7 +1,7 @@
 """DRN: dual regression, and the compression that it guides."""
 
 from nsrlib.papers.drn.studies import studies
-from nsrlib.papers.record import Paper, Training
+from nsrlib.papers.record import Paper, Training, drawn_in
 from nsrlib.training.recipe import Recipe
 
 # stepped once in 1000 iterations by the authors, at every step here; x8 takes patches of 48
@@ -16,4 +16,5 @@ PAPER = Paper(
     needs="Set5, Set14",
     studies=studies,
     trainings={"drn_s": TRAINING, "drn_l": TRAINING},
+    diagrams=drawn_in("nsrlib.papers.drn.figures", "network"),
 )

@@ -1,7 +1,7 @@
 """NSR: neural sparse representation, by kernels that a gate mixes, for super-resolution and restoration."""
 
 from nsrlib.papers.nsr.studies import studies
-from nsrlib.papers.record import Paper, Training
+from nsrlib.papers.record import Paper, Training, drawn_in
 from nsrlib.training.recipe import Recipe
 
 PAPER = Paper(
@@ -17,4 +17,5 @@ PAPER = Paper(
         # 50 epochs of 128 x 1600 patches, recalled; the paper's SGD with its batch normalisation is Adam here
         "dncnn": Training(Recipe(iterations=80_000, batch=128, patch=40, loss="l2", lr=1e-3, lr_min=1e-5)),
     },
+    diagrams=drawn_in("nsrlib.papers.nsr.figures", "convolution"),
 )
