@@ -1,0 +1,93 @@
+"""A sixth paper, from a package of its own: laid out, installed, run, trained, scored, compared."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nsrlib.papers.new import new_paper
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with the package ``espcn``, installed into ``site``."""
+    folder = tmp_path_factory.mktemp("sixth")
+    package = new_paper("espcn", folder / "nsrlib-espcn")
+    # no network: what builds it is here, and what it needs too
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
+    done = subprocess.run([*command, "--target", folder / "site", package], capture_output=True, text=True)
+    if "No module named" in done.stderr:
+        pytest.skip(f"cannot build a package here: {done.stderr.strip().splitlines()[-1]}")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def run(place):
+    """``run("nsr", ...)`` in that folder, with the package on the path; its output."""
+
+    def call(*arguments: str, fails: bool = False) -> str:
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join([str(place / "site"), str(ROOT)]), "NSRLIB_OFFLINE": "1",
+            "NSRLIB_DATA": "", "NSRLIB_CACHE": str(place / "cache"), "OMP_NUM_THREADS": "1",
+        }  # fmt: skip
+        program = [sys.executable, "-m", *(["nsrlib.cli"] if arguments[0] == "nsr" else arguments[:1])]
+        done = subprocess.run(
+            [*program, *arguments[1:]], cwd=place, env=environment, capture_output=True, text=True, timeout=600
+        )
+        assert (done.returncode != 0) == fails, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    return call
+
+
+def test_its_network_and_its_own_tests(place, run):
+    assert "espcn" in run("nsr", "models")
+    assert "2 passed" in run("pytest", "-q", "-p", "no:cacheprovider", "nsrlib-espcn/tests")
+
+
+def test_its_study_is_trained_and_stored(place, run):
+    assert re.search(
+        r"wide +\d\d\.\d+", run("nsr", "study", "espcn", "--profile", "quick", "--out", "study", "--store")
+    )
+    assert [p.name for p in place.rglob("site/**/studies/*")] == ["width.quick.json"]
+
+
+def test_its_notebook_runs_and_its_verdicts_reach_the_scoreboard(place, run):
+    said = run("nsr", "reproduce", "espcn", "--out", "run", "--store")
+    assert "2 reproduced" in said
+    rows = json.loads((place / "run/results/espcn.json").read_text())["rows"]
+    assert {row["id"]: row["verdict"] for row in rows}["table1/espcn/params"] == "reproduced"
+    assert re.search(r"espcn table1 +0 +2", run("nsr", "scoreboard"))
+    # nbval: what it printed is compared, and a changed number is seen
+    shutil.copy(place / "run/notebooks/espcn.ipynb", place / "espcn.ipynb")
+    nbval = ("pytest", "-q", "-p", "no:cacheprovider", "--nbval-lax", "--nbval-current-env", "espcn.ipynb")
+    assert "passed" in run(*nbval)
+    text = (place / "espcn.ipynb").read_text()
+    (place / "espcn.ipynb").write_text(text.replace("4.5 K published", "4.6 K published"))
+    assert "1 failed" in run(*nbval, fails=True)
+
+
+@pytest.mark.parametrize("name", ["", "A", "two words", "9lives", "größe", "_hidden"])
+def test_a_name_that_no_package_may_have_is_refused(tmp_path, name):
+    with pytest.raises(ValueError, match="name must be lower-case letters, digits and underscores, got"):
+        new_paper(name, tmp_path / "there")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_paper_or_a_folder_that_is_there_is_left_alone(tmp_path):
+    with pytest.raises(ValueError, match="there is a paper 'bsrn' already"):
+        new_paper("bsrn", tmp_path / "there")
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(FileExistsError, match="mine is there already; choose another --out"):
+        new_paper("espcn", tmp_path / "mine")
+    assert not list((tmp_path / "mine").iterdir())
