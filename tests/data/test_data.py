@@ -17,7 +17,7 @@ from PIL import Image
 from nsrlib import data
 from nsrlib.data import DataUnavailable, ImageSet, Source, benchmark_or_embedded, load, training_set
 from nsrlib.images import imresize, luma
-from nsrlib.models.drcn import JINY_FILES
+from nsrlib.papers.drcn.jiny import FILES as JINY_FILES
 
 PLACES = {name: os.environ.get(name, "") for name in ("NSRLIB_DATA", "NSRLIB_CACHE")}  # before the fixture hides them
 

@@ -1,43 +1,29 @@
-"""DRCN: designs, losses, collapsed and fast inference, a TensorFlow checkpoint, gradients before training."""
+"""DRCN: designs, losses, collapsed and fast inference."""
 
 from __future__ import annotations
 
 import copy
-import random
-import struct
 from types import SimpleNamespace
 
-import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
-from nsrlib import complexity, create_model, evaluation, metrics
-from nsrlib.data.download import DataUnavailable, weights_path
+from nsrlib import create_model, evaluation, metrics
 from nsrlib.images import imresize, luma, to_tensor, to_uint8
 from nsrlib.models import optimise
 from nsrlib.models.drcn import (
     DRCN,
-    JINY_CHECKPOINT,
-    JINY_ENSEMBLE,
-    JINY_FILES,
-    JINY_RECURSIONS,
     SKIPS,
     FastDRCN,
     LumaDRCN,
-    _masked_crc,
     alpha_schedule,
     drcn_losses,
-    jiny_model,
-    load_jiny_checkpoint,
-    loss_terms,
-    read_tf_checkpoint,
     training_setup,
 )
-from nsrlib.papers.drcn import analysis
 
 DESIGNS = {"a": (True, True), "b": (True, False), "chain": (False, True), "c": (False, False)}
 """share_recursion, share_recon"""
@@ -62,45 +48,7 @@ def image(h: int = 13, w: int = 10, n: int = 1, seed: int = 0) -> Tensor:
     return torch.rand(n, 1, h, w, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def size_of(net: nn.Module) -> int:
-    return sum(p.numel() for p in net.parameters())
-
-
 # --- the network ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("design", "recursions", "params"),
-    [
-        ("a", 1, 1_775_105), ("a", 6, 1_775_105), ("a", 16, 1_775_105), ("b", 6, 4_737_030), ("b", 16, 10_660_880),
-        ("chain", 6, 4_725_505), ("chain", 16, 10_626_305), ("c", 6, 19_501_830), ("c", 16, 99_211_280),
-    ],
-)  # fmt: skip
-def test_the_designs_of_figure_3_have_the_papers_parameters(design, recursions, params):
-    recursion, recon = DESIGNS[design]
-    with torch.device("meta"):
-        net = DRCN(recursions=recursions, share_recursion=recursion, share_recon=recon)
-    assert size_of(net) == params + recursions
-    assert analysis.parameters(recursions, design=design) == params
-
-
-def test_multiply_adds_are_those_that_papers_quote():
-    net, calls = network(features=5, recursions=3), []
-    for layer in net.modules():
-        if isinstance(layer, nn.Conv2d):
-            layer.register_forward_hook(lambda m, _, y: calls.append(y.numel() * m.weight[0].numel()))
-    net(image(6, 7))
-    assert sum(calls) == analysis.macs(3, 5, (6, 7))
-    assert analysis.macs(16, size=(1, 1)) == 19_503_360
-    assert f"{analysis.macs(16) / 1e9:.1f}" == "17974.3"
-    assert f"{analysis.macs(1) / 1e9:.1f}" == "1635.0"
-
-
-@pytest.mark.parametrize("scale", [1, 2, 4])
-def test_the_collapsed_network_is_counted_with_one_last_layer(scale):
-    model = LumaDRCN(scale, 6, 4)
-    size = (24 // scale, 36 // scale)
-    assert complexity.count(model, size).multi_adds == analysis.macs(4, 6, (24, 36), collapsed=True)
 
 
 @pytest.mark.parametrize("skip", SKIPS)
@@ -350,7 +298,7 @@ def test_compiled_calls_are_the_same_function(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda f: seen.append(f) or f)
     net, x = network(features=48), image()
     fast = FastDRCN(net, compile=True)
-    assert seen == [fast._library]
+    assert len(seen) == 1
     assert not fast.winograd
     torch.testing.assert_close(fast(x), net(x)[0].detach(), rtol=0, atol=1e-12)
 
@@ -448,356 +396,6 @@ def test_a_few_steps_lower_the_loss(natural):
         optimiser.step()
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
-
-
-# --- the TensorFlow checkpoint ----------------------------------------------------------------------------------------
-
-
-def crc32c(content: bytes) -> int:
-    crc = 0xFFFFFFFF
-    for byte in content:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ 0x82F63B78 * (crc & 1)
-    return crc ^ 0xFFFFFFFF
-
-
-def masked(content: bytes) -> bytes:
-    crc = crc32c(content)
-    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
-
-
-def varint(n: int) -> bytes:
-    out = bytearray()
-    while n > 127:
-        out.append(n & 127 | 128)
-        n >>= 7
-    return bytes([*out, n])
-
-
-def field(number: int, value: int | bytes) -> bytes:
-    if isinstance(value, int):
-        return varint(number << 3) + varint(value)
-    return varint(number << 3 | 2) + varint(len(value)) + value
-
-
-def block(entries: list[tuple[bytes, bytes]], every: int = 4) -> bytes:
-    """A LevelDB block with prefixes left out, but for every fourth entry."""
-    out, restarts, before = bytearray(), [], b""
-    for k, (key, value) in enumerate(entries):
-        shared = 0
-        if k % every == 0:
-            restarts.append(len(out))
-        else:
-            while shared < min(len(key), len(before)) and key[shared] == before[shared]:
-                shared += 1
-        out += varint(shared) + varint(len(key) - shared) + varint(len(value)) + key[shared:] + value
-        before = key
-    return bytes(out) + struct.pack(f"<{len(restarts)}II", *restarts, len(restarts))
-
-
-def write_checkpoint(prefix, tensors: dict[str, Tensor], dtypes=None, blocks: int = 2) -> None:
-    data, entries = bytearray(), [(b"", field(1, 1) + field(3, field(1, 1)))]
-    for name, tensor in sorted(tensors.items()):
-        raw = tensor.contiguous().numpy().tobytes()
-        shape = b"".join(field(2, field(1, s)) for s in tensor.shape)
-        record = field(1, (dtypes or {}).get(name, 1)) + field(2, shape)
-        record += (field(4, len(data)) if data else b"") + field(5, len(raw))
-        entries.append((name.encode(), record + varint(6 << 3 | 5) + masked(raw)))
-        data += raw
-    index, handles = bytearray(), []
-
-    def put(content: bytes) -> bytes:
-        handle = varint(len(index)) + varint(len(content))
-        index.extend(content + b"\0" + masked(content + b"\0"))
-        return handle
-
-    for k in range(blocks):
-        part = entries[k * len(entries) // blocks : (k + 1) * len(entries) // blocks]
-        handles.append((part[-1][0] + b"\xff", put(block(part))))
-    meta, top = put(block([])), put(block(handles))
-    index.extend((meta + top).ljust(40, b"\0") + struct.pack("<Q", 0xDB4775248B80FB57))
-    prefix.with_name(prefix.name + ".index").write_bytes(index)
-    prefix.with_name(prefix.name + ".data-00000-of-00001").write_bytes(data)
-
-
-def tf_weights(features: int = 3, recursions: int = 2) -> dict[str, Tensor]:
-    g = torch.Generator().manual_seed(0)
-    f = features
-    shapes = {
-        "W-1_conv/conv_W_1": (3, 3, 1, f), "W-1_conv/conv_B": (f,), "W0_conv/conv_W_1": (3, 3, f, f),
-        "W0_conv/conv_B": (f,), "W_conv": (3, 3, f, f), "B": (f,), "WD1_conv_1": (3, 3, f, f), "BD1": (f,),
-        "WD2_conv_1": (3, 3, f + 1, 1), "BD2": (1,), "LayerWeights": (recursions,), "beta1_power": (),
-        "W_conv/Adam": (3, 3, f, f),
-    }  # fmt: skip
-    return {name: torch.randn(shape, generator=g) * 0.3 for name, shape in shapes.items()}
-
-
-@pytest.fixture
-def checkpoint(tmp_path):
-    tensors = tf_weights() | {"LayerWeights": torch.tensor([0.003, 0.001])}
-    write_checkpoint(tmp_path / "m.ckpt", tensors)
-    return tmp_path / "m.ckpt", tensors
-
-
-@pytest.mark.parametrize(
-    ("content", "crc"), [(b"123456789", 0xE3069283), (bytes(32), 0x8A9136AA), (b"\xff" * 32, 0x62A8AB43)]
-)
-def test_checksums_are_crc_32c(content, crc):  # RFC 3720, B.4
-    assert _masked_crc(content) == ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-    assert crc32c(content) == crc
-
-
-@pytest.mark.parametrize("end", ["", ".index", ".data-00000-of-00001", ".meta"])
-def test_a_tensorflow_checkpoint_is_read_without_tensorflow(checkpoint, end):
-    prefix, tensors = checkpoint
-    found = read_tf_checkpoint(f"{prefix}{end}")
-    assert found.keys() == tensors.keys()
-    assert all(torch.equal(found[name], t) and found[name].shape == t.shape for name, t in tensors.items())
-    assert read_tf_checkpoint(prefix, ["B"]).keys() == {"B"}
-
-
-def test_the_checkpoints_network_computes_what_the_tensorflow_code_does(checkpoint):
-    prefix, t = checkpoint
-    model, x = jiny_model(prefix).double(), 255 * image()
-    t = {name: v.double() for name, v in t.items()}
-
-    def layer(h: Tensor, weight: str, bias: str) -> Tensor:
-        return F.relu(F.conv2d(h, t[weight].permute(3, 2, 0, 1), t[bias], padding=1))
-
-    h = layer(layer(x, "W-1_conv/conv_W_1", "W-1_conv/conv_B"), "W0_conv/conv_W_1", "W0_conv/conv_B")
-    ys = []
-    for _ in range(2):
-        h = layer(h, "W_conv", "B")
-        ys.append(layer(torch.cat([layer(h, "WD1_conv_1", "BD1"), x], 1), "WD2_conv_1", "BD2"))
-    expected = sum(w * y for w, y in zip(t["LayerWeights"], ys, strict=True)) / t["LayerWeights"].sum()
-    y, found = model.net(x / 255)
-    assert not model.training
-    assert model.scale == 2
-    torch.testing.assert_close(255 * y, expected, rtol=1e-5, atol=1e-4)  # biases over 255 in float32
-    torch.testing.assert_close(torch.stack(found) * 255, torch.stack(ys), rtol=1e-5, atol=1e-4)
-    torch.testing.assert_close(optimise(model).net(x / 255), y.detach(), rtol=0, atol=1e-12)
-
-
-def test_the_checkpoint_is_found_like_all_published_weights(tmp_path, monkeypatch):
-    monkeypatch.setenv("NSRLIB_DATA", str(tmp_path))
-    monkeypatch.setenv("NSRLIB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("NSRLIB_OFFLINE", "1")
-    with pytest.raises(DataUnavailable, match=r"\.ckpt\.index: 1 of 1 files missing, .*NSRLIB_OFFLINE is set"):
-        jiny_model()
-    (tmp_path / "weights").mkdir()
-    write_checkpoint(tmp_path / "weights" / JINY_CHECKPOINT, tf_weights())
-    assert jiny_model().net.recursions == 2
-    (tmp_path / "weights" / JINY_FILES[1]).write_bytes(b"other bytes")
-    with pytest.raises(ValueError, match="is damaged or no TensorFlow checkpoint"):
-        jiny_model()
-
-
-def unharmed_or_refused(prefix, sound: dict[str, Tensor]) -> bool:
-    """Whether the reader refused the files, in its own words."""
-    try:
-        found = read_tf_checkpoint(prefix)
-    except ValueError as error:
-        assert str(error).startswith("m.ckpt is damaged or no TensorFlow checkpoint: ")  # noqa: PT017
-        return True
-    assert found.keys() == sound.keys()
-    assert all(torch.equal(found[name], t) for name, t in sound.items())
-    return False
-
-
-def test_every_truncation_is_refused(checkpoint):
-    prefix, tensors = checkpoint
-    for end, step in ((".index", 3), (".data-00000-of-00001", 48)):
-        path = prefix.with_name(prefix.name + end)
-        content = path.read_bytes()
-        for size in {*range(0, len(content), step), len(content) - 1}:
-            path.write_bytes(content[:size])
-            assert unharmed_or_refused(prefix, tensors), (end, size)
-        path.write_bytes(content)
-    assert not unharmed_or_refused(prefix, tensors)
-
-
-def test_flipped_bytes_are_refused_wherever_they_matter(checkpoint):
-    prefix, tensors = checkpoint
-    dice, refused = random.Random(0), 0
-    for end in (".index", ".data-00000-of-00001"):
-        path = prefix.with_name(prefix.name + end)
-        content = path.read_bytes()
-        for _ in range(150):
-            damaged = bytearray(content)
-            damaged[dice.randrange(len(content))] ^= 1 << dice.randrange(8)
-            path.write_bytes(damaged)
-            refused += unharmed_or_refused(prefix, tensors)
-        path.write_bytes(content)
-    assert refused > 250  # the rest hit the filters or padding
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_records_that_lie_are_refused_even_with_the_right_checksums(tmp_path, monkeypatch, seed):
-    """Without checksums every flipped byte reaches the parser, which must still stay inside the files."""
-    monkeypatch.setattr("nsrlib.models.drcn._masked_crc", lambda content: 0)
-    tensors, prefix = tf_weights(), tmp_path / "m.ckpt"
-    monkeypatch.setitem(globals(), "masked", lambda content: bytes(4))
-    write_checkpoint(prefix, tensors)
-    path, dice = tmp_path / "m.ckpt.index", random.Random(seed)
-    content = path.read_bytes()
-    refused = 0
-    for _ in range(200):
-        damaged = bytearray(content)
-        for _ in range(dice.randrange(1, 4)):
-            damaged[dice.randrange(len(content))] = dice.randrange(256)
-        path.write_bytes(damaged)
-        try:
-            read_tf_checkpoint(prefix)
-        except ValueError as error:
-            assert str(error).startswith("m.ckpt is damaged or no TensorFlow checkpoint: ")  # noqa: PT017
-            refused += 1
-    assert refused > 25
-
-
-@pytest.mark.parametrize("content", [b"", b"hello", b"<!DOCTYPE html><html>404: Not Found</html>" * 9], ids=len)
-def test_foreign_files_are_refused(checkpoint, content):
-    prefix, _ = checkpoint
-    prefix.with_name("m.ckpt.index").write_bytes(content)
-    with pytest.raises(ValueError, match=r"m\.ckpt is damaged or no TensorFlow checkpoint: the index does not end as"):
-        load_jiny_checkpoint(prefix)
-
-
-def test_a_missing_half_is_named(checkpoint):
-    prefix, _ = checkpoint
-    prefix.with_name("m.ckpt.data-00000-of-00001").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no such checkpoint file: .*m\.ckpt\.data-00000-of-00001"):
-        load_jiny_checkpoint(prefix)
-
-
-@pytest.mark.parametrize(
-    ("change", "dtypes", "message"),
-    [
-        ({"B": None, "BD1": None}, {}, r"m\.ckpt is no DRCN of jiny2001: it lacks B, BD1"),
-        ({"BD2": torch.zeros(2)}, {}, r"is no DRCN of jiny2001: BD2 \(2,\), expected \(1,\)"),
-        ({"WD2_conv_1": torch.zeros(3, 3, 3, 1)}, {}, r"WD2_conv_1 \(3, 3, 3, 1\), expected \(3, 3, 4, 1\)"),
-        ({"W_conv": torch.zeros(())}, {}, "is no DRCN of jiny2001: W-1_conv/conv_W_1"),
-        ({"LayerWeights": torch.zeros(2, 2)}, {}, "LayerWeights is no vector"),
-        ({}, {"B": 3}, "B is not float32"),
-    ],
-    ids=["missing", "bias", "other skip", "scalar", "weights", "int32"],
-)
-def test_checkpoints_of_other_networks_are_refused(tmp_path, change, dtypes, message):
-    tensors = {k: v for k, v in (tf_weights() | change).items() if v is not None}
-    write_checkpoint(tmp_path / "m.ckpt", tensors, dtypes)
-    with pytest.raises(ValueError, match=message):
-        load_jiny_checkpoint(tmp_path / "m.ckpt")
-
-
-@pytest.mark.benchmark
-def test_the_published_checkpoint_reaches_37_29_db_on_set5(benchmark):
-    try:
-        prefix, _ = [weights_path(name, download=False) for name in JINY_FILES]
-    except DataUnavailable:
-        pytest.skip(f"{JINY_CHECKPOINT} not at hand: nsr data fetch weights, where there is a network")
-    model, images = jiny_model(prefix), benchmark("set5", 2)
-    assert size_of(model) == 250_963
-    assert evaluation.evaluate(model, images)["psnr"].mean() == pytest.approx(JINY_ENSEMBLE, abs=0.02)
-    single = [evaluation.evaluate(model.only(d), images)["psnr"].mean() for d in range(1, 10)]
-    assert single == pytest.approx(JINY_RECURSIONS, abs=0.05)
-
-
-# --- before training --------------------------------------------------------------------------------------------------
-
-
-def test_the_receptive_field_is_41_and_21_is_that_of_six_recursions():
-    table = analysis.receptive_fields().set_index("depth")
-    assert table["measured"].to_dict() == {1: 11, 6: 21, 9: 27, 11: 31, 16: 41, 20: 49}
-    assert (table["measured"] == table["law"]).all()
-    assert (table["at_start"] == 9).all()
-    assert table["layers"].to_dict() == {1: 5, 6: 10, 9: 13, 11: 15, 16: 20, 20: 24}
-    assert DRCN(features=2).halo == (41 - 1) // 2
-
-
-def test_parameters_grow_as_constant_line_and_square():
-    table = analysis.parameter_laws(range(1, 11), features=8)
-    assert (table["params"] == table["law"]).all()
-    for (growth, _), rows in table.groupby(["growth", "design"]):
-        order = {"constant": 0, "linear": 1, "quadratic": 2}[growth]
-        params = rows.sort_values("depth")["params"]
-        for _ in range(order):
-            params = params.diff().iloc[1:]
-            assert (params > 0).all()
-        assert (params == params.iloc[0]).all()
-    assert analysis.parameters(16, design="c") == 99_211_280
-    with pytest.raises(ValueError, match="design must be one of a, b, chain, c, got 'd'"):
-        analysis.parameters(16, design="d")
-
-
-def pair(n: int = 2, side: int = 15) -> tuple[Tensor, Tensor]:
-    target = F.avg_pool2d(image(side + 4, side + 4, n), 5, 1)
-    return F.avg_pool2d(F.pad(target, (1, 1, 1, 1), "replicate"), 3, 1), target
-
-
-def test_gradients_at_the_identity_obey_the_papers_counting():
-    table = analysis.gradient_identities(*pair(), features=8)
-    assert len(table) == 16 * 3
-    assert table["error"].max() < 1e-6
-    assert (table["factor"] / table["law"] - 1).abs().max() < 1e-6
-    assert (table["along"] - 1).abs().max() < 1e-6
-    last = table[table["depth"] == 16].set_index("loss")["law"]
-    assert last.to_dict() == {"last": 16.0, "recursions": 8.5, "ensemble": 8.5}
-
-
-def test_the_table_of_propagation_is_that_of_single_profiles():
-    x, target = pair()
-    table = analysis.gradient_propagation(x, target, (1, 2, 5), ("identity", 0.8), features=5)
-    assert len(table) == 2 * 3 * 3
-    for row in table.itertuples():
-        init = row.init if row.init == "identity" else float(row.init)
-        net = analysis._network(5, row.depth, init, 0)
-        profile = analysis.grad_profile(net, (x, target), row.loss)
-        norms = [profile["weight"].norm().item(), profile["states"][0], profile["states"][-1]]
-        assert [row.weight, row.first, row.last] == pytest.approx(norms, rel=1e-10)
-
-
-def test_recursive_supervision_keeps_gradients_that_vanish_or_explode_without():
-    depths = (1, 8, 16)
-    table = analysis.gradient_propagation(*pair(), depths, (0.5, 1.6), features=16, dtype=torch.float32)
-    weight: pd.Series = table.set_index(["init", "loss", "depth"])["weight"].sort_index()
-    for init in ("0.5", "1.6"):
-        spans = {}
-        for loss in ("last", "recursions"):
-            assert weight[init, loss, 1] == pytest.approx(weight[init, "last", 1], rel=1e-5)
-            spans[loss] = weight[init, loss].max() / weight[init, loss].min()
-        assert spans["last"] > 10 * spans["recursions"] if init == "0.5" else spans["last"] > spans["recursions"]
-    assert weight["0.5", "last", 16] < 1e-3 * weight["0.5", "last", 1]
-    assert weight["1.6", "last", 16] > 1e2 * weight["1.6", "last", 1]
-    ratio = table[table["loss"] == "last"].set_index(["init", "depth"])["ratio"]
-    assert (ratio["0.5", 16] / ratio["0.5", 8]) ** (1 / 8) < 0.9 < 1.1 < (ratio["1.6", 16] / ratio["1.6", 8]) ** (1 / 8)
-
-
-def test_profiles_refuse_what_they_cannot_profile():
-    with pytest.raises(ValueError, match="loss must be one of last, recursions, ensemble, got 'l1'"):
-        analysis.grad_profile(network(), pair(), "l1")
-    with pytest.raises(ValueError, match="grad_profile takes a DRCN with an ensemble and a shared recursion"):
-        analysis.grad_profile(network(design="chain"), pair())
-
-
-def test_equally_weighted_ensembles_have_at_most_the_loss_of_their_recursions():  # Jensen's inequality
-    net, (x, target) = network(), pair()
-    ys = net.predictions(x)
-    terms = loss_terms(torch.stack(ys).mean(0), ys, target)
-    assert terms["ensemble"] < terms["recursions"]
-
-
-def test_fusing_cannot_gain_where_arithmetic_is_the_bound():
-    wide = analysis.fused_recursion_bound(256, tile=32, fused=2)
-    assert wide["weight_bytes"] == 1_179_648
-    assert not wide["weights_fit"]
-    assert wide["library_arithmetic"] > wide["library_traffic"]
-    assert wide["recompute"] == pytest.approx((32**2 + 34**2) / (2 * 32**2))
-    assert wide["gain"] == pytest.approx(1 / wide["recompute"])
-    one = analysis.fused_recursion_bound(96, tile=10**6, fused=1)
-    assert one["gain"] == pytest.approx(1, rel=1e-4)
-    assert analysis.fused_recursion_bound(32, tile=32, fused=4)["gain"] > 1
-    with pytest.raises(ValueError, match="fused must be a whole number, 1 or more, got 0"):
-        analysis.fused_recursion_bound(fused=0)
 
 
 def test_pictures_of_the_fast_form_are_the_same_to_a_tenth_of_a_grey_level(natural):

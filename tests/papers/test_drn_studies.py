@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from nsrlib import create_model, data, training
+from nsrlib import create_model, data
 from nsrlib.evaluation import upscale
+from nsrlib.files import ROOT
 from nsrlib.images import imresize, to_tensor
-from nsrlib.papers import studies, train
-from nsrlib.papers.drn import studies
-from nsrlib.papers.drn.compression import channel_costs
+from nsrlib.papers import train
+from nsrlib.papers.drn import students, studies
+from nsrlib.papers.drn.costs import channel_costs
+from nsrlib.papers.drn.students import WIDTHS
 from nsrlib.training import Recipe
 
-SETTINGS = studies("drn", "quick")["widths"].settings("uniform")
-KINDS = ("uniform", "searched", "searched with cost", "uniform at cost", "random at cost")
+STUDY = studies.studies("quick")["widths"]
+SETTINGS = STUDY.settings("uniform")
 
 
 @pytest.fixture(autouse=True)
@@ -35,13 +38,13 @@ def one_test_image(monkeypatch):
 def trainings(monkeypatch):
     """Numbers of steps of every training that was begun."""
     begun = []
-    original = training.fit
+    original = students.fit
 
     def counted(model, patches, recipe, **options):
         begun.append(recipe.iterations)
         return original(model, patches, recipe, **options)
 
-    monkeypatch.setattr(training, "fit", counted)
+    monkeypatch.setattr(students, "fit", counted)
     return begun
 
 
@@ -95,15 +98,15 @@ def test_what_is_made_once_is_read_by_the_others(tmp_path):
         made.append(1)
         return [torch.arange(3), 0.5]
 
-    first, second = studies._once(path, make), studies._once(path, make)
+    first, second = students.once(path, make), students.once(path, make)
     assert len(made) == 1
     assert torch.equal(first[0], second[0])
     assert first[1] == second[1] == 0.5
-    studies._once(None, make)
+    students.once(None, make)
     assert len(made) == 2
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [name for name in STUDY.variants if name != "unpruned"])
 def test_controls_have_the_cost_of_the_searched_widths(kind):
     parent, asked = network(), []
     found = [3, 6, 9, 11, 10, 7]
@@ -112,7 +115,7 @@ def test_controls_have_the_cost_of_the_searched_widths(kind):
         asked.append(budget)
         return found if budget is None else [w - 1 for w in found]
 
-    widths = studies.choose_widths(kind, parent, 0.3, 0, searched)
+    widths = students.choose_widths(WIDTHS[STUDY.settings(kind)["widths"]], parent, 0.3, 0, searched)
     costs, fixed = channel_costs(parent)
     cost = [fixed + int(costs @ torch.tensor(w).numpy()) for w in (widths, found)]
     if kind == "uniform":
@@ -126,31 +129,44 @@ def test_controls_have_the_cost_of_the_searched_widths(kind):
 
 
 def test_the_search_with_a_budget_keeps_to_it_and_both_halves_of_the_images_are_used(monkeypatch):
-    from nsrlib.papers.drn import compression
-
-    parent = network()
-    duals = studies.closed_loop(parent, Recipe(), 0.1, False, "embedded")["networks"]["dual"]
-    seen, original = [], compression.search_widths
+    seen, original = [], students.search_widths
 
     def spy(model, duals, train, validation, ratio, **options):
         seen.append((train.names, validation.names, options["candidates"]))
         return original(model, duals, train, validation, ratio, **options)
 
-    monkeypatch.setattr(compression, "search_widths", spy)
-    images = data.training_set("embedded_train", 4)
-    recipe = Recipe(iterations=1, batch=2, patch=8)
+    monkeypatch.setattr(students, "search_widths", spy)
+    asked = SETTINGS | {"train": ["embedded_train"], "search": {"multiple": 1, "steps": 1, "batch": 2}}
+    whole, pruning, _ = students.from_settings(asked)
+    parent, recipe = network(), Recipe(iterations=1, batch=2, patch=8)
+    duals = studies.closed_loop(parent, recipe, 0.1, False, "embedded")["networks"]["dual"]
     costs, fixed = channel_costs(parent)
     budget = fixed + int(costs.sum() * 6)
-    options = {"multiple": 1, "steps": 1, "batch": 2}
-    plain = studies.search_halves(parent, duals, images, recipe, 0.3, 0.1, None, **options)
-    within = studies.search_halves(parent, duals, images, recipe, 0.3, 0.1, budget, **options)
+    plain, within = (students.searched(whole, pruning, parent, duals, recipe, None, b) for b in (None, budget))
     assert fixed + costs @ torch.tensor(within).numpy() <= budget
     assert all(w <= c for w, c in zip(plain, (2, 5, 11, 11, 11, 11), strict=True))
     train, validation, candidates = seen[0]
     assert not set(train) & set(validation)
-    assert sorted(train + validation) == sorted(images.names)
+    assert sorted(train + validation) == sorted(data.training_set("embedded_train", 4).names)
     assert candidates[2] == (5, 6, 7, 8, 10, 11)
     assert seen[1][2][2] == (4, 6, 9, 11, 14, 16)
+
+
+@pytest.mark.parametrize("study", ["dual", "pruning", "widths"])
+def test_stored_runs_belong_to_the_settings_of_today(study):
+    stored = json.loads((ROOT / "data" / "results" / "drn" / "studies" / f"{study}.cpu.json").read_text())
+    today = studies.studies("cpu")[study]
+    assert stored["settings"] == {
+        variant: json.loads(json.dumps(today.settings(variant))) for variant in today.variants
+    }
+
+
+def test_settings_that_mean_nothing_are_refused(trainings):
+    with pytest.raises(TypeError, match="unknown settings: gama"):
+        studies.compress(seed=0, **SETTINGS | {"gama": 1})
+    with pytest.raises(ValueError, match="criterion must be one of drc, dcp, cp, thinet, l1, random, got 'best'"):
+        studies.compress(seed=0, **SETTINGS | {"criterion": "best"})
+    assert not trainings
 
 
 def test_the_loop_is_measured_on_all_colours_of_the_reduced_result():

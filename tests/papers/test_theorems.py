@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from nsrlib import create_model
 from nsrlib.ops.adder2d import adder2d, adder2d_ref
-from nsrlib.papers.addersr import theorems
-from nsrlib.papers.addersr.theorems import dc_audit, dc_response, dc_slope, difference_filters, solve_filter
-from nsrlib.papers.check import Check
+from nsrlib.papers.addersr import filters, theorems
+from nsrlib.papers.addersr.exact import solve_filter
+from nsrlib.papers.addersr.filters import dc_audit, dc_response, dc_slope, difference_filters
+from nsrlib.papers.check import Check, table
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +55,15 @@ def test_the_figures_are_those_of_the_specification(checks):
 def test_a_check_that_fails_says_so():
     c = Check("T9", "two is three", "checked", False, {"error": 1.0})
     assert str(c) == "T9 FAILS: two is three (error 1)"
-    (row,) = theorems.table([c]).to_dict("records")
+    (row,) = table([c]).to_dict("records")
     assert row == {"id": "T9", "statement": "two is three", "how": "checked", "holds": False, "figures": "error 1"}
 
 
 def test_gaps_point_at_checks_that_exist(checks):
-    table = theorems.gaps()
-    named = {name for cell in table["check"] for name in cell.split(", ")}
+    gaps = theorems.gaps()
+    named = {name for cell in gaps["check"] for name in cell.split(", ")}
     assert named <= set(checks)
-    assert len(table) == 9
+    assert len(gaps) == 9
 
 
 # --- the exact solver -------------------------------------------------------------------------------------------------
@@ -193,14 +194,14 @@ def test_the_audit_measures_slopes_over_the_range_that_a_layer_sees():
         first.weight[1] = -100.0
         first.weight[2, :2], first.weight[2, 2:] = 100.0, -100.0  # half and half: a high-pass
     x = torch.rand(2, 1, 9, 8)
-    table = dc_audit(model, [x])
-    assert len(table) == 2 * 4
-    assert set(table["layer"]) == {"body.0.adder", "body.1.adder"}
-    rows = table[table["layer"] == "body.0.adder"].set_index("filter")
+    audit = dc_audit(model, [x])
+    assert len(audit) == 2 * 4
+    assert set(audit["layer"]) == {"body.0.adder", "body.1.adder"}
+    rows = audit[audit["layer"] == "body.0.adder"].set_index("filter")
     assert rows["slope"][:3].to_list() == pytest.approx([1, -1, 0], abs=1e-9)
     assert rows["steepest"][:3].to_list() == [1, 1, 0]
     assert rows["inside"][:3].to_list() == [0, 0, 0]
-    assert (table["slope"].abs() <= table["steepest"] + 1e-9).all()
+    assert (audit["slope"].abs() <= audit["steepest"] + 1e-9).all()
     low, high = rows["low"][3], rows["high"][3]
     r = dc_response(first.weight[3:4].detach().double(), torch.tensor([low, high], dtype=torch.float64))
     assert rows["slope"][3] == pytest.approx(float(r[0, 1] - r[0, 0]) / (high - low) / 36)
@@ -211,7 +212,7 @@ def test_traces_follow_an_image_through_all_units():
     model = create_model("addersr_vdsr", 2, num_feats=4, num_layers=4)
     x = torch.rand(1, 1, 9, 8)
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    seen = theorems.unit_traces(model, x)
+    seen = filters.unit_traces(model, x)
     assert list(seen) == ["body.0", "body.1"]
     assert list(seen["body.0"]) == ["input", "adder", "bn", "shortcut", "relu", "power"]
     assert torch.equal(seen["body.1"]["input"], seen["body.0"]["power"])
@@ -223,7 +224,7 @@ def test_traces_follow_an_image_through_all_units():
 def test_correlation_is_that_of_numpy_and_unknown_for_constant_maps():
     a = torch.rand(2, 3, 5, 7)
     b = torch.stack([-2 * a[:, 0] + 1, a[:, 1] + torch.rand(2, 5, 7), torch.ones(2, 5, 7)], 1)
-    r = theorems.correlation(a, b)
+    r = filters.correlation(a, b)
     assert r[0] == pytest.approx(-1)
     assert r[1] == pytest.approx(np.corrcoef(a[:, 1].flatten(), b[:, 1].flatten())[0, 1])
     assert r[2].isnan()
@@ -232,15 +233,15 @@ def test_correlation_is_that_of_numpy_and_unknown_for_constant_maps():
 def test_the_laplacian_share_is_0_for_ramps_1_for_a_checkerboard_and_5_16_for_noise():
     y, x = torch.meshgrid(torch.arange(64.0), torch.arange(48.0), indexing="ij")
     maps = {"flat": torch.ones(64, 48), "ramp": 2 * x - y, "checkerboard": (x + y) % 2}
-    share = {name: theorems.laplacian_share(m.expand(1, 2, -1, -1)) for name, m in maps.items()}
+    share = {name: filters.laplacian_share(m.expand(1, 2, -1, -1)) for name, m in maps.items()}
     assert share == pytest.approx({"flat": 0, "ramp": 0, "checkerboard": 1}, abs=1e-6)
     noise = torch.randn(1, 4, 256, 256, generator=torch.Generator().manual_seed(0))
-    assert theorems.laplacian_share(noise) == pytest.approx(5 / 16, rel=0.02)
+    assert filters.laplacian_share(noise) == pytest.approx(5 / 16, rel=0.02)
 
 
 def test_misuse_is_refused():
     with pytest.raises(ValueError, match="VDSR has no adder units to look into"):
-        theorems.unit_traces(create_model("vdsr", 2, num_feats=4, num_layers=3), torch.rand(1, 1, 5, 5))
+        filters.unit_traces(create_model("vdsr", 2, num_feats=4, num_layers=3), torch.rand(1, 1, 5, 5))
     with pytest.raises(ValueError, match="VDSR has no adder layers to audit"):
         dc_audit(create_model("vdsr", 2, num_feats=4, num_layers=3), [])
     with pytest.raises(ValueError, match=r"kind must be one of conv, adder, .* got 'linear'"):

@@ -1,141 +1,33 @@
 """AdderSR's two theorems as statements that run (Song et al., CVPR 2021, Sec. 3): what holds, what does not, and why.
 
 An adder filter with D taps answers a window x with ``y(x) = -sum_t |x_t - w_t|``. Theorem 1: no filter is the identity.
-Theorem 2: none has a constant response to all constant images, so none is a high-pass. A :class:`Check` says whether a
-statement was ``checked`` (on samples, in float64, or for one network) or ``proved``: for every W, in exact arithmetic.
-
-How the exact part works. As a function of the unknown weights, ``|v - w|`` is linear between the values v that a
-finite set of windows takes. So "some W maps these windows to those targets" splits into finitely many linear systems
-with bounds, one for each cell of the space of weights. SciPy proposes a solution of each, or Farkas multipliers that
-show there is none; both are turned into fractions and verified exactly, so that nothing depends on rounding.
+Theorem 2: none has a constant response to all constant images, so none is a high-pass. A
+:class:`~nsrlib.papers.check.Check` says whether a statement was ``checked`` (on samples, in float64, or for one
+network) or ``proved``: for every W, in exact arithmetic.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nsrlib.models.addersr import AdderUnit, adder_layers, input_ranges, power_activation
+from nsrlib.models.addersr import AdderUnit, power_activation
 from nsrlib.ops.adder2d import adder2d, adder2d_ref
+from nsrlib.papers.addersr.exact import solve_filter
+from nsrlib.papers.addersr.filters import dc_response, difference_filters
 from nsrlib.papers.check import Check
 
 if TYPE_CHECKING:
     import pandas as pd
 
-
-# --- exact arithmetic -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Exact:
-    """Answer of :func:`solve_filter`: ``weights`` (with slope p and offset q, if they were unknown) or None if there is
-    no solution, after ``cells`` linear systems of which each was decided by a verified certificate."""
-
-    weights: tuple[Fraction, ...] | None
-    slope: Fraction
-    offset: Fraction
-    cells: int
-
-
-def solve_filter(
-    windows: Sequence[Sequence[int]],
-    targets: Sequence[int],
-    *,
-    free_slope: bool = False,
-    free_offset: bool = False,
-) -> Exact:
-    """Is there any filter W with ``y(x) = p target(x) + q`` for all of these windows? Decided exactly.
-
-    Args:
-        windows: whole numbers, D in each. The work grows as (different values + 1) ** D.
-        targets: one for each window.
-        free_slope, free_offset: p and q are unknown too (else 1 and 0). With both, the answer covers every affine map
-            after the filter, such as batch normalisation with a factor other than 0.
-
-    Raises:
-        ArithmeticError: a certificate did not survive the exact check.
-        ValueError: windows of different lengths, or as many targets as windows are missing.
-    """
-    taps = len(windows[0])
-    if any(len(x) != taps for x in windows) or len(targets) != len(windows):
-        raise ValueError(f"windows must be equally long, one target each; got {len(windows)} and {len(targets)}")
-    values = [sorted({x[t] for x in windows}) for t in range(taps)]
-    cells = 0
-    for cell in itertools.product(*(range(len(v) + 1) for v in values)):
-        cells += 1
-        bounds = [(v[i - 1] if i else None, v[i] if i < len(v) else None) for v, i in zip(values, cell, strict=True)]
-        rows, right = [], []
-        for x, target in zip(windows, targets, strict=True):
-            # |x - w| = sign (x - w): a value at or below the cell lies below w, any other at or above it
-            signs = [-1 if low is not None and v <= low else 1 for v, (low, _) in zip(x, bounds, strict=True)]
-            row = list(signs)
-            if free_slope:
-                row.append(-target)
-            if free_offset:
-                row.append(-1)
-            rows.append(row)
-            right.append(sum(s * v for s, v in zip(signs, x, strict=True)) + (0 if free_slope else target))
-        unknown = len(rows[0]) - taps
-        solution = _solve_exactly(rows, right, [*bounds, *[(None, None)] * unknown])
-        if solution is not None:
-            rest = list(solution[taps:])
-            slope = rest.pop(0) if free_slope else Fraction(1)
-            return Exact(solution[:taps], slope, rest.pop(0) if free_offset else Fraction(0), cells)
-    return Exact(None, Fraction(1), Fraction(0), cells)
-
-
-Bound = tuple[int | None, int | None]
-
-
-def _solve_exactly(rows: list[list[int]], right: list[int], bounds: list[Bound]) -> tuple[Fraction, ...] | None:
-    """A solution of ``rows z = right`` within bounds, or None; both with an exact proof."""
-    from scipy.optimize import linprog  # comes with scikit-image
-
-    a, b = np.array(rows, float), np.array(right, float)
-    n = a.shape[1]
-    lows = [(j, lo) for j, (lo, _) in enumerate(bounds) if lo is not None]
-    highs = [(j, hi) for j, (_, hi) in enumerate(bounds) if hi is not None]
-    # Farkas: multipliers of the equations, of w >= low and of w <= high that add up to 0 = something negative
-    pick = np.zeros((n, len(lows) + len(highs)))
-    for k, (j, _) in enumerate(lows):
-        pick[j, k] = -1
-    for k, (j, _) in enumerate(highs):
-        pick[j, len(lows) + k] = 1
-    cost = np.concatenate([b, [-lo for _, lo in lows], [hi for _, hi in highs]])
-    limits = [(-1.0, 1.0)] * len(b) + [(0.0, 1.0)] * pick.shape[1]
-    found = linprog(cost, A_eq=np.hstack([a.T, pick]), b_eq=np.zeros(n), bounds=limits, method="highs")
-    if found.fun < -1e-6:
-        m = [Fraction(float(v)).limit_denominator(10_000) for v in found.x]
-        y, u, v = m[: len(b)], m[len(b) : len(b) + len(lows)], m[len(b) + len(lows) :]
-        total = [sum((f * row[j] for f, row in zip(y, rows, strict=True)), Fraction(0)) for j in range(n)]
-        for f, (j, _) in zip(u, lows, strict=True):
-            total[j] -= f
-        for f, (j, _) in zip(v, highs, strict=True):
-            total[j] += f
-        value = sum((f * r for f, r in zip(y, right, strict=True)), Fraction(0))
-        value += sum((f * hi for f, (_, hi) in zip(v, highs, strict=True)), Fraction(0))
-        value -= sum((f * lo for f, (_, lo) in zip(u, lows, strict=True)), Fraction(0))
-        if any(total) or min([*u, *v, Fraction(0)]) < 0 or value >= 0:
-            raise ArithmeticError("the multipliers that shall show infeasibility are not exact")
-        return None
-    found = linprog(np.zeros(n), A_eq=a, b_eq=b, bounds=bounds, method="highs")
-    if found.status != 0:
-        raise ArithmeticError(f"neither a solution nor a proof that there is none: {found.message}")
-    z = tuple(Fraction(float(v)).limit_denominator(10_000) for v in found.x)
-    exact = all(sum(f * c for f, c in zip(z, row, strict=True)) == r for row, r in zip(rows, right, strict=True))
-    inside = all((lo is None or f >= lo) and (hi is None or f <= hi) for f, (lo, hi) in zip(z, bounds, strict=True))
-    if not (exact and inside):
-        raise ArithmeticError("the solution is not exact")
-    return z
+# --- Theorem 1 --------------------------------------------------------------------------------------------------------
 
 
 def _one_tap_changes(taps: int, values: Sequence[int]) -> list[tuple[int, ...]]:
@@ -143,9 +35,6 @@ def _one_tap_changes(taps: int, values: Sequence[int]) -> list[tuple[int, ...]]:
     base = (values[0],) * taps
     changed = [(*base[:t], v, *base[t + 1 :]) for t in range(taps) for v in values[1:]]
     return [base, *changed]
-
-
-# --- Theorem 1 --------------------------------------------------------------------------------------------------------
 
 
 def theorem1(seed: int = 0, steps: int = 1500) -> list[Check]:
@@ -398,45 +287,6 @@ def _bn_identity(seed: int) -> Check:
 # --- Theorem 2 --------------------------------------------------------------------------------------------------------
 
 
-def dc_response(weight: Tensor, level: Tensor) -> Tensor:
-    """``r(s) = -sum_t |s - w_t|``: what each filter answers to constant images.
-
-    Args:
-        weight: ``(O, ...)``, any number of taps.
-        level: ``(S,)``, same dtype.
-
-    Returns:
-        ``(O, S)``.
-    """
-    return -(level[None, :, None] - weight.flatten(1)[:, None]).abs().sum(2)
-
-
-def dc_slope(weight: Tensor, level: Tensor) -> Tensor:
-    """Slope of :func:`dc_response`, ``#(w > s) - #(w < s)``; ``(O, S)``, whole numbers from -D to D."""
-    w = weight.flatten(1)[:, None]
-    s = level[None, :, None]
-    return (w > s).sum(2) - (w < s).sum(2)
-
-
-def difference_filters(taps: Sequence[int], bound: float) -> tuple[Tensor, Tensor]:
-    """Two adder filters, weights +-M, of which half the difference is the convolution ``taps`` on ``|x| <= M``.
-
-    Args:
-        taps: of {-1, 0, 1}. bound: M.
-
-    Returns:
-        Both sets of weights, float64, as long as ``taps``.
-
-    Raises:
-        ValueError: another value among the taps.
-    """
-    c = torch.tensor(taps, dtype=torch.float64)
-    if not set(taps) <= {-1, 0, 1}:
-        raise ValueError(f"taps must be of -1, 0, 1, got {list(taps)}")
-    plus = torch.where(c >= 0, c.new_tensor(bound), -bound)
-    return plus, torch.where(c == 0, plus, -plus)
-
-
 def theorem2(seed: int = 0) -> list[Check]:
     """No adder filter answers all constant images alike, and what becomes of that on bounded images: T2 a to c."""
     return [*_theorem2_proofs(), _slopes(seed), _checkerboard(), _plus_minus_one(seed)]
@@ -535,102 +385,6 @@ def _plus_minus_one(seed: int) -> Check:
     error = float((adder2d(x, bound * sign) - (F.conv2d(x, sign) - sign[0].numel() * bound)).abs().max())
     statement = "an adder layer with weights +-M on |x| <= M equals the convolution with the signs, minus D M"
     return Check("T2c", statement, "checked", error < 1e-12, {"error": _order(error)})
-
-
-def dc_audit(model: nn.Module, images: Iterable[Tensor]) -> pd.DataFrame:
-    """T2d: how a trained network's adder filters answer constant input over the range that their layer really sees.
-
-    Args:
-        model: has adder layers. images: inputs ``(N, C, H, W)`` that show the range.
-
-    Returns:
-        One row a filter. layer, filter, taps; low, high: the range; ``slope``: mean slope of :func:`dc_response` over
-        it, divided by the taps (-1 to 1; 0: constant levels cancel, as in a high-pass); ``steepest``: the largest
-        ``|slope|`` in the range, likewise; ``inside``: share of the weights that lie within the range.
-
-    Raises:
-        ValueError: no adder layers, or no images.
-    """
-    import pandas as pd
-
-    layers = adder_layers(model)
-    if not layers:
-        raise ValueError(f"{type(model).__name__} has no adder layers to audit")
-    rows: list[dict[str, Any]] = []
-    for name, (low, high) in input_ranges(model, images).items():
-        w = layers[name].weight.detach().double().cpu().flatten(1)
-        taps = w.shape[1]
-        ends = torch.tensor([low, high], dtype=torch.float64)
-        r = dc_response(w, ends)
-        mean = (r[:, 1] - r[:, 0]) / (max(high - low, 1e-12) * taps)
-        # the slope only falls with the level, so its extremes are those at the ends
-        steepest = dc_slope(w, ends).abs().amax(1) / taps
-        inside = ((w >= low) & (w <= high)).double().mean(1)
-        rows += [
-            {"layer": name, "filter": k, "taps": taps, "low": low, "high": high, "slope": float(mean[k]),
-             "steepest": float(steepest[k]), "inside": float(inside[k])}
-            for k in range(len(w))
-        ]  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-# --- feature maps -----------------------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def unit_traces(model: nn.Module, image: Tensor) -> dict[str, dict[str, Tensor]]:
-    """What every adder unit makes of an image, step by step (Figure 2). Evaluation mode.
-
-    Args:
-        model: has :class:`~nsrlib.models.addersr.AdderUnit` layers. image: ``(N, C, H, W)``, the network's input.
-
-    Returns:
-        Unit by name -> ``input`` and what each step leaves, :meth:`~nsrlib.models.addersr.AdderUnit.trace`.
-
-    Raises:
-        ValueError: no such units.
-    """
-    units = {name: m for name, m in model.named_modules() if isinstance(m, AdderUnit)}
-    if not units:
-        raise ValueError(f"{type(model).__name__} has no adder units to look into")
-    seen: dict[str, dict[str, Tensor]] = {}
-
-    def note(name: str, unit: AdderUnit, x: Tensor) -> None:
-        seen[name] = {"input": x, **unit.trace(x)}
-
-    handles = [
-        unit.register_forward_pre_hook(lambda unit, args, name=name: note(name, unit, args[0]))
-        for name, unit in units.items()
-    ]
-    training = model.training
-    try:
-        model.eval()(image)
-    finally:
-        model.train(training)
-        for handle in handles:
-            handle.remove()
-    return seen
-
-
-def correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Correlation of two sets of maps ``(N, C, H, W)`` channel by channel, ``(C,)`` float64; NaN for constant maps."""
-    a, b = (m.double().transpose(0, 1).flatten(1) for m in (a, b))
-    a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
-    return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
-
-
-def laplacian_share(maps: Tensor) -> float:
-    """Energy of the Laplacian over the energy without the mean, ``(N, C, H, W)``, all channels together.
-
-    The 5-point Laplacian over 8, its gain for a checkerboard: 0 for flat maps, 1 for a checkerboard, 5/16 for noise.
-    """
-    m = maps.double()
-    kernel = m.new_tensor([[0, 1, 0], [1, -4, 1], [0, 1, 0]]) / 8
-    c = m.shape[1]
-    fine = F.conv2d(m, kernel.expand(c, 1, 3, 3), groups=c)
-    inside = m[..., 1:-1, 1:-1]
-    rest = inside - inside.mean((2, 3), keepdim=True)
-    return float(fine.square().sum() / rest.square().sum().clamp_min(1e-300))
 
 
 # --- power activation, gaps -------------------------------------------------------------------------------------------

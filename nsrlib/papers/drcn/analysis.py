@@ -184,9 +184,9 @@ def gradient_identities(
 
     batch = x.double(), target.double()
     rows = []
-    one = grad_profile(_network(features, 1, "identity", seed), batch, "last")["weight"]
+    one = grad_profile(network_at_start(features, 1, "identity", seed), batch, "last")["weight"]
     for d in depths:
-        net = _network(features, d, "identity", seed)
+        net = network_at_start(features, d, "identity", seed)
         states = grad_profile(net, batch, "last")["states"][:-1]
         for loss in LOSSES:
             gradient = grad_profile(net, batch, loss)["weight"]
@@ -237,7 +237,7 @@ def gradient_propagation(
     rows = []
     for init in inits:
         progress(f"recursion at the start: {init}")
-        net = _network(features, max(depths), init, seed).to(dtype)
+        net = network_at_start(features, max(depths), init, seed).to(dtype)
         states = list(net.states(x))
         ys = [net.reconstruct(h, x, d) for d, h in enumerate(states) if d]
         weight = cast(nn.Conv2d, net.recur[0]).weight
@@ -263,7 +263,7 @@ def gradient_propagation(
     return pd.DataFrame(rows)
 
 
-def _network(features: int, recursions: int, init: str | float, seed: int) -> DRCN:
+def network_at_start(features: int, recursions: int, init: str | float, seed: int) -> DRCN:
     """The same embedding, recursion and reconstruction for every depth and, but for its factor, every He recursion."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from nsrlib.files import whole_file
 from nsrlib.papers.common import DATA, study
-from nsrlib.studies import Study, training_patches
+from nsrlib.studies import Study
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from nsrlib.data import ImageSet
-    from nsrlib.data.patches import Patches
     from nsrlib.models.drn import DRN
-    from nsrlib.training import Recipe
 
 LAMBDAS = (0, 0.001, 0.01, 0.1, 1, 10)
 GAMMAS = (0, 0.1, 10)
@@ -120,229 +111,20 @@ def loop_psnr(model: DRN, name: str) -> float:
 # --- compression ------------------------------------------------------------------------------------------------------
 
 
-def compress(
-    *,
-    model: str,
-    scale: int,
-    config: Mapping[str, Any],
-    recipe: Mapping[str, Any],
-    tune: Mapping[str, Any],
-    train: Sequence[str],
-    test: Sequence[str],
-    seed: int,
-    calibrate: tuple[int, int],
-    widths: str = "uniform",
-    ratio: float = 0.3,
-    criterion: str = "drc",
-    gamma: float = 1.0,
-    lambda_: float = 0.1,
-    search: Mapping[str, Any] | None = None,
-    out: str | None = None,
-) -> dict[str, Any]:
-    """Train a network, prune it, tune it: the task of the studies of compression.
-
-    The unpruned network, its dual networks and the searched widths are made by the first run of a seed that needs them,
-    and kept in the folder of ``out`` for the others.
+def compress(*, seed: int, out: str | None = None, **settings: Any) -> dict[str, Any]:
+    """The task of the studies of compression: train a network, prune it, tune it.
 
     Args:
-        model, scale, config, recipe, train, test: as of :func:`~nsrlib.studies.train_and_score`.
-        tune: what the recipe of tuning has otherwise than ``recipe``; patches differ from those of training.
-        calibrate: batches that pruning looks at, and patches in each.
-        widths: ``full``: nothing is pruned. ``uniform``: ``ratio`` is taken off every layer. ``searched``: as the paper
-            does. ``searched with cost``: by expected multiply-adds, from a wider choice, for at most the cost of
-            ``searched``. ``uniform at cost``, ``random at cost``: for that cost too; the seed draws.
-        ratio, criterion, gamma, lambda_: for :func:`~nsrlib.papers.drn.compression.prune`.
-        search: ``steps``, ``batch``, ``lr``, ``alpha_lr`` of :func:`~nsrlib.papers.drn.compression.search_widths`;
-            ``multiple`` of :func:`~nsrlib.papers.drn.compression.candidate_widths`.
-        out: the run's own folder.
+        seed: of the run. out: the run's own folder.
+        settings: fields of :class:`~nsrlib.papers.drn.students.Network`, :class:`~nsrlib.papers.drn.students.Pruning`
+            and :class:`~nsrlib.papers.drn.students.Tuning`.
 
     Returns:
-        ``psnr_<set>`` and ``ssim_<set>``, ``psnr_<set>_untuned`` just after pruning, ``params``, ``multi_adds`` (of a
-        96x96 input), ``error`` (mean relative reconstruction error of the pruned layers), ``seconds`` of pruning and
-        tuning; ``curve``: a row for each layer, with its width before and after.
+        As :func:`~nsrlib.papers.drn.students.student`.
 
     Raises:
-        ValueError: unknown widths, or as :func:`~nsrlib.papers.drn.compression.prune`.
+        TypeError: settings that are unknown or missing. ValueError: unknown widths or criteria.
     """
-    import time
+    from nsrlib.papers.drn import students
 
-    from nsrlib import data, evaluation
-    from nsrlib.complexity import count
-    from nsrlib.models.drn import full_widths
-    from nsrlib.papers.drn import compression
-    from nsrlib.training import Recipe
-
-    if widths not in (known := ("full", "uniform", "searched", "searched with cost", *_AT_COST)):
-        raise ValueError(f"widths must be one of {', '.join(known)}, got {widths!r}")
-    full = Recipe(**{**recipe, "seed": seed})
-    made: dict[str, Any] = {"model": model, "scale": scale, "config": config, "lambda_": lambda_}
-    patches = training_patches(tuple(train), scale, full.patch).to(evaluation.pick_device())
-    trained = made | {"recipe": recipe, "train": train}
-    parent, duals = unpruned(_beside(out, f"unpruned-seed{seed}", trained), full, patches, **made)
-    begun = time.monotonic()
-
-    def searched(budget: float | None) -> list[int]:
-        def make() -> list[int]:
-            images = data.training_set(train, scale)
-            return search_halves(parent, duals, images, full, ratio, lambda_, budget, **dict(search or {}))
-
-        settings = trained | {"ratio": ratio, "search": search}
-        return make() if budget else _once(_beside(out, f"searched-seed{seed}", settings), make)
-
-    names = list(full_widths(parent.scale, parent.num_feats, parent.num_blocks))
-    student = parent
-    rows: Any = [{"layer": n, "before": w, "after": w, "error": 0.0} for n, w in zip(names, parent.widths, strict=True)]
-    if widths != "full":
-        pruned = compression.prune(
-            parent,
-            choose_widths(widths, parent, ratio, seed, searched),
-            compression.calibration(patches, calibrate[0], calibrate[1], seed),
-            criterion,
-            duals=duals,
-            gamma=gamma,
-            lambda_=lambda_,
-            seed=seed,
-            progress=False,
-        )
-        student, rows = pruned.model, pruned.layers.to_dict("records")
-    pruning = time.monotonic() - begun
-    tests = {name: data.load(name, scale) for name in test}
-    scores: dict[str, Any] = {}
-    for name, images in tests.items():
-        scores[f"psnr_{name}_untuned"] = float(evaluation.evaluate(student, images)["psnr"].mean())
-    # another stream of patches than the one of training
-    recipe_of_tuning = full.replace(**{**tune, "seed": seed + 1_000})
-    tuned = compression.fine_tune(
-        student, patches, recipe_of_tuning, duals=duals, lambda_=lambda_, out=out, progress=False
-    )
-    for name, images in tests.items():
-        table = evaluation.evaluate(tuned.model, images)
-        scores[f"psnr_{name}"], scores[f"ssim_{name}"] = float(table["psnr"].mean()), float(table["ssim"].mean())
-    cost = count(student, (96, 96))
-    return scores | {
-        "params": cost.params,
-        "multi_adds": cost.multi_adds,
-        "error": sum(row["error"] for row in rows) / len(rows),
-        "seconds": pruning + tuned.seconds,
-        "curve": rows,
-    }
-
-
-_AT_COST: dict[str, Literal["uniform", "random"]] = {"uniform at cost": "uniform", "random at cost": "random"}
-WIDER = (0.25, 0.4, 0.55, 0.7, 0.85, 1.0)
-"""Shares of a layer that the search with a cost may choose."""
-
-
-def unpruned(
-    path: Path | None,
-    recipe: Recipe,
-    patches: Patches,
-    *,
-    model: str,
-    scale: int,
-    config: Mapping[str, Any],
-    lambda_: float,
-) -> tuple[DRN, nn.ModuleList]:
-    """A trained network and its dual networks, read from ``path`` if they are there, else trained and kept."""
-    from nsrlib.models import create_model
-    from nsrlib.models.drn import dual_networks, training_setup
-    from nsrlib.training import fit, seeded
-
-    def network() -> DRN:
-        with seeded(recipe.seed):
-            return create_model(model, scale, **config)  # type: ignore[return-value]
-
-    def make() -> list[dict[str, Any]]:
-        fresh = network()
-        setup = training_setup(fresh, recipe, lambda_)
-        result = fit(fresh, patches, recipe, **setup, progress=False)
-        return [result.model.state_dict(), setup["networks"]["dual"].state_dict()]
-
-    # never the network that was just trained: its memory format may be another, which shows in the last digits
-    states, parent = _once(path, make), network()
-    duals = dual_networks(scale, parent.num_feats)
-    parent.load_state_dict(states[0])
-    duals.load_state_dict(states[1])
-    return parent.to(patches.device), duals.to(patches.device)
-
-
-def choose_widths(
-    kind: str, parent: DRN, ratio: float, seed: int, searched: Callable[[float | None], list[int]]
-) -> list[int]:
-    """Widths of a student, see :func:`compress`; ``searched(budget)`` searches them, for a cost or without."""
-    from nsrlib.models.drn import uniform_widths
-    from nsrlib.papers.drn.compression import channel_costs, widths_at_cost
-
-    if kind == "uniform":
-        return uniform_widths(parent.widths, ratio)
-    plain = searched(None)
-    costs, fixed = channel_costs(parent)
-    budget = fixed + sum(int(cost) * width for cost, width in zip(costs, plain, strict=True))
-    if kind in _AT_COST:
-        return widths_at_cost(parent, budget, _AT_COST[kind], seed=seed)
-    return searched(budget) if kind == "searched with cost" else plain
-
-
-def search_halves(
-    parent: DRN,
-    duals: nn.ModuleList,
-    images: ImageSet,
-    recipe: Recipe,
-    ratio: float,
-    lambda_: float,
-    budget: float | None,
-    *,
-    multiple: int,
-    **options: Any,
-) -> list[int]:
-    """Search widths with every other image for the weights and the rest for alpha.
-
-    Without ``budget`` the candidates are the paper's, rounded to ``multiple``; with one they are :data:`WIDER`.
-    """
-    import warnings
-
-    from nsrlib.data.patches import Patches
-    from nsrlib.papers.drn.compression import candidate_widths, search_widths
-
-    candidates = [candidate_widths(c, ratio, multiple) for c in parent.widths]
-    if budget is not None:
-        candidates = [tuple(max(1, round(share * c)) for share in WIDER) for c in parent.widths]
-        options |= {"cost_weight": 100.0, "budget": budget}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # training has told already which images are too small
-        even, odd = (Patches(images[k::2], recipe.patch, too_small="skip") for k in (0, 1))
-    found = search_widths(
-        parent,
-        duals,
-        even,
-        odd,
-        ratio,
-        candidates=candidates,
-        lambda_=lambda_,
-        seed=recipe.seed,
-        progress=False,
-        **options,
-    )
-    return found.widths
-
-
-def _beside(out: str | None, name: str, settings: Mapping[str, Any]) -> Path | None:
-    """File that the runs of a study share: its name changes with the settings."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    return None if out is None else Path(out).parent / f"{name}-{digest}.pt"
-
-
-def _once(path: Path | None, make: Callable[[], Any]) -> Any:
-    """What ``make`` returns, tensors and numbers: made by the first process that asks, read by all others."""
-    import torch
-    from filelock import FileLock
-
-    if path is None:
-        return make()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
-        if not path.exists():
-            made = make()
-            with whole_file(path) as draft:
-                torch.save(made, draft)
-        return torch.load(path, map_location="cpu", weights_only=True)
+    return students.student(*students.from_settings(settings), seed, out)

@@ -1,0 +1,255 @@
+"""DRCN's checkpoint by jiny2001 (deeply-recursive-cnn-tf), read without TensorFlow and without running its code."""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nsrlib.data.download import weights_path
+from nsrlib.models.drcn import LumaDRCN
+
+CHECKPOINT = "model_F96_D9_LR0.001000.ckpt"
+FILES = (f"{CHECKPOINT}.index", f"{CHECKPOINT}.data-00000-of-00001")
+"""The two files of the checkpoint in ``data/sources.csv``: x2, F = 96, D = 9."""
+ENSEMBLE = 37.288
+"""PSNR in dB of that checkpoint on Set5, standard protocol, from a NumPy evaluation apart from this library."""
+RECURSIONS = (34.449, 35.430, 35.152, 34.774, 34.566, 34.198, 33.865, 33.398, 33.143)
+"""The same for each recursion on its own, the first one first."""
+
+_LAYERS = {
+    "embed0": ("W-1_conv/conv_W_1", "W-1_conv/conv_B"),
+    "embed1": ("W0_conv/conv_W_1", "W0_conv/conv_B"),
+    "recur.0": ("W_conv", "B"),
+    "recon0.0": ("WD1_conv_1", "BD1"),
+    "recon1.0": ("WD2_conv_1", "BD2"),
+}
+
+
+def load_state(path: str | os.PathLike) -> dict[str, Tensor]:
+    """State dict of a checkpoint of jiny2001/deeply-recursive-cnn-tf, for :func:`load_model`'s form of :class:`DRCN`.
+
+    That code works on luma 0..255 with a ReLU behind every layer, the last included, so that all biases divided by 255
+    make the same network for [0, 1]. Its input luma has the constants over 256 where MATLAB's has 255.
+
+    Args:
+        path: either file of the pair, or their common prefix.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`read_checkpoint`; or other tensors than a DRCN's.
+    """
+    wanted = {name for pair in _LAYERS.values() for name in pair} | {"LayerWeights"}
+    tensors = read_checkpoint(path, wanted)
+    name = _tf_prefix(path).name
+    if missing := sorted(wanted - tensors.keys()):
+        raise ValueError(f"{name} is no DRCN of jiny2001: it lacks {', '.join(missing)}")
+    shapes = {key: tuple(t.shape) for key, t in tensors.items()}
+    f = shapes["W_conv"][-1] if shapes["W_conv"] else 0
+    expected = {
+        "W-1_conv/conv_W_1": (3, 3, 1, f), "W0_conv/conv_W_1": (3, 3, f, f), "W_conv": (3, 3, f, f),
+        "WD1_conv_1": (3, 3, f, f), "WD2_conv_1": (3, 3, f + 1, 1), "W-1_conv/conv_B": (f,), "W0_conv/conv_B": (f,),
+        "B": (f,), "BD1": (f,), "BD2": (1,),
+    }  # fmt: skip
+    wrong = [f"{key} {shapes[key]}, expected {shape}" for key, shape in expected.items() if shapes[key] != shape]
+    if wrong or len(shapes["LayerWeights"]) != 1:
+        raise ValueError(f"{name} is no DRCN of jiny2001: {'; '.join(wrong) or 'LayerWeights is no vector'}")
+    state = {"w": tensors["LayerWeights"]}
+    for layer, (weight, bias) in _LAYERS.items():
+        state[f"{layer}.weight"] = tensors[weight].permute(3, 2, 0, 1).contiguous()
+        state[f"{layer}.bias"] = tensors[bias] / 255
+    return state
+
+
+def load_model(path: str | os.PathLike | None = None, scale: int = 2) -> LumaDRCN:
+    """The network of :func:`load_state`, in evaluation mode; published for x2.
+
+    Args:
+        path: as there; None: found or downloaded like all published weights. No hash of the two files is known, so
+            what vouches for them is the pinned address and the checksums inside.
+
+    Raises:
+        nsrlib.data.DataUnavailable: the checkpoint cannot be had. ValueError, FileNotFoundError: as there.
+    """
+    if path is None:
+        path, _ = [weights_path(name) for name in FILES]
+    state = load_state(path)
+    features, recursions = state["embed1.bias"].numel(), state["w"].numel()
+    model = LumaDRCN(scale, features, recursions, "concat", last_relu=True, normalize_weights=True)
+    model.net.load_state_dict(state)
+    return model.eval()
+
+
+def _tf_prefix(path: str | os.PathLike) -> Path:
+    path = Path(path)
+    for suffix in (".index", ".data-00000-of-00001", ".meta"):
+        if path.name.endswith(suffix):
+            return path.with_name(path.name.removesuffix(suffix))
+    return path
+
+
+def read_checkpoint(path: str | os.PathLike, names: Collection[str] | None = None) -> dict[str, Tensor]:
+    """Float32 tensors of a TensorFlow checkpoint (V2, one data file), without TensorFlow and without running its code.
+
+    Every length and offset is checked against the files, and every checksum that the format has is compared.
+
+    Args:
+        path: the ``.index`` file, the ``.data-00000-of-00001`` file or their common prefix.
+        names: only these, as far as they are there; default: all that are float32.
+
+    Raises:
+        FileNotFoundError: one of the two files is missing.
+        ValueError: truncated, damaged, or something else.
+    """
+    prefix = _tf_prefix(path)
+    files = [prefix.with_name(prefix.name + end) for end in (".index", ".data-00000-of-00001")]
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(f"no such checkpoint file: {file}")
+    index, data = (file.read_bytes() for file in files)
+    try:
+        entries = dict(_table(index))
+        header = _message(entries.pop(b"", b""))
+        if header.get(1, [1]) != [1] or header.get(2, [0]) != [0]:
+            raise _Damaged("it has several data files, or big-endian numbers")
+        decoded = ((key.decode(errors="replace"), value) for key, value in entries.items())
+        chosen = {name: value for name, value in decoded if names is None or name in names}
+        tensors = {name: _tensor(name, _message(value), data, names is not None) for name, value in chosen.items()}
+    except _Damaged as error:
+        raise ValueError(f"{prefix.name} is damaged or no TensorFlow checkpoint: {error}") from None
+    return {name: tensor for name, tensor in tensors.items() if tensor is not None}
+
+
+class _Damaged(Exception):
+    pass
+
+
+def _table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Keys and values of a LevelDB table."""
+    if len(content) < 48 or content[-8:] != struct.pack("<Q", 0xDB4775248B80FB57):
+        raise _Damaged("the index does not end as a table does")
+    footer = content[-48:-8]
+    _, at = _handle(footer, 0)  # of the block of filters
+    (start, size), _ = _handle(footer, at)
+    for _, value in _block(content, start, size):
+        (start, size), _ = _handle(value, 0)
+        yield from _block(content, start, size)
+
+
+def _handle(content: bytes, at: int) -> tuple[tuple[int, int], int]:
+    start, at = _varint(content, at)
+    size, at = _varint(content, at)
+    return (start, size), at
+
+
+def _block(content: bytes, start: int, size: int) -> Iterator[tuple[bytes, bytes]]:
+    end = start + size
+    if end + 5 > len(content) - 48 or size < 4:
+        raise _Damaged(f"a block of {size} bytes at {start} lies outside the index")
+    if content[end]:
+        raise _Damaged("a block of the index is compressed")
+    if masked_crc(content[start : end + 1]) != int.from_bytes(content[end + 1 : end + 5], "little"):
+        raise _Damaged("a block of the index does not match its checksum")
+    restarts = int.from_bytes(content[end - 4 : end], "little")
+    block = content[start : max(start, end - 4 * (restarts + 1))]
+    key, at = b"", 0
+    while at < len(block):
+        shared, at = _varint(block, at)
+        fresh, at = _varint(block, at)
+        length, at = _varint(block, at)
+        if shared > len(key) or at + fresh + length > len(block):
+            raise _Damaged("an entry of the index is longer than its block")
+        key = key[:shared] + block[at : at + fresh]
+        at += fresh
+        yield key, block[at : at + length]
+        at += length
+
+
+def _varint(content: bytes, at: int) -> tuple[int, int]:
+    value = 0
+    for k in range(10):
+        if at >= len(content):
+            break
+        byte, at = content[at], at + 1
+        value |= (byte & 127) << 7 * k
+        if byte < 128:
+            return value, at
+    raise _Damaged("a number of the index has no end")
+
+
+def _message(content: bytes) -> dict[int, list[Any]]:
+    """Fields of a protocol buffer by number: whole numbers, or bytes."""
+    fields: dict[int, list[Any]] = {}
+    at = 0
+    while at < len(content):
+        tag, at = _varint(content, at)
+        kind = tag & 7
+        value: int | bytes
+        if kind == 0:
+            value, at = _varint(content, at)
+        elif kind == 2:
+            size, at = _varint(content, at)
+            value, at = content[at : at + size], at + size
+        elif kind in (1, 5):
+            size = 8 if kind == 1 else 4
+            value, at = int.from_bytes(content[at : at + size], "little"), at + size
+        else:
+            raise _Damaged(f"a record has a field of unknown kind {kind}")
+        if at > len(content):
+            raise _Damaged("a record ends too early")
+        fields.setdefault(tag >> 3, []).append(value)
+    return fields
+
+
+def _tensor(name: str, entry: dict[int, list[Any]], data: bytes, needed: bool) -> Tensor | None:
+    if entry.get(1) != [1]:  # DT_FLOAT
+        if needed:
+            raise _Damaged(f"{name} is not float32")
+        return None
+    shape = []
+    for part in entry.get(2, []):
+        for dim in _fields_of(name, part).get(2, []):
+            shape += _fields_of(name, dim).get(1, [0])
+    offset, size, crc = (entry.get(k, [0])[-1] for k in (4, 5, 6))
+    if not all(isinstance(v, int) for v in (offset, size, crc, *shape)) or entry.get(3, [0]) != [0]:
+        raise _Damaged(f"the record of {name} makes no sense")
+    if size != 4 * math.prod(shape) or not size:
+        raise _Damaged(f"{name} has {size} bytes for the shape {tuple(shape)}")
+    if offset + size > len(data):
+        raise _Damaged(f"{name} ends at byte {offset + size} of a data file of {len(data)}")
+    raw = data[offset : offset + size]
+    if masked_crc(raw) != crc:
+        raise _Damaged(f"{name} does not match its checksum")
+    return torch.frombuffer(bytearray(raw), dtype=torch.float32).reshape(shape).clone()
+
+
+def _fields_of(name: str, content: Any) -> dict[int, list[Any]]:
+    if not isinstance(content, bytes):
+        raise _Damaged(f"the record of {name} makes no sense")
+    return _message(content)
+
+
+def _crc_table() -> list[int]:
+    table = []
+    for byte in range(256):
+        for _ in range(8):
+            byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
+        table.append(byte)
+    return table
+
+
+_CRC = _crc_table()
+
+
+def masked_crc(content: bytes) -> int:
+    """CRC-32C as LevelDB and TensorFlow store it: rotated and shifted."""
+    crc = 0xFFFFFFFF
+    for byte in content:
+        crc = _CRC[(crc ^ byte) & 255] ^ crc >> 8
+    crc ^= 0xFFFFFFFF
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF

@@ -1,0 +1,177 @@
+"""The search for channel numbers: candidates, soft masks, the bilevel gradient, budgets."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from small_drn import batches, by_norm, duals_of, net, patches
+from torch import Tensor
+
+from nsrlib.complexity import count
+from nsrlib.models.drn import DRN, dual_regression_loss, pyramid
+from nsrlib.papers.drn.costs import channel_costs
+from nsrlib.papers.drn.search import (
+    ClosedLoop,
+    Relaxed,
+    architecture_gradient,
+    candidate_widths,
+    discretise,
+    search_widths,
+    soft_channel_mask,
+)
+from nsrlib.papers.drn.surgery import shrink
+
+
+@pytest.mark.parametrize(
+    ("ratio", "expected"),
+    [(0.3, (20, 24, 32, 36, 40, 44)), (0.5, (16, 20, 20, 24, 28, 32)), (0.7, (8, 12, 12, 16, 16, 20))],
+)
+def test_candidates_are_those_of_the_authors(ratio, expected):
+    assert candidate_widths(64, ratio) == expected
+    assert set(candidate_widths(8, ratio)) == {4}
+
+
+@given(st.integers(1, 200), st.floats(0.01, 0.99))
+def test_candidates_rise_and_fit(channels, ratio):
+    found = candidate_widths(channels, ratio)
+    assert list(found) == sorted(found)
+    assert min(4, channels) <= found[0]
+    assert found[-1] <= channels
+    assert all(w % 4 == 0 or w == channels for w in found)
+    assert found[-1] <= max((1 - ratio) * channels + 2, 4)
+
+
+@pytest.mark.parametrize("ratio", [0, 1, -0.3, 1.5, float("nan")])
+def test_a_ratio_outside_zero_and_one_is_refused(ratio):
+    with pytest.raises(ValueError, match="ratio is the share of channels to remove, between 0 and 1, got"):
+        candidate_widths(64, ratio)
+
+
+@given(st.integers(0, 2**31), st.sampled_from([0.3, 0.5, 0.7]))
+def test_the_mask_falls_from_one_to_zero(seed, ratio):
+    candidates = candidate_widths(64, ratio)
+    alpha = 3 * torch.randn(6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    mask = soft_channel_mask(alpha, candidates, 64)
+    assert (mask.diff() <= 0).all()
+    torch.testing.assert_close(mask[: candidates[0]], torch.ones(candidates[0], dtype=torch.float64))
+    assert (mask[candidates[-1] :] == 0).all()
+    expected = (alpha.softmax(0) * torch.tensor(candidates)).sum()
+    torch.testing.assert_close(mask.sum(), expected)  # the expected width
+
+
+def test_a_certain_choice_is_the_network_with_these_widths():
+    model = net()
+    duals = duals_of(model)
+    (batch,) = batches(1)
+    candidates = [(2, 4), (6, 9), (5, 12)]
+    relaxed = Relaxed(ClosedLoop(model, duals), candidates)
+    alpha = torch.tensor([[0, 900.0], [900.0, 0], [0, 900.0]]).double()
+    small = shrink(model, by_norm(model, [4, 6, 12]))
+    expected = ClosedLoop(small, duals)(batch)
+    torch.testing.assert_close(relaxed.loss(relaxed.weights(), alpha, batch), expected)
+    outputs = small(batch.input, all_levels=True)
+    primal, dual = dual_regression_loss(outputs, pyramid(batch), duals)
+    torch.testing.assert_close(expected, 255 * (primal + 0.1 * dual))
+
+
+@pytest.mark.parametrize("second_order", [False, True])
+def test_the_gradient_of_the_bilevel_objective_is_that_of_finite_differences(second_order):
+    model = net(f=4)
+    train, validation = batches(2)
+    relaxed = Relaxed(ClosedLoop(model, duals_of(model)), [(2, 4), (3, 6), (2, 8)])
+    lr = 0.01  # large enough that the second order is a good part of the whole
+    torch.manual_seed(0)
+    alpha = torch.randn(3, 2, dtype=torch.float64)
+
+    def virtual(at: Tensor) -> dict[str, Tensor]:
+        weights = {n: p.detach().requires_grad_() for n, p in relaxed.weights().items()}
+        gradients = torch.autograd.grad(relaxed.loss(weights, at, train), list(weights.values()))
+        return {n: (w - lr * g).detach() for (n, w), g in zip(weights.items(), gradients, strict=True)}
+
+    fixed = virtual(alpha)
+
+    def objective(at: Tensor) -> float:
+        return float(relaxed.loss(virtual(at) if second_order else fixed, at, validation))
+
+    gradient, loss = architecture_gradient(relaxed, alpha, train, validation, lr, second_order)
+    assert float(loss) == pytest.approx(objective(alpha))
+    step = 1e-6
+    for i in range(3):
+        delta = torch.zeros_like(alpha)
+        delta[i, 0] = step
+        slope = (objective(alpha + delta) - objective(alpha - delta)) / (2 * step)
+        assert float(gradient[i, 0]) == pytest.approx(slope, rel=1e-3, abs=1e-6)
+    other, _ = architecture_gradient(relaxed, alpha, train, validation, lr, not second_order)
+    assert (gradient - other).abs().max() > 1e-3 * gradient.abs().max()
+
+
+def search(**options):
+    model = net(f=8, dtype=torch.float32)
+    duals = duals_of(model)
+    before = copy.deepcopy((model.state_dict(), duals.state_dict()))
+    result = search_widths(
+        model, duals, patches(), patches(), 0.3, **{"steps": 3, "batch": 2, "alpha_lr": 0.1, **options}, progress=False
+    )
+    for state, kept in zip((model.state_dict(), duals.state_dict()), before, strict=True):
+        assert all(torch.equal(state[k], v) for k, v in kept.items())
+    return result
+
+
+def test_the_search_repeats_itself_and_leaves_its_arguments_alone():
+    one, two = search(), search()
+    assert one.widths == two.widths
+    assert np.array_equal(one.probabilities, two.probabilities)
+    assert all(w in candidate_widths(c, 0.3) for w, c in zip(one.widths, (8, 16, 16), strict=True))
+    assert one.probabilities.shape == one.candidates.shape == (3, 6)
+    assert list(one.history["step"]) == [1, 2, 3]
+    assert one.multi_adds == count(DRN(2, 8, 1, one.widths), (96, 96)).multi_adds
+    assert np.isfinite(one.history.to_numpy()).all()
+    assert not np.array_equal(search(second_order=True, virtual_lr=1e-3).probabilities, one.probabilities)
+
+
+def test_a_budget_makes_the_search_pay_for_width():
+    model = net(f=8)
+    costs, fixed = channel_costs(model)
+    wide = [tuple(range(2, c + 1, 2))[-4:] for c in model.widths]
+    budget = fixed + int(0.7 * (costs @ np.array(model.widths)))
+    free = search(candidates=wide, steps=8)
+    paid = search(candidates=wide, steps=8, cost_weight=1e5, budget=budget)
+    assert paid.multi_adds <= budget
+    assert paid.history["expected_multi_adds"].iloc[-1] < free.history["expected_multi_adds"].iloc[-1]
+
+
+def test_the_likeliest_width_adds_up_equal_candidates_and_gives_way_to_a_budget():
+    p = np.array([[0.35, 0.3, 0.35], [0.2, 0.1, 0.7]])
+    candidates, costs = [(4, 8, 8), (4, 8, 12)], np.array([1, 10])
+    assert discretise(p, candidates, costs, 0) == [8, 12]
+    # 0.62 nats for 4 units, against 1.95 for 40 or 1.25 for 80: the last is cheapest per unit
+    assert discretise(p, candidates, costs, 0, 127) == [8, 4]
+    assert discretise(p, candidates, costs, 0, 45) == [4, 4]
+    with pytest.raises(ValueError, match="the smallest candidates cost more than budget=43"):
+        discretise(p, candidates, costs, 0, 43)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"candidates": [(1, 2)]}, "candidates must be 3 lists of one length, one for each layer"),
+        ({"candidates": [(1, 2), (3, 4), (5,)]}, "3 lists of one length"),
+        ({"candidates": [(1, 2), (3, 17), (5, 6)]}, r"candidates of up0\.rcab0 must be from 1 to 16, got \(3, 17\)"),
+        ({"budget": 1e9}, r"cost_weight and budget go together, got 0\.0 and 1000000000\.0"),
+        ({"cost_weight": 1.0}, r"go together, got 1\.0 and None"),
+        ({"cost_weight": 1.0, "budget": 5}, "the smallest candidates cost [0-9,]+ multiply-adds, more than budget=5"),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        search(**options)
+
+
+def test_a_pruned_network_is_not_searched():
+    with pytest.raises(ValueError, match="model must be unpruned"):
+        search_widths(net(widths=[4, 8, 8]), duals_of(net()), patches(), patches(), 0.3)

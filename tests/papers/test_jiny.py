@@ -1,0 +1,268 @@
+"""DRCN's TensorFlow checkpoint: read without TensorFlow, refused where it is damaged, and the network that it holds."""
+
+from __future__ import annotations
+
+import random
+import struct
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nsrlib import evaluation
+from nsrlib.data.download import DataUnavailable, weights_path
+from nsrlib.models import optimise
+from nsrlib.papers.drcn import jiny
+
+
+def crc32c(content: bytes) -> int:
+    crc = 0xFFFFFFFF
+    for byte in content:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ 0x82F63B78 * (crc & 1)
+    return crc ^ 0xFFFFFFFF
+
+
+def masked(content: bytes) -> bytes:
+    crc = crc32c(content)
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def varint(n: int) -> bytes:
+    out = bytearray()
+    while n > 127:
+        out.append(n & 127 | 128)
+        n >>= 7
+    return bytes([*out, n])
+
+
+def field(number: int, value: int | bytes) -> bytes:
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    return varint(number << 3 | 2) + varint(len(value)) + value
+
+
+def block(entries: list[tuple[bytes, bytes]], every: int = 4) -> bytes:
+    """A LevelDB block with prefixes left out, but for every fourth entry."""
+    out, restarts, before = bytearray(), [], b""
+    for k, (key, value) in enumerate(entries):
+        shared = 0
+        if k % every == 0:
+            restarts.append(len(out))
+        else:
+            while shared < min(len(key), len(before)) and key[shared] == before[shared]:
+                shared += 1
+        out += varint(shared) + varint(len(key) - shared) + varint(len(value)) + key[shared:] + value
+        before = key
+    return bytes(out) + struct.pack(f"<{len(restarts)}II", *restarts, len(restarts))
+
+
+def write_checkpoint(prefix, tensors: dict[str, Tensor], dtypes=None, blocks: int = 2) -> None:
+    data, entries = bytearray(), [(b"", field(1, 1) + field(3, field(1, 1)))]
+    for name, tensor in sorted(tensors.items()):
+        raw = tensor.contiguous().numpy().tobytes()
+        shape = b"".join(field(2, field(1, s)) for s in tensor.shape)
+        record = field(1, (dtypes or {}).get(name, 1)) + field(2, shape)
+        record += (field(4, len(data)) if data else b"") + field(5, len(raw))
+        entries.append((name.encode(), record + varint(6 << 3 | 5) + masked(raw)))
+        data += raw
+    index, handles = bytearray(), []
+
+    def put(content: bytes) -> bytes:
+        handle = varint(len(index)) + varint(len(content))
+        index.extend(content + b"\0" + masked(content + b"\0"))
+        return handle
+
+    for k in range(blocks):
+        part = entries[k * len(entries) // blocks : (k + 1) * len(entries) // blocks]
+        handles.append((part[-1][0] + b"\xff", put(block(part))))
+    meta, top = put(block([])), put(block(handles))
+    index.extend((meta + top).ljust(40, b"\0") + struct.pack("<Q", 0xDB4775248B80FB57))
+    prefix.with_name(prefix.name + ".index").write_bytes(index)
+    prefix.with_name(prefix.name + ".data-00000-of-00001").write_bytes(data)
+
+
+def tf_weights(features: int = 3, recursions: int = 2) -> dict[str, Tensor]:
+    g = torch.Generator().manual_seed(0)
+    f = features
+    shapes = {
+        "W-1_conv/conv_W_1": (3, 3, 1, f), "W-1_conv/conv_B": (f,), "W0_conv/conv_W_1": (3, 3, f, f),
+        "W0_conv/conv_B": (f,), "W_conv": (3, 3, f, f), "B": (f,), "WD1_conv_1": (3, 3, f, f), "BD1": (f,),
+        "WD2_conv_1": (3, 3, f + 1, 1), "BD2": (1,), "LayerWeights": (recursions,), "beta1_power": (),
+        "W_conv/Adam": (3, 3, f, f),
+    }  # fmt: skip
+    return {name: torch.randn(shape, generator=g) * 0.3 for name, shape in shapes.items()}
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    tensors = tf_weights() | {"LayerWeights": torch.tensor([0.003, 0.001])}
+    write_checkpoint(tmp_path / "m.ckpt", tensors)
+    return tmp_path / "m.ckpt", tensors
+
+
+@pytest.mark.parametrize(
+    ("content", "crc"), [(b"123456789", 0xE3069283), (bytes(32), 0x8A9136AA), (b"\xff" * 32, 0x62A8AB43)]
+)
+def test_checksums_are_crc_32c(content, crc):  # RFC 3720, B.4
+    assert jiny.masked_crc(content) == ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    assert crc32c(content) == crc
+
+
+@pytest.mark.parametrize("end", ["", ".index", ".data-00000-of-00001", ".meta"])
+def test_a_tensorflow_checkpoint_is_read_without_tensorflow(checkpoint, end):
+    prefix, tensors = checkpoint
+    found = jiny.read_checkpoint(f"{prefix}{end}")
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], t) and found[name].shape == t.shape for name, t in tensors.items())
+    assert jiny.read_checkpoint(prefix, ["B"]).keys() == {"B"}
+
+
+def test_the_checkpoints_network_computes_what_the_tensorflow_code_does(checkpoint):
+    prefix, t = checkpoint
+    model, x = (
+        jiny.load_model(prefix).double(),
+        255 * torch.rand(1, 1, 13, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0)),
+    )
+    t = {name: v.double() for name, v in t.items()}
+
+    def layer(h: Tensor, weight: str, bias: str) -> Tensor:
+        return F.relu(F.conv2d(h, t[weight].permute(3, 2, 0, 1), t[bias], padding=1))
+
+    h = layer(layer(x, "W-1_conv/conv_W_1", "W-1_conv/conv_B"), "W0_conv/conv_W_1", "W0_conv/conv_B")
+    ys = []
+    for _ in range(2):
+        h = layer(h, "W_conv", "B")
+        ys.append(layer(torch.cat([layer(h, "WD1_conv_1", "BD1"), x], 1), "WD2_conv_1", "BD2"))
+    expected = sum(w * y for w, y in zip(t["LayerWeights"], ys, strict=True)) / t["LayerWeights"].sum()
+    y, found = model.net(x / 255)
+    assert not model.training
+    assert model.scale == 2
+    torch.testing.assert_close(255 * y, expected, rtol=1e-5, atol=1e-4)  # biases over 255 in float32
+    torch.testing.assert_close(torch.stack(found) * 255, torch.stack(ys), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(optimise(model).net(x / 255), y.detach(), rtol=0, atol=1e-12)
+
+
+def test_the_checkpoint_is_found_like_all_published_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("NSRLIB_DATA", str(tmp_path))
+    monkeypatch.setenv("NSRLIB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("NSRLIB_OFFLINE", "1")
+    with pytest.raises(DataUnavailable, match=r"\.ckpt\.index: 1 of 1 files missing, .*NSRLIB_OFFLINE is set"):
+        jiny.load_model()
+    (tmp_path / "weights").mkdir()
+    write_checkpoint(tmp_path / "weights" / jiny.CHECKPOINT, tf_weights())
+    assert jiny.load_model().net.recursions == 2
+    (tmp_path / "weights" / jiny.FILES[1]).write_bytes(b"other bytes")
+    with pytest.raises(ValueError, match="is damaged or no TensorFlow checkpoint"):
+        jiny.load_model()
+
+
+def unharmed_or_refused(prefix, sound: dict[str, Tensor]) -> bool:
+    """Whether the reader refused the files, in its own words."""
+    try:
+        found = jiny.read_checkpoint(prefix)
+    except ValueError as error:
+        assert str(error).startswith("m.ckpt is damaged or no TensorFlow checkpoint: ")  # noqa: PT017
+        return True
+    assert found.keys() == sound.keys()
+    assert all(torch.equal(found[name], t) for name, t in sound.items())
+    return False
+
+
+def test_every_truncation_is_refused(checkpoint):
+    prefix, tensors = checkpoint
+    for end, step in ((".index", 3), (".data-00000-of-00001", 48)):
+        path = prefix.with_name(prefix.name + end)
+        content = path.read_bytes()
+        for size in {*range(0, len(content), step), len(content) - 1}:
+            path.write_bytes(content[:size])
+            assert unharmed_or_refused(prefix, tensors), (end, size)
+        path.write_bytes(content)
+    assert not unharmed_or_refused(prefix, tensors)
+
+
+def test_flipped_bytes_are_refused_wherever_they_matter(checkpoint):
+    prefix, tensors = checkpoint
+    dice, refused = random.Random(0), 0
+    for end in (".index", ".data-00000-of-00001"):
+        path = prefix.with_name(prefix.name + end)
+        content = path.read_bytes()
+        for _ in range(150):
+            damaged = bytearray(content)
+            damaged[dice.randrange(len(content))] ^= 1 << dice.randrange(8)
+            path.write_bytes(damaged)
+            refused += unharmed_or_refused(prefix, tensors)
+        path.write_bytes(content)
+    assert refused > 250  # the rest hit the filters or padding
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_records_that_lie_are_refused_even_with_the_right_checksums(tmp_path, monkeypatch, seed):
+    """Without checksums every flipped byte reaches the parser, which must still stay inside the files."""
+    monkeypatch.setattr(jiny, "masked_crc", lambda content: 0)
+    tensors, prefix = tf_weights(), tmp_path / "m.ckpt"
+    monkeypatch.setitem(globals(), "masked", lambda content: bytes(4))
+    write_checkpoint(prefix, tensors)
+    path, dice = tmp_path / "m.ckpt.index", random.Random(seed)
+    content = path.read_bytes()
+    refused = 0
+    for _ in range(200):
+        damaged = bytearray(content)
+        for _ in range(dice.randrange(1, 4)):
+            damaged[dice.randrange(len(content))] = dice.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            jiny.read_checkpoint(prefix)
+        except ValueError as error:
+            assert str(error).startswith("m.ckpt is damaged or no TensorFlow checkpoint: ")  # noqa: PT017
+            refused += 1
+    assert refused > 25
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"<!DOCTYPE html><html>404: Not Found</html>" * 9], ids=len)
+def test_foreign_files_are_refused(checkpoint, content):
+    prefix, _ = checkpoint
+    prefix.with_name("m.ckpt.index").write_bytes(content)
+    with pytest.raises(ValueError, match=r"m\.ckpt is damaged or no TensorFlow checkpoint: the index does not end as"):
+        jiny.load_state(prefix)
+
+
+def test_a_missing_half_is_named(checkpoint):
+    prefix, _ = checkpoint
+    prefix.with_name("m.ckpt.data-00000-of-00001").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no such checkpoint file: .*m\.ckpt\.data-00000-of-00001"):
+        jiny.load_state(prefix)
+
+
+@pytest.mark.parametrize(
+    ("change", "dtypes", "message"),
+    [
+        ({"B": None, "BD1": None}, {}, r"m\.ckpt is no DRCN of jiny2001: it lacks B, BD1"),
+        ({"BD2": torch.zeros(2)}, {}, r"is no DRCN of jiny2001: BD2 \(2,\), expected \(1,\)"),
+        ({"WD2_conv_1": torch.zeros(3, 3, 3, 1)}, {}, r"WD2_conv_1 \(3, 3, 3, 1\), expected \(3, 3, 4, 1\)"),
+        ({"W_conv": torch.zeros(())}, {}, "is no DRCN of jiny2001: W-1_conv/conv_W_1"),
+        ({"LayerWeights": torch.zeros(2, 2)}, {}, "LayerWeights is no vector"),
+        ({}, {"B": 3}, "B is not float32"),
+    ],
+    ids=["missing", "bias", "other skip", "scalar", "weights", "int32"],
+)
+def test_checkpoints_of_other_networks_are_refused(tmp_path, change, dtypes, message):
+    tensors = {k: v for k, v in (tf_weights() | change).items() if v is not None}
+    write_checkpoint(tmp_path / "m.ckpt", tensors, dtypes)
+    with pytest.raises(ValueError, match=message):
+        jiny.load_state(tmp_path / "m.ckpt")
+
+
+@pytest.mark.benchmark
+def test_the_published_checkpoint_reaches_37_29_db_on_set5(benchmark):
+    try:
+        prefix, _ = [weights_path(name, download=False) for name in jiny.FILES]
+    except DataUnavailable:
+        pytest.skip(f"{jiny.CHECKPOINT} not at hand: nsr data fetch weights, where there is a network")
+    model, images = jiny.load_model(prefix), benchmark("set5", 2)
+    assert sum(p.numel() for p in model.parameters()) == 250_963
+    assert evaluation.evaluate(model, images)["psnr"].mean() == pytest.approx(jiny.ENSEMBLE, abs=0.02)
+    single = [evaluation.evaluate(model.only(d), images)["psnr"].mean() for d in range(1, 10)]
+    assert single == pytest.approx(jiny.RECURSIONS, abs=0.05)
