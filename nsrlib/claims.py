@@ -185,11 +185,76 @@ class Ledger:
         self.save()
         return self.table(list(measured))
 
-    def trend(self, study: StudyResult, metric: str, claims: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
+    def cells(self, table: str, frame: pd.DataFrame, **same: object) -> dict[str, float]:
+        """Our numbers by the ids of the printed cells that they belong to, for :meth:`compare`.
+
+        Args:
+            table: of the paper.
+            frame: a column for each metric, named as the printed ones (psnr, params), and the columns row, column and
+                scale as far as they tell the cells apart; capitals do not matter.
+            same: row, column or scale where all lines have the same.
+
+        Returns:
+            id -> number, line by line; what is not a number, or was not printed, is left out.
+
+        Raises:
+            ValueError: a table without cells; a number that fits two of them, or two numbers for one.
+
+        Example:
+            >>> ours = pd.DataFrame({"set": ["set5", "kodak24"], "psnr": [33.66, 30.1]})
+            >>> Ledger("drcn").cells("table1", ours.rename(columns={"set": "column"}), row="Bicubic", scale=2)
+            {'table1/Bicubic/x2/Set5/psnr': 33.66}
+        """
+        printed = self.published[self.published["table"] == table].reset_index(drop=True)
+        if printed.empty:
+            tables = ", ".join(dict.fromkeys(self.published["table"]))
+            raise ValueError(f"{self.paper} prints no table {table!r}; there are: {tables}")
+        frame = frame.reset_index(drop=True)
+        for word, value in same.items():
+            frame[word] = value
+        words = [word for word in ("row", "column", "scale") if word in frame]
+        metrics = [name for name in frame if name in set(printed["metric"])]
+        ours = frame.melt(words, metrics, var_name="metric", value_name="ours", ignore_index=False)
+        ours = ours.sort_index(kind="stable").dropna(subset="ours").reset_index(drop=True)
+        keys = [*words, "metric"]
+        plain = [t[keys].astype(str).apply(lambda c: c.str.casefold()) for t in (ours, printed)]
+        both = plain[0].assign(ours=ours["ours"], line=ours.index).merge(plain[1].assign(id=printed["id"]), on=keys)
+        for one in ("id", "line"):
+            if len(twice := both[both.duplicated(one, keep=False)]):
+                raise ValueError(f"{table}: cells and numbers do not pair: {', '.join(dict.fromkeys(twice['id']))}")
+        return {str(key): float(value) for key, value in zip(both["id"], both["ours"], strict=True)}
+
+    def orderings(
+        self, table: str, pairs: Mapping[str, tuple[str, str]] | Sequence[tuple[str, str]], **same: object
+    ) -> dict[str, tuple[str, str]]:
+        """Printed orderings by their ids, for :meth:`trend`.
+
+        Args:
+            table: of the paper.
+            pairs: (better variant, worse variant), as printed; or the printed row ``better > worse`` -> such a pair.
+            same: as in :meth:`cells`.
+
+        Raises:
+            ValueError: an ordering that the table does not print.
+
+        Example:
+            >>> Ledger("drcn").orderings("fig4", [("D=6", "D=1")])
+            {'fig4/D=6->-D=1/ordering': ('D=6', 'D=1')}
+        """
+        named = pairs if isinstance(pairs, Mapping) else {f"{a} > {b}": (a, b) for a, b in pairs}
+        frame = pd.DataFrame({"row": list(named), "ordering": range(len(named))})
+        found = self.cells(table, frame, **same)
+        variants = list(named.values())
+        if missing := set(range(len(named))) - set(found.values()):
+            raise ValueError(f"{table} prints no ordering {', '.join(list(named)[int(k)] for k in sorted(missing))}")
+        return {key: variants[int(k)] for key, k in found.items()}
+
+    def trend(self, study: StudyResult | None, metric: str, claims: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
         """Test orderings that the paper claims (published value ``>0``) on a trained study.
 
         Args:
-            study: its runs. metric: one of its columns, in the claims' unit.
+            study: its runs; None, where it is not stored, gives an empty table.
+            metric: one of its columns, in the claims' unit.
             claims: id of the published ordering -> (better variant, worse variant).
 
         Returns:
@@ -202,6 +267,8 @@ class Ledger:
         """
         from nsrlib.studies import ordering
 
+        if study is None:
+            return self.table([])
         for key in claims:
             if (found := self._published_row(key)["metric"]) != "ordering":
                 raise ValueError(f"{key} is no ordering, its metric is {found}")
@@ -328,6 +395,11 @@ class Ledger:
         )
         groups = still_open.groupby(["verdict", "reason"], sort=False)["id"].agg(["size", "first"]).reset_index()
         return groups.set_axis(["verdict", "reason", "cells", "example"], axis=1)
+
+    def counts(self) -> pd.DataFrame:
+        """How many cells there are of each table, how and verdict."""
+        rows = pd.DataFrame(self.rows.values(), columns=["table", "how", "verdict"])
+        return rows.groupby(["table", "how", "verdict"]).size().rename("cells").reset_index()
 
     def used_results(self, results: pd.DataFrame) -> None:
         """Remember which data an :func:`nsrlib.evaluation.benchmark` table came from."""

@@ -518,6 +518,69 @@ def test_orderings_count_on_the_scoreboard(trained, toy):
     assert (cells["trend"], cells["noise"], cells["differs"], cells["open"]) == ("1", "1", "1", "1")
 
 
+# --- cells by their words ---------------------------------------------------------------------------------------------
+
+
+def frame(**columns):
+    return pd.DataFrame(columns)
+
+
+def test_a_frame_of_ours_finds_its_printed_cells(toy):
+    ledger = Ledger("toy")
+    scores = frame(
+        row=["bsrn", "RFDN", "VDSR"], psnr=[32.351, 32.2, 31.0], ssim=[0.8966, math.nan, 0.8], seconds=[1, 2, 3]
+    )
+    assert ledger.cells("t", scores, column="set5", scale=4) == {
+        "t/BSRN/set5/psnr": 32.351,
+        "t/BSRN/set5/ssim": 0.8966,
+        "t/RFDN/set5/psnr": 32.2,
+    }
+    assert ledger.cells("t", frame(params=[352.0]), row="BSRN") == {"t/BSRN/params": 352.0}
+    assert ledger.cells("t", scores[:0], column="Set5", scale=4) == {}
+
+
+@pytest.mark.parametrize(
+    ("table", "columns", "message"),
+    [
+        ("x", {"row": ["BSRN"]}, "toy prints no table 'x'; there are: t, abl"),
+        (
+            "t",
+            {"psnr": [32.0], "column": ["Set5"]},
+            "cells and numbers do not pair: t/BSRN/set5/psnr, t/RFDN/set5/psnr",
+        ),
+        ("t", {"psnr": [32.0, 33.0], "row": ["BSRN", "BSRN"]}, "cells and numbers do not pair: t/BSRN/set5/psnr"),
+    ],
+    ids=["no such table", "a number for two cells", "two numbers for a cell"],
+)
+def test_cells_that_are_not_told_apart_are_refused(toy, table, columns, message):
+    with pytest.raises(ValueError, match=message):
+        Ledger("toy").cells(table, frame(**columns))
+
+
+def test_orderings_are_found_by_their_variants_or_by_the_papers_words(trained):
+    ledger, _ = trained
+    assert ledger.orderings("abl", [("a", "b"), ("a", "d")]) == {
+        "abl/a->-b/ordering": ("a", "b"),
+        "abl/a->-d/ordering": ("a", "d"),
+    }
+    assert ledger.orderings("abl", {"a > c": ("b", "c")}, scale=4) == {"abl/a->-c/ordering": ("b", "c")}
+    with pytest.raises(ValueError, match="abl prints no ordering a > x"):
+        ledger.orderings("abl", [("a", "b"), ("a", "x")])
+
+
+def test_a_study_that_is_not_there_gives_no_verdict(trained):
+    ledger, _ = trained
+    claim = ledger.trend(None, "psnr", ledger.orderings("abl", [("a", "b")]))
+    assert (len(claim), ledger.rows) == (0, {})
+    assert ledger.verdict(claim).startswith("not measured")
+
+
+def test_cells_are_counted_by_table_and_verdict(toy):
+    ledger = Ledger("toy")
+    ledger.compare({"t/BSRN/params": 352.0, "t/BSRN/adds": 73.0}, "exact")
+    assert ledger.counts().to_numpy().tolist() == [["t", "exact", "reproduced", 2]]
+
+
 # --- the scoreboard ---------------------------------------------------------------------------------------------------
 
 

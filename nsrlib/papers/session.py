@@ -58,19 +58,32 @@ class Session:
                 self.ledger.note(f"The study '{name}' is not stored: no verdicts on its claims.")
         return found
 
-    def need(self, what: str, there: object) -> bool:
-        """Whether something is there; if not, the one line that says why a cell stays empty.
+    @cached_property
+    def bicubic(self) -> dict[int, float]:
+        """PSNR of bicubic upscaling on Set5 as papers print it, by scale."""
+        rows = claims.published(claims.PROTOCOL).query("row == 'bicubic' and column == 'Set5' and metric == 'psnr'")
+        return {int(scale): float(value) for scale, value in zip(rows["scale"], rows["value"], strict=True)}
+
+    def sets(self, asked: str = "") -> list[str]:
+        """Names of the benchmarks to measure: those asked for, else by the profile; none where they are not at hand."""
+        more = [] if self.profile == "quick" else ["b100", "urban100"]
+        names = [name.strip() for name in asked.split(",") if name.strip()] or ["set5", "set14", *more]
+        return names if self.on_benchmark else []
+
+    def need(self, what: str, there: Any) -> bool:
+        """Whether something is there; if not, says so in the one line that stands in place of a cell's output.
 
         Example:
-            >>> session = open("drcn", sets="embedded", scale=3)
-            Embedded photographs (scikit-image).
+            >>> session = open("drcn", sets="embedded", scale=3)  # doctest: +ELLIPSIS
+            embedded: ...
             >>> if session.need("the study of depth", None):
             ...     print("never reached")
             Skipped: needs the study of depth.
         """
-        if not there:
+        present = len(there) > 0 if hasattr(there, "__len__") else bool(there)
+        if not present:
             print(f"Skipped: needs {what}.")
-        return bool(there)
+        return present
 
     def published_network(self, name: str, scale: int) -> tuple[nn.Module, bool]:
         """A network with its authors' weights, or with random ones where they cannot be had; and which."""
@@ -86,6 +99,17 @@ class Session:
         from nsrlib import plots
 
         plots.save(fig, name, self.out_dir)
+
+    def provenance(self) -> pd.DataFrame:
+        """Keep the ledger; versions, device, commit, data and weights of this run, one a line."""
+        import pandas as pd
+
+        self.ledger.save()
+        about = self.ledger.provenance()
+        facts = {name: value for name, value in about.items() if not isinstance(value, dict)}
+        hashes = {f"{one.name} x{one.scale}": one.sha256[:16] for one in self.images}
+        hashes |= {name: one["sha256"][:16] for name, one in (about["data"] | about["weights"]).items()}
+        return pd.Series(facts | about["versions"] | hashes, name="this run").to_frame()
 
 
 def open(

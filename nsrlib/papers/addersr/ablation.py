@@ -1,0 +1,73 @@
+"""AdderSR's ablation after its training: the rates of the adder weights, and the networks that are looked at."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from nsrlib.papers.addersr.studies import studies
+from nsrlib.studies import StudyResult
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
+
+KEPT = {"BN x100": "bn", "BN, shortcut, power x100": "bn_shortcut_power"}
+"""Variant -> file in ``data/weights/addersr``: of profile cpu, seed 0."""
+
+
+def by_rate(result: StudyResult) -> pd.DataFrame:
+    """The study's runs with the rate in a column of its own instead of in the variant's name; CNN has none and is left
+    out.
+
+    Example:
+        >>> runs = [{"variant": v, "seed": 0, "metrics": {"psnr": 30.0}} for v in ("BN x10", "CNN")]
+        >>> by_rate(StudyResult("ablation", runs, {}))[["variant", "rate"]].values.tolist()
+        [['BN', 10.0]]
+    """
+    table = result.table
+    found = table["variant"].str.extract(r"^(?P<variant>.*) x(?P<rate>[0-9.]+)$")
+    table = table.drop(columns="variant").join(found.astype({"rate": float}))
+    return table.dropna(subset=["variant"])
+
+
+def at_best_rate(result: StudyResult, metric: str) -> StudyResult:
+    """Each variant's runs at the rate that is its own best, by the mean over seeds of ``metric``, and CNN's."""
+    means = by_rate(result).pivot_table(index="variant", columns="rate", values=metric, sort=False)
+    rate = means[sorted(means.columns)].idxmax(axis=1)
+    chosen = {f"{name} x{value:g}": str(name) for name, value in rate.items()} | {"CNN": "CNN"}
+    return StudyResult(
+        "addersr ablation, each variant at its best rate",
+        [run | {"variant": chosen[run["variant"]]} for run in result.runs if run["variant"] in chosen],
+        {name: result.settings[key] for key, name in chosen.items()},
+        f"{result.note}, each variant at its own best rate",
+    )
+
+
+def untrained(variant: str, profile: str, seed: int = 0) -> nn.Module:
+    """A network of the ablation at its start. At profile ``quick`` that of ``cpu``, whose results are stored."""
+    from nsrlib import training
+    from nsrlib.models import create_model
+
+    settings = studies("cpu" if profile == "quick" else profile)["ablation"].settings(variant)
+    with training.seeded(seed):
+        return create_model(settings["model"], 2, **settings["config"])
+
+
+def network(variant: str, profile: str, seed: int = 0) -> tuple[nn.Module, str]:
+    """A trained network of the ablation and a line on its training: kept at profile ``quick``, else trained now."""
+    from nsrlib import training
+    from nsrlib.models import WEIGHTS_DIR, load_weights, read_metadata
+    from nsrlib.studies import training_patches
+
+    start = untrained(variant, profile, seed)
+    if profile == "quick":
+        path = WEIGHTS_DIR / "addersr" / f"{KEPT[variant]}.safetensors"
+        about = read_metadata(path)
+        return load_weights(start, path).eval(), f"trained on {about['data']}, seed {about['seed']}"
+    settings = studies(profile)["ablation"].settings(variant)
+    recipe = training.Recipe(**{**settings["recipe"], "seed": seed})
+    options = json.dumps(settings["patches"], sort_keys=True)
+    patches = training_patches(tuple(settings["train"]), 2, recipe.patch, options)
+    result = training.fit(start, patches, recipe, progress=False)
+    return result.model, f"trained on {' and '.join(settings['train'])}, seed {seed}"
