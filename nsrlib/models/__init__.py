@@ -7,23 +7,35 @@ import difflib
 import inspect
 import json
 import os
-import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from nsrlib.files import ROOT
-from nsrlib.layers import one_by_one_dilation
+from nsrlib import data
+from nsrlib.ops.common import one_by_one_dilation
 from nsrlib.models.addersr import AdderEDSR, AdderVDSR
 from nsrlib.models.baselines import EDSR, IMDN, RFDN, VDSR, WDSR, Bicubic, DnCNN, EDSRBaseline, WideFrame
 from nsrlib.models.bsrn import BSRN, BSRNS, FusedBSRN, Kernels
 from nsrlib.models.drcn import LumaDRCN
 from nsrlib.models.drn import DRNL, DRNS
 from nsrlib.models.nsr import NSR, gated_layers
+from nsrlib.models.weights import WEIGHTS_DIR, load_weights, read_metadata, read_state_dict
+
+__all__ = [
+    "BUILDERS",
+    "PUBLISHED",
+    "SCALES",
+    "WEIGHTS_DIR",
+    "create_model",
+    "list_models",
+    "load_weights",
+    "optimise",
+    "read_metadata",
+    "read_state_dict",
+]
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "addersr_edsr": AdderEDSR,
@@ -69,9 +81,6 @@ PUBLISHED: dict[tuple[str, int], str] = {
 }
 """Weights that the authors released: file names in ``data/sources.csv``. DnCNN's are for gray noise of sigma 25."""
 
-WEIGHTS_DIR = ROOT / "data" / "weights"
-"""Small weights trained with this library, ``<model>_x<scale>.safetensors``."""
-
 
 def _added() -> dict[str, metadata.EntryPoint]:
     """Networks of other packages: those with an entry point in the group ``nsrlib.models``."""
@@ -98,6 +107,10 @@ def list_models() -> list[str]:
 
         [project.entry-points."nsrlib.models"]
         espcn = "nsrlib_espcn.network:ESPCN"
+
+    Example:
+        >>> "bsrn" in list_models()
+        True
     """
     return sorted([*BUILDERS, *_added()])
 
@@ -118,6 +131,14 @@ def create_model(
     Raises:
         ValueError: unknown name, scale, keyword or weights; the message lists what is possible.
         nsrlib.data.DataUnavailable: published weights that cannot be had.
+
+    Example:
+        >>> model = create_model("bsrn", scale=2, num_feats=16, num_blocks=2)
+        >>> model(torch.zeros(1, 3, 20, 24)).shape
+        torch.Size([1, 3, 40, 48])
+        >>> create_model("bsrm")
+        Traceback (most recent call last):
+        ValueError: unknown model 'bsrm' (did you mean 'bsrn'?); known: ...
     """
     builder, scales = _builder(name)
     if scale is None:
@@ -140,8 +161,6 @@ def create_model(
 
 def _weights_file(name: str, scale: int, pretrained: bool | str | os.PathLike) -> str | os.PathLike:
     if pretrained == "published":
-        from nsrlib import data
-
         if (name, scale) not in PUBLISHED:
             have = ", ".join(f"{m} x{s}" for m, s in PUBLISHED)
             raise ValueError(f"no published weights for {name} x{scale}; there are: {have}")
@@ -155,84 +174,8 @@ def _weights_file(name: str, scale: int, pretrained: bool | str | os.PathLike) -
     return pretrained  # type: ignore[return-value]
 
 
-def read_metadata(path: str | os.PathLike) -> dict[str, str]:
-    """What a ``.safetensors`` file says about itself: paper, recipe, data, seed, ...; empty if nothing."""
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        return dict(file.metadata() or {})
-
-
 def _trained_config(path: str | os.PathLike) -> dict[str, Any]:
     return json.loads(read_metadata(path).get("config", "{}"))
-
-
-def read_state_dict(path: str | os.PathLike) -> dict[str, Tensor]:
-    """Tensors of a ``.safetensors`` or ``.pth`` file by name, on the CPU, without running any code from the file.
-
-    ``.pth`` files may nest the tensors under ``params_ema``, ``params``, ``state_dict`` or ``model``.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: damaged, not a checkpoint, or a pickle that would run code (refused).
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no such weights file: {path}")
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path.name} is not a valid safetensors file: {error}") from error
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if any(sign in str(error) for sign in ("GLOBAL", "Trying to")):  # a web page or random bytes have neither
-            raise ValueError(
-                f"{path.name} refused: it holds pickled objects other than tensors, which can run code"
-            ) from error
-        raise ValueError(f"{path.name} is damaged or not a PyTorch checkpoint") from error
-    except PermissionError:
-        raise
-    except Exception as error:  # arbitrary bytes make the unpickler raise nearly anything
-        raise ValueError(f"{path.name} is damaged or not a PyTorch checkpoint") from error
-    for key in ("params_ema", "params", "state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ValueError(f"{path.name} holds no state dict (tensors by name)")
-    return dict(content)
-
-
-def load_weights(model: nn.Module, path: str | os.PathLike, strict: bool = True) -> nn.Module:
-    """Load a ``.pth`` or ``.safetensors`` file into ``model`` and return it. Untrusted files are safe to load.
-
-    Args:
-        strict: every name and shape must match; otherwise only those that do are taken.
-
-    Raises:
-        ValueError: names or shapes differ (with ``strict``), or nothing matches; or as :func:`read_state_dict`.
-            The model is unchanged then.
-    """
-    given, wanted = read_state_dict(path), model.state_dict()
-    missing = sorted(wanted.keys() - given.keys())
-    unexpected = sorted(given.keys() - wanted.keys())
-    misshapen = sorted(k for k in wanted.keys() & given.keys() if wanted[k].shape != given[k].shape)
-    usable = {k: v for k, v in given.items() if k in wanted and k not in misshapen}
-    if (strict and (missing or unexpected or misshapen)) or not usable:
-        parts = [f"{len(missing)} missing (first {missing[0]})"] if missing else []
-        parts += [f"{len(unexpected)} unexpected (first {unexpected[0]})"] if unexpected else []
-        if misshapen:
-            k = misshapen[0]
-            parts.append(
-                f"{len(misshapen)} of another shape ({k}: file {tuple(given[k].shape)}, model {tuple(wanted[k].shape)})"
-            )
-        raise ValueError(f"{Path(path).name} does not fit {type(model).__name__}: {'; '.join(parts)}")
-    model.load_state_dict(usable, strict=strict)
-    return model
 
 
 def optimise(model: nn.Module, device: str | torch.device | None = None, kernels: Kernels = "auto") -> nn.Module:
@@ -245,6 +188,11 @@ def optimise(model: nn.Module, device: str | torch.device | None = None, kernels
     Args:
         device: where the result shall be; default: where ``model`` is.
         kernels: as for :class:`~nsrlib.models.bsrn.FusedBSRN`; plays no part for other networks.
+
+    Example:
+        >>> model, x = create_model("edsr_baseline", 2, num_blocks=1).eval(), torch.ones(1, 3, 8, 8)
+        >>> bool((optimise(model)(x) - model(x)).abs().max() < 1e-4)
+        True
     """
     if isinstance(model, FusedBSRN):
         return model.to(device)

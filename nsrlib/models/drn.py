@@ -27,6 +27,7 @@ from nsrlib.data import ImageSet, Pair
 from nsrlib.data.patches import Batch, Patches
 from nsrlib.images import imresize
 from nsrlib.layers import check_input
+from nsrlib.models.weights import load_weights
 
 MEAN = (0.4488, 0.4371, 0.4040)
 """Mean colour of DIV2K, [0, 1]."""
@@ -309,8 +310,6 @@ def load_dual_weights(duals: nn.ModuleList, path: str | os.PathLike) -> nn.Modul
     """
     name = os.path.basename(path)
     if name.endswith(".safetensors"):
-        from nsrlib.models import load_weights
-
         load_weights(duals, path)
         return duals
     states = torch.load(path, map_location="cpu", weights_only=True)
@@ -344,7 +343,6 @@ def released(network: str, scale: int) -> DRN | None:
         ValueError: a network that was not released; a file that does not fit.
     """
     from nsrlib.data.download import local_roots
-    from nsrlib.models import load_weights
 
     if (network, scale) not in RELEASED:
         raise ValueError(

@@ -1,0 +1,106 @@
+"""Files of weights: read without running code from them, loaded only if they fit."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from nsrlib.files import ROOT
+
+WEIGHTS_DIR = ROOT / "data" / "weights"
+"""Small weights trained with this library, ``<model>_x<scale>.safetensors``."""
+
+
+def read_metadata(path: str | os.PathLike) -> dict[str, str]:
+    """What a ``.safetensors`` file says about itself: paper, recipe, data, seed, ...; empty if nothing.
+
+    Example:
+        >>> read_metadata(WEIGHTS_DIR / "bsrn_x2.safetensors")["seed"]
+        '0'
+    """
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return dict(file.metadata() or {})
+
+
+def read_state_dict(path: str | os.PathLike) -> dict[str, Tensor]:
+    """Tensors of a ``.safetensors`` or ``.pth`` file by name, on the CPU, without running any code from the file.
+
+    ``.pth`` files may nest the tensors under ``params_ema``, ``params``, ``state_dict`` or ``model``.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: damaged, not a checkpoint, or a pickle that would run code (refused).
+
+    Example:
+        >>> read_state_dict(WEIGHTS_DIR / "bsrn_x2.safetensors")["B1.c1_d.weight"].shape
+        torch.Size([12, 24, 1, 1])
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no such weights file: {path}")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{path.name} is not a valid safetensors file: {error}") from error
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if any(sign in str(error) for sign in ("GLOBAL", "Trying to")):  # a web page or random bytes have neither
+            raise ValueError(
+                f"{path.name} refused: it holds pickled objects other than tensors, which can run code"
+            ) from error
+        raise ValueError(f"{path.name} is damaged or not a PyTorch checkpoint") from error
+    except PermissionError:
+        raise
+    except Exception as error:  # arbitrary bytes make the unpickler raise nearly anything
+        raise ValueError(f"{path.name} is damaged or not a PyTorch checkpoint") from error
+    for key in ("params_ema", "params", "state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise ValueError(f"{path.name} holds no state dict (tensors by name)")
+    return dict(content)
+
+
+def load_weights(model: nn.Module, path: str | os.PathLike, strict: bool = True) -> nn.Module:
+    """Load a ``.pth`` or ``.safetensors`` file into ``model`` and return it. Untrusted files are safe to load.
+
+    Args:
+        strict: every name and shape must match; otherwise only those that do are taken.
+
+    Raises:
+        ValueError: names or shapes differ (with ``strict``), or nothing matches; or as :func:`read_state_dict`.
+            The model is unchanged then.
+
+    Example:
+        >>> load_weights(nn.Conv2d(3, 3, 1), WEIGHTS_DIR / "bsrn_x2.safetensors")
+        Traceback (most recent call last):
+        ValueError: bsrn_x2.safetensors does not fit Conv2d: 2 missing (first bias); ... unexpected (first ...)
+    """
+    given, wanted = read_state_dict(path), model.state_dict()
+    missing = sorted(wanted.keys() - given.keys())
+    unexpected = sorted(given.keys() - wanted.keys())
+    misshapen = sorted(k for k in wanted.keys() & given.keys() if wanted[k].shape != given[k].shape)
+    usable = {k: v for k, v in given.items() if k in wanted and k not in misshapen}
+    if (strict and (missing or unexpected or misshapen)) or not usable:
+        parts = [f"{len(missing)} missing (first {missing[0]})"] if missing else []
+        parts += [f"{len(unexpected)} unexpected (first {unexpected[0]})"] if unexpected else []
+        if misshapen:
+            k = misshapen[0]
+            parts.append(
+                f"{len(misshapen)} of another shape ({k}: file {tuple(given[k].shape)}, model {tuple(wanted[k].shape)})"
+            )
+        raise ValueError(f"{Path(path).name} does not fit {type(model).__name__}: {'; '.join(parts)}")
+    model.load_state_dict(usable, strict=strict)
+    return model
