@@ -101,7 +101,7 @@ def test_a_study_without_single_recursions_is_refused():
 
 
 def test_the_depth_study_changes_nothing_but_the_depth():
-    table = papers.studies("drcn", "cpu")["depth"]
+    table = study.studies("cpu")["depth"]
     settings = {v: table.settings(v) for v in table.variants}
     assert [s["config"].pop("recursions") for s in settings.values()] == list(study.DEPTHS)
     assert all(s == settings["D=1"] for s in settings.values())

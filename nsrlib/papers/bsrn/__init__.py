@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nsrlib.papers.bsrn.studies import studies
+from nsrlib.papers.bsrn import studies
 from nsrlib.papers.record import Paper, Training, drawn_in
 from nsrlib.training.recipe import Recipe
 
@@ -22,7 +22,7 @@ PAPER = Paper(
     "bsrn",
     title="Li et al., *Blueprint Separable Residual Network*, CVPRW 2022",
     needs="Set5, Set14, weights (8 MB)",
-    studies=studies,
+    studies=studies.studies,
     trainings={
         # XPixel's option files: DF2K, one cosine period, no warm-up, no EMA
         "bsrn": Training(Recipe(iterations=1_000_000, batch=64, patch=48, lr=1e-3, lr_min=1e-7)),

@@ -1,6 +1,6 @@
 """DRN: dual regression, and the compression that it guides."""
 
-from nsrlib.papers.drn.studies import studies
+from nsrlib.papers.drn import studies
 from nsrlib.papers.record import Paper, Training, drawn_in
 from nsrlib.training.recipe import Recipe
 
@@ -14,7 +14,7 @@ PAPER = Paper(
     "drn",
     title="Guo et al., *Towards Lightweight Super-Resolution with Dual Regression Learning*, TPAMI 2024",
     needs="Set5, Set14",
-    studies=studies,
+    studies=studies.studies,
     trainings={"drn_s": TRAINING, "drn_l": TRAINING},
     diagrams=drawn_in("nsrlib.papers.drn.figures", "network"),
 )

@@ -1,6 +1,6 @@
 """NSR: neural sparse representation, by kernels that a gate mixes, for super-resolution and restoration."""
 
-from nsrlib.papers.nsr.studies import studies
+from nsrlib.papers.nsr import studies
 from nsrlib.papers.record import Paper, Training, drawn_in
 from nsrlib.training.recipe import Recipe
 
@@ -8,7 +8,7 @@ PAPER = Paper(
     "nsr",
     title="Fan et al., *Neural Sparse Representation for Image Restoration*, NeurIPS 2020",
     needs="Set5, Set14; DnCNN's weights (2 MB)",
-    studies=studies,
+    studies=studies.studies,
     trainings={
         # the code's setting: 30 epochs of 1000 crops from each of DIV2K's 800 images
         "nsr": Training(
