@@ -23,4 +23,5 @@ def test_examples_run_offline(name, monkeypatch, tmp_path, capsys):
     except ModuleNotFoundError as error:
         pytest.skip(f"needs {error.name}")
     doctest.testmod(module, optionflags=OPTIONS)
-    assert capsys.readouterr().out == ""
+    said = capsys.readouterr().out
+    assert not said, said

@@ -19,8 +19,8 @@ needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="no make")
 def copy(tmp_path) -> Path:
     """What ``make`` needs to know, in a folder where nothing is installed."""
     folder = tmp_path / "copy"
-    folder.mkdir()
-    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+    (folder / "nsrlib").mkdir(parents=True)
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "requirements.lock"):
         shutil.copy(ROOT / name, folder)
     return folder
 
@@ -37,10 +37,10 @@ def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     ("target", "last"),
     [
         ("reproduce", r"\.venv/bin/nsr reproduce +--profile quick"),
-        ("test", r"--nbval-lax .*notebooks"),
+        ("test", r"nbval +passed"),
         ("lab", r"\.venv/bin/jupyter lab notebooks"),
         ("test-browser", r"-m pytest .* tests/browser"),
-        ("docs", r"-m pdoc .* nsrlib nsrlib\.models"),
+        ("docs", r"-m pdoc .*--output-directory docs"),
         ("bench", r"\.venv/bin/nsr bench models"),
         ("bench-gpu", r"-m pytest .* tests/ops .*nsr bench kernels --device cuda --budget 15 .*nsr bench models "),
     ],
@@ -50,20 +50,22 @@ def test_a_target_installs_first_and_into_its_own_folder_only(copy, target, last
     assert (done.returncode, done.stderr) == (0, "")
     commands = done.stdout.replace("\\\n", " ").splitlines()
     installs = [c for c in commands if re.search(r"\b(pip|uv|conda|apt|apt-get|brew|npm)\b.*\binstall\b", c)]
-    assert len(installs) == 2  # uv, then everything else with it
+    installs = list(dict.fromkeys(installs))  # -n repeats them for each step
+    assert len(installs) == 4  # uv, then with it the lock, torch and the project
+    assert [c for c in installs if "--require-hashes" not in c] == [*installs[2:]]
     for command in installs:
         assert re.search(r"(^|\s)\.venv/bin/(python -m pip|uv pip) install ", command), command
         assert "--python .venv/bin/python" in command or "uv pip" not in command
     everything = "\n".join(commands)
     assert not re.search(r"\bsudo\b|--user\b|--system\b|--break-system-packages|--target\b|--prefix\b", everything)
-    assert re.findall(r"-m venv (\S+)", everything) == [".venv"]
+    assert set(re.findall(r"-m venv (\S+)", everything)) == {".venv"}
     assert re.search(last, commands[-1])
     assert [p.name for p in copy.iterdir() if p.name == ".venv"] == []  # -n did nothing
 
 
 @needs_make
 def test_nothing_is_installed_twice(copy):
-    (copy / ".venv").mkdir()
+    fake_environment(copy / ".venv")
     (copy / ".venv" / "installed").touch()
     done = make(copy, "-n", "reproduce", "PAPERS=bsrn drn", "PROFILE=cpu", "ARGS=--resume")
     assert done.stdout.split() == [".venv/bin/nsr", "reproduce", "bsrn", "drn", "--profile", "cpu", "--resume"]
@@ -72,14 +74,70 @@ def test_nothing_is_installed_twice(copy):
 
 
 @needs_make
-def test_test_means_lint_types_units_and_notebooks(copy):
-    (copy / ".venv").mkdir()
+@pytest.mark.parametrize(
+    ("target", "steps"),
+    [
+        ("test", ["ruff check", "ruff format --check", "/mypy", '"not slow and', "-m timing", "--nbval-lax"]),
+        ("test-all", ['"not slow and', '"slow and', "-m timing", "--nbval-lax", "tests/browser"]),
+    ],
+)
+def test_test_means_lint_types_units_and_notebooks(copy, target, steps):
+    fake_environment(copy / ".venv")
     (copy / ".venv" / "installed").touch()
-    text = make(copy, "-n", "test").stdout
-    places = [
-        text.index(word) for word in ("ruff check", "ruff format --check", "/mypy", "-m pytest -n", "--nbval-lax")
-    ]
+    text = make(copy, "-n", target).stdout
+    places = [text.index(step) for step in steps]
     assert places == sorted(places)
+
+
+def fake_environment(folder: Path, fails: str = "", lacks: str = "") -> None:
+    """Programs that write their command into ``log``; one whose command contains ``fails`` fails."""
+    (folder / "bin").mkdir(parents=True)
+    for name in {"nsr", "ruff", "mypy", "pytest", "pdoc", "jupyter", "uv", "python"} - {lacks}:
+        path = folder / "bin" / name
+        path.write_text(
+            f'#!/bin/sh\necho "{name} $*" >> "{folder}/log"\ncase "{name} $*" in {fails or "nothing"}) exit 3;; esac\n'
+        )
+        path.chmod(0o755)
+
+
+@needs_make
+@pytest.mark.parametrize("fails", ["", "ruff?format*", "*not?slow*"], ids=["nothing fails", "format", "unit"])
+def test_a_step_that_fails_keeps_no_other_from_running(copy, fails):
+    fake_environment(copy / ".venv", fails)
+    (copy / ".venv" / "installed").touch()
+    done = make(copy, "test")
+    ran = (copy / ".venv" / "log").read_text()
+    for step in ("ruff check", "mypy", "not slow", "-m timing", "--nbval-lax"):
+        assert step in ran
+    report = [line.split()[:2] for line in done.stdout.splitlines() if re.search(r"(passed|FAILED) +\d+ s$", line)]
+    failed = {"": "", "ruff?format*": "lint", "*not?slow*": "unit"}[fails]
+    steps = ("lint", "types", "unit", "timing", "nbval")
+    assert report == [[step, "FAILED" if step == failed else "passed"] for step in steps]
+    assert (done.returncode != 0) == bool(fails)
+
+
+@needs_make
+@pytest.mark.parametrize("target", ["docs", "lint", "lock", "reproduce"])
+def test_nothing_is_installed_through_a_link(copy, tmp_path, target):
+    fake_environment(tmp_path / "theirs")
+    (copy / ".venv").symlink_to(tmp_path / "theirs")
+    make(copy, target)
+    ran = (tmp_path / "theirs" / "log").read_text()
+    assert ran
+    assert "install" not in ran
+    assert {path.name for path in (tmp_path / "theirs").iterdir()} == {"bin", "log"}
+
+
+@needs_make
+def test_a_link_to_an_incomplete_environment_is_refused(copy, tmp_path):
+    fake_environment(tmp_path / "theirs", lacks="pdoc")
+    (copy / ".venv").symlink_to(tmp_path / "theirs")
+    done = make(copy, "docs")
+    assert done.returncode != 0
+    assert done.stderr.startswith(
+        f".venv is a link, and nothing is installed through a link: {tmp_path / 'theirs'} has no pdoc."
+    )
+    assert not (tmp_path / "theirs" / "log").exists()
 
 
 def fake_python(folder: Path, version: str) -> Path:
