@@ -185,7 +185,7 @@ class Ledger:
         self.save()
         return self.table(list(measured))
 
-    def cells(self, table: str, frame: pd.DataFrame, **same: object) -> dict[str, float]:
+    def cells(self, table: str, frame: pd.DataFrame, **same: Any) -> dict[str, float]:
         """Our numbers by the ids of the printed cells that they belong to, for :meth:`compare`.
 
         Args:
@@ -225,7 +225,7 @@ class Ledger:
         return {str(key): float(value) for key, value in zip(both["id"], both["ours"], strict=True)}
 
     def orderings(
-        self, table: str, pairs: Mapping[str, tuple[str, str]] | Sequence[tuple[str, str]], **same: object
+        self, table: str, pairs: Mapping[str, tuple[str, str]] | Sequence[tuple[str, str]], **same: Any
     ) -> dict[str, tuple[str, str]]:
         """Printed orderings by their ids, for :meth:`trend`.
 

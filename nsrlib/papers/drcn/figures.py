@@ -1,13 +1,17 @@
-"""Figures of DRCN: the network, the three designs of its recursion, single recursions against the ensemble."""
+"""Figures of DRCN: the network, the designs of its recursion, single recursions, learned weights, width."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import Tensor
 
+from nsrlib.papers.drcn.analysis import macs
 from nsrlib.plots.diagrams import FILLS, arrow, box, chain, frame, line, note, plus
 from nsrlib.plots.style import BLUE, EDGE, GRAY, GREEN, ORANGE
 from nsrlib.studies import StudyResult
@@ -84,6 +88,13 @@ def recursions(panels: Mapping[str, StudyResult], references: Mapping[str, float
     Args:
         panels: title -> :func:`nsrlib.papers.drcn.studies.against_singles`.
         references: title -> PSNR of bicubic upscaling, where it shall be shown.
+
+    Example:
+        >>> names = ("1", "2", "ensemble", "equal weights")
+        >>> runs = [{"variant": name, "seed": 0, "metrics": {"psnr": 30.0}} for name in names]
+        >>> fig = recursions({"x3": StudyResult("x3", runs, dict.fromkeys(names, {}))})
+        >>> fig.axes[0].get_xlabel()
+        'recursion d'
     """
     fig, axes = plt.subplots(1, len(panels), figsize=(3.5 * len(panels), 3), squeeze=False)
     for ax, (title, result) in zip(axes[0], panels.items(), strict=True):
@@ -100,4 +111,67 @@ def recursions(panels: Mapping[str, StudyResult], references: Mapping[str, float
         ax.set(title=title, xlabel="recursion d")
     axes[0, 0].set_ylabel("PSNR (dB)")
     axes[0, -1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return fig
+
+
+def ensemble_weights(weights: Mapping[int, pd.DataFrame]) -> Figure:
+    """What the ensembles learned: mean over seeds and the seeds' range.
+
+    Args:
+        weights: :func:`nsrlib.papers.drcn.comparison.learned_weights`.
+    """
+    fig, ax = plt.subplots(figsize=(7, 2.8))
+    for scale, w in weights.items():
+        ax.plot(w.columns, w.mean(), marker="o", ms=3, label=f"x{scale}")
+        ax.fill_between(w.columns, w.min(), w.max(), alpha=0.15, lw=0)
+    ax.axhline(1 / 16, color="black", lw=0.8, ls="--", label="equal, as at the start")
+    ax.set(xlabel="recursion d", ylabel="weight / sum of weights", title="What the ensemble learned, 3 seeds")
+    ax.set_ylim(0, None)
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return fig
+
+
+def recursions_or_width(result: StudyResult, metric: str) -> Figure:
+    """PSNR over multiply-adds for networks of D recursions and F features: mean over seeds and the seeds' range.
+
+    Args:
+        result: the study ``width``; its variants are named ``<width>, D=<recursions>``.
+    """
+    rows = result.table.assign(D=result.table["variant"].str.extract(r"D=(\d+)$", expand=False))
+    rows["F"] = rows["variant"].map({v: s["config"]["features"] for v, s in result.settings.items()})
+    rows["G"] = [macs(int(d), f, collapsed=True) / 1e9 for d, f in zip(rows["D"], rows["F"], strict=True)]
+    fig, ax = plt.subplots(figsize=(6.4, 3))
+    for d, some in rows.groupby("D"):
+        mean = some.groupby("F").agg({metric: ["mean", "min", "max"], "G": "first"})
+        g, v = mean["G", "first"], mean[metric]
+        ax.fill_between(g, v["min"], v["max"], alpha=0.15, lw=0)
+        ax.semilogx(g, v["mean"], marker="o", label=f"D = {d}")
+        for f in mean.index:
+            at = (g[f], v.loc[f, "mean"])
+            ax.annotate(f"F = {f}", at, xytext=(4, -11), textcoords="offset points", fontsize=8)
+    ax.set(xlabel="multiply-adds for 1280x720 (G)", ylabel="PSNR (dB)", title="Set5 x3: recursions against features")
+    ax.legend()
+    return fig
+
+
+def predictions(pictures: Sequence[np.ndarray], apart: Sequence[Tensor], scores: pd.DataFrame, title: str) -> Figure:
+    """Single predictions of one crop, up to five of them, above their differences from the ensemble on one scale.
+
+    Args:
+        pictures: ``y_1 .. y_D``, ``uint8``.
+        apart: ``y_d`` minus the ensemble in grey levels, ``(H, W)`` each.
+        scores: :func:`nsrlib.papers.drcn.studies.recursion_scores`, of a whole set.
+    """
+    limit = max(float(difference.abs().max()) for difference in apart)
+    chosen = [d for d in (1, 3, 5, 7, 9) if d <= len(pictures)]
+    fig, axes = plt.subplots(2, len(chosen), figsize=(10, 4.5), squeeze=False)
+    for (upper, lower), d in zip(axes.T, chosen, strict=True):
+        upper.imshow(pictures[d - 1])
+        quality, weight = scores["psnr"][d], scores["weight"][d]
+        upper.set_title(f"d = {d}: {quality:.2f} dB\nweight {weight:.3f}", fontweight="normal", fontsize=9)
+        bar = lower.imshow(apart[d - 1], cmap="RdBu_r", vmin=-limit, vmax=limit)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    fig.colorbar(bar, ax=axes[1], shrink=0.8, label="grey levels")
+    fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=10)
     return fig

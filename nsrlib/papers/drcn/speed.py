@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -54,11 +55,11 @@ def table(repeats: int = 3, compiled: bool = False, *, features: int = 96, recur
         with torch.inference_mode():
             for label, form in forms.items():  # warms up, too
                 answer[label] = form(inputs[label])
-                peak[label] = clock.peak(lambda form=form, x=inputs[label]: form(x)) / 1e6
+                peak[label] = clock.peak(partial(form, inputs[label])) / 1e6
             for turn in range(repeats):
                 for label, form in forms.items():
                     if inputs[label] is picture or turn == 0:
-                        once = clock.launch(lambda form=form, x=inputs[label]: form(x))
+                        once = clock.launch(partial(form, inputs[label]))
                         best[label] = min(best[label], once / 1000)
     finally:
         torch.set_num_threads(threads)
