@@ -200,15 +200,6 @@ class DistillationBlock(nn.Module):
         return torch.cat([*kept, self.act(self.c4(x))], 1)
 
 
-def one_by_one_dilation(device: torch.device) -> int:
-    """Dilation to give to a 1x1 convolution, for which it means nothing.
-
-    On a CPU it makes PyTorch hand a single-threaded 1x1 convolution to oneDNN instead of its own matrix product, which
-    was two to three times slower wherever it was measured.
-    """
-    return 2 if device.type == "cpu" else 1
-
-
 def check_input(x: Tensor, name: str, channels: int, min_size: int) -> None:
     """Raise a ValueError that names the network unless ``x`` is float ``(N, channels, H, W)``, sides large enough."""
     if x.ndim != 4 or x.shape[1] != channels:

@@ -1,7 +1,7 @@
 """Ahead-of-time compilation of Triton kernels, and what their machine code says, on a machine without a GPU.
 
-:func:`compile_for` compiles one kernel for one target, specialised on its arguments just as a launch would specialise
-it (divisibility by 16, integers equal to 1), and reads the result: registers, spills, shared memory and the
+:func:`audit` compiles one launch of a kernel for one target, specialised on its arguments just as it would be on a GPU
+(divisibility by 16, integers equal to 1), and reads the result: registers, spills, shared memory and the
 instructions of every innermost loop. NVIDIA code is read with ``nvdisasm`` and ``cuobjdump`` of the Triton wheel, AMD
 code is text already.
 
@@ -28,6 +28,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from nsrlib.ops.common import Launch
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -51,28 +53,6 @@ _TYPES = {
     torch.int64: "i64",
     torch.bool: "i1",
 }
-
-
-class Launch(NamedTuple):
-    """One launch of one kernel: what a GPU runs is what is audited.
-
-    ``arguments`` holds every parameter by name. Made from ``device="meta"`` tensors it can be audited, not run.
-    """
-
-    kernel: Any
-    grid: tuple[int, ...]
-    arguments: dict[str, Any]
-    num_warps: int = 4
-    num_stages: int = 3
-
-    def run(self) -> None:
-        """Launch on the current device, or in the interpreter."""
-        self.kernel[self.grid](**self.arguments, num_warps=self.num_warps, num_stages=self.num_stages)
-
-    def audit(self, target: str) -> Audit:
-        """:func:`compile_for` this launch."""
-        options = {"num_warps": self.num_warps, "num_stages": self.num_stages}
-        return compile_for(self.kernel, self.arguments, target, **options)
 
 
 @dataclass(frozen=True)
@@ -163,20 +143,15 @@ class Audit:
         return row
 
 
-def compile_for(
-    kernel: Any, arguments: Mapping[str, Any], target: str, *, num_warps: int = 4, num_stages: int = 3, **options: Any
-) -> Audit:
-    """Compile a ``@triton.jit`` kernel for ``target`` and read its machine code. Needs no GPU.
+def audit(launch: Launch, target: str) -> Audit:
+    """Compile a launch for ``target`` and read its machine code. Needs no GPU, and tensors without data will do.
 
     Args:
-        kernel: the kernel.
-        arguments: every parameter by name, as a launch would get it: tensors (``device="meta"`` will do; taken as
-            aligned to 16 bytes), integers, floats and the values of the ``tl.constexpr`` parameters.
+        launch: its tensors are taken as aligned to 16 bytes, everything else as it is.
         target: a key of :data:`TARGETS`.
-        num_warps, num_stages, options: compiler options of the launch.
 
     Raises:
-        ValueError: ``target`` is unknown, or ``arguments`` does not match the kernel's parameters.
+        ValueError: ``target`` is unknown, or ``launch.arguments`` does not match the kernel's parameters.
         RuntimeError: the kernel was decorated under ``TRITON_INTERPRET=1``.
     """
     import triton
@@ -184,6 +159,7 @@ def compile_for(
     from triton.compiler import ASTSource
     from triton.runtime import JITFunction
 
+    kernel, arguments = launch.kernel, launch.arguments
     if target not in TARGETS:
         raise ValueError(f"target must be one of {', '.join(TARGETS)}, got {target!r}")
     if not isinstance(kernel, JITFunction):
@@ -210,12 +186,11 @@ def compile_for(
     compiled = triton.compile(
         source,
         target=GPUTarget(*TARGETS[target]),
-        options={"num_warps": num_warps, "num_stages": num_stages, **options},
+        options={"num_warps": launch.num_warps, "num_stages": launch.num_stages},
     )
     read = _read_amd if backend == "hip" else _read_nvidia
-    return Audit(
-        kernel=kernel.__name__, target=target, triton=triton.__version__, num_warps=num_warps, **read(compiled)
-    )
+    name, version = kernel.__name__, triton.__version__
+    return Audit(kernel=name, target=target, triton=version, num_warps=launch.num_warps, **read(compiled))
 
 
 def _specialise(value: Any, backend: str) -> tuple[str, list[list[Any]]]:
@@ -248,7 +223,7 @@ def _read_nvidia(compiled: Any) -> dict[str, Any]:
     if found is None:
         raise RuntimeError(f"cuobjdump printed no resource usage: {(usage.stdout + usage.stderr)[:200]!r}")
     registers, stack, static, local = map(int, found.groups())
-    code, loops = _loops(
+    code, loops = innermost_loops(
         sass, label=r"\s*(\.L_x_\d+):", instruction=r"\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+\s+)?([A-Z][A-Z0-9_.]*)(.*)",
         branch=r"BRA", to=r"\.L_x_\d+",
     )  # fmt: skip
@@ -271,7 +246,7 @@ def _read_amd(compiled: Any) -> dict[str, Any]:
         found = re.search(rf"\.{name}:\s+(\d+)", asm)
         return int(found[1]) if found else 0
 
-    code, loops = _loops(
+    code, loops = innermost_loops(
         asm, label=r"(\.LBB\d+_\d+):", instruction=r"\s+([a-z]+_\w+)(.*)", branch=r"s_c?branch", to=r"\.LBB\d+_\d+"
     )
     return {
@@ -285,8 +260,16 @@ def _read_amd(compiled: Any) -> dict[str, Any]:
     }
 
 
-def _loops(asm: str, label: str, instruction: str, branch: str, to: str) -> tuple[Mix, tuple[Mix, ...]]:
-    """All instructions, and those of the innermost loops: from a label to the branch back to it, nothing nested."""
+def innermost_loops(asm: str, label: str, instruction: str, branch: str, to: str) -> tuple[Mix, tuple[Mix, ...]]:
+    """All instructions, and those of the innermost loops: from a label to the branch back to it, nothing nested.
+
+    Args:
+        asm: the text of a kernel.
+        label: regular expression of a line that is a label, its name in the first group.
+        instruction: likewise of an instruction, its name and its operands in two groups.
+        branch: likewise of the name of a branch.
+        to: likewise of the label among its operands.
+    """
     code: list[tuple[str, str]] = []
     labels: dict[str, int] = {}
     for line in asm.splitlines():
@@ -339,7 +322,7 @@ def _meta(*size: int, dtype: torch.dtype = torch.float32, last: bool = False) ->
 
 
 def _adder2d() -> dict[str, Entry]:
-    from nsrlib.ops.adder2d import forward_launch, input_grad_launch, int8_launch, weight_sign_grad_launch
+    from nsrlib.ops.adder2d.kernels import forward_launch, input_grad_launch, int8_launch, weight_sign_grad_launch
 
     one = (1, 1), (1, 1)
 
@@ -378,7 +361,7 @@ def _adder2d() -> dict[str, Entry]:
 
 
 def _bsconv2d() -> dict[str, Entry]:
-    from nsrlib.ops.bsconv2d import fused_launch
+    from nsrlib.ops.bsconv2d.kernels import fused_launch
 
     def layer(c_in: int, c_out: int, dtype: torch.dtype, activation: str | None, residual: bool) -> Entry:
         def launch(target: str) -> Launch:
@@ -401,7 +384,8 @@ def _bsconv2d() -> dict[str, Entry]:
 
 
 def _mixed_conv2d() -> dict[str, Entry]:
-    from nsrlib.ops.mixed_conv2d import forward_launch, geometry, input_grad_launch, weight_grad_launch, wide_launch
+    from nsrlib.ops.mixed_conv2d.gates import geometry
+    from nsrlib.ops.mixed_conv2d.kernels import forward_launch, input_grad_launch, weight_grad_launch, wide_launch
 
     n, k, d = 16, 4, 16
 
@@ -490,4 +474,4 @@ def audit_all(
 
 def _audit_entry(name: str, target: str) -> dict[str, Any]:
     entry = entries()[name]
-    return {"case": name, **entry.launch(target).audit(target).row(*entry.useful)}
+    return {"case": name, **audit(entry.launch(target), target).row(*entry.useful)}

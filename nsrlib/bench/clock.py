@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nsrlib.bench.audit import Launch
+from nsrlib.ops.common import Launch
 
 try:
     import triton

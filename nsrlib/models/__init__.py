@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from nsrlib import data
-from nsrlib.ops.common import one_by_one_dilation
 from nsrlib.models.addersr import AdderEDSR, AdderVDSR
 from nsrlib.models.baselines import EDSR, IMDN, RFDN, VDSR, WDSR, Bicubic, DnCNN, EDSRBaseline, WideFrame
 from nsrlib.models.bsrn import BSRN, BSRNS, FusedBSRN, Kernels
@@ -23,6 +22,7 @@ from nsrlib.models.drcn import LumaDRCN
 from nsrlib.models.drn import DRNL, DRNS
 from nsrlib.models.nsr import NSR, gated_layers
 from nsrlib.models.weights import WEIGHTS_DIR, load_weights, read_metadata, read_state_dict
+from nsrlib.ops.common import one_by_one_dilation
 
 __all__ = [
     "BUILDERS",

@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nsrlib.layers import ESA, BSConvU, DistillationBlock, activation, check_input, conv_layer, one_by_one_dilation
+from nsrlib.layers import ESA, BSConvU, DistillationBlock, activation, check_input, conv_layer
+from nsrlib.ops.common import one_by_one_dilation
 
 
 class CCA(nn.Module):

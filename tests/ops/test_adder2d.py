@@ -5,7 +5,6 @@ Where there is a GPU the kernels are compiled; elsewhere Triton's interpreter ru
 
 from __future__ import annotations
 
-import importlib
 import time
 from contextlib import nullcontext
 
@@ -16,9 +15,8 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from nsrlib.ops import adder2d, adder2d_int8
-from nsrlib.ops.adder2d import adder2d_grads_ref, adder2d_int8_ref, adder2d_ref, quantize_int8, shared_scale
+from nsrlib.ops.adder2d import adder2d_grads_ref, adder2d_int8_ref, adder2d_ref, cpu, quantize_int8
 
-ops = importlib.import_module("nsrlib.ops.adder2d")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 # (N, C, H, W), O, kernel, stride, padding
@@ -36,30 +34,6 @@ each_rule = pytest.mark.parametrize("gradient", ["adder", "sign"])
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 
 
-@pytest.fixture
-def kernels(monkeypatch):
-    """The operator's module with kernels that run on this machine, and ``torch.empty`` full of NaN.
-
-    On a CPU the kernels, and the part of Triton's own language that is written in Triton, are handed to the interpreter
-    for one test: ``TRITON_INTERPRET`` would have to be set before the first import, for the whole process.
-    """
-    if not ops.HAS_TRITON:
-        pytest.skip("needs Triton")
-    if DEVICE == "cpu":
-        import triton.experimental.gluon  # imported by the interpreter, before anything is patched
-        import triton.language
-        from triton.runtime import JITFunction
-        from triton.runtime.interpreter import InterpretedFunction
-
-        for module in (ops, triton.language, triton.language.standard):
-            for name, value in vars(module).copy().items():
-                if isinstance(value, JITFunction):
-                    monkeypatch.setattr(module, name, InterpretedFunction(value.fn))
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield ops
-    torch.use_deterministic_algorithms(False)
-
-
 def sample(case, dtype=torch.float64, device="cpu", seed=0):
     """Input, weight and output gradient; the same values whatever the dtype they are rounded to."""
     (n, c, h, w), o, kernel, stride, padding = case
@@ -75,15 +49,6 @@ def reference(x, weight, grad, stride, padding, gradient):
     y = adder2d_ref(x, weight, stride, padding)
     dx, dw = adder2d_grads_ref(grad, x, weight, stride, padding, gradient)
     return {"y": y, "dx": dx, "dw": dw}
-
-
-def run_kernels(module, x, weight, grad, stride, padding, gradient):
-    weight_grad = module._weight_grad_triton if gradient == "sign" else module._weight_grad_conv
-    return {
-        "y": module._forward_triton(x, weight, stride, padding),
-        "dx": module._input_grad_triton(grad, x, weight, stride, padding, gradient),
-        "dw": weight_grad(grad, x, weight, stride, padding),
-    }
 
 
 def run_public(x, weight, grad, stride, padding, gradient):
@@ -113,7 +78,7 @@ def test_the_weight_gradient_s_convolution_leaves_cudnn_s_settings_alone_but_for
 
     monkeypatch.setattr(torch.backends.cudnn, "flags", flags)
     x, weight, grad = sample(CASES["3x3"], torch.float32)
-    ops._weight_grad_conv(grad, x, weight, (1, 1), (1, 1))
+    cpu.weight_grad(grad, x, weight, (1, 1), (1, 1))
     kept = {name: getattr(torch.backends.cudnn, name) for name in ("enabled", "benchmark", "deterministic")}
     assert seen == [{**kept, "allow_tf32": False}]
 
@@ -189,7 +154,7 @@ def test_cpu_path_is_as_accurate_as_eager_over_576_taps(gradient):
 def test_small_blocks_change_nothing(monkeypatch, gradient):
     inputs = sample(CASES["rows-in-a-loop"])
     expected = run_public(*inputs, (2, 1), (3, 2), gradient)
-    monkeypatch.setattr(ops, "CPU_BLOCK", 1)
+    monkeypatch.setattr(cpu, "CPU_BLOCK", 1)
     for name, value in run_public(*inputs, (2, 1), (3, 2), gradient).items():
         torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-12, msg=name)
 
@@ -246,31 +211,34 @@ def test_second_derivatives_raise():
 @each_case
 @each_rule
 @each_dtype
-def test_kernels_are_as_accurate_as_eager(kernels, case, dtype, gradient):
+def test_kernels_are_as_accurate_as_eager(launches, case, dtype, gradient):
     *_, stride, padding = case
     inputs = sample(case, dtype, DEVICE)
-    ours = run_kernels(kernels, *inputs, stride, padding, gradient)
+    ours = run_public(*inputs, stride, padding, gradient)
     assert_as_accurate_as_eager(ours, inputs, stride, padding, gradient)
+    weight = ["adder2d_bwd_weight"] if gradient == "sign" else []  # else it is a convolution's
+    assert [name for name, _ in launches] == ["adder2d_fwd", "adder2d_bwd_input", *weight]
 
 
-def test_kernels_are_as_accurate_as_eager_over_576_taps(kernels):
+@pytest.mark.slow
+def test_kernels_are_as_accurate_as_eager_over_576_taps(launches):
     inputs = sample(((1, 64, 5, 5), 32, (3, 3), (1, 1), (1, 1)), torch.float32, DEVICE)
-    ours = run_kernels(kernels, *inputs, (1, 1), (1, 1), "adder")
+    ours = run_public(*inputs, (1, 1), (1, 1), "adder")
     assert_as_accurate_as_eager(ours, inputs, (1, 1), (1, 1), "adder")
 
 
 @each_rule
-def test_kernels_accumulate_float64_in_float64(kernels, gradient):
+def test_kernels_accumulate_float64_in_float64(launches, gradient):
     *_, stride, padding = CASES["stride"]
     inputs = sample(CASES["stride"], device=DEVICE)
     expected = reference(*inputs, stride, padding, gradient)
-    for name, value in run_kernels(kernels, *inputs, stride, padding, gradient).items():
+    for name, value in run_public(*inputs, stride, padding, gradient).items():
         torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-12, msg=name)
 
 
 @each_rule
 @pytest.mark.parametrize("layout", ["channels_last", "transposed", "every second", "expanded"])
-def test_kernels_read_any_layout(kernels, layout, gradient):
+def test_kernels_read_any_layout(launches, layout, gradient):
     x, weight, grad = sample(((2, 4, 6, 6), 8, (3, 3), (1, 1), (1, 1)), torch.float32, DEVICE)
     if layout == "expanded":
         x, grad = x[:, :1].expand(-1, 4, -1, -1), grad[:1, :, :1].expand(2, -1, 6, -1)
@@ -281,13 +249,13 @@ def test_kernels_read_any_layout(kernels, layout, gradient):
         "expanded": lambda t: t,
     }
     inputs = [inputs[layout](t) for t in (x, weight, grad)]
-    ours = run_kernels(kernels, *inputs, (1, 1), (1, 1), gradient)
+    ours = run_public(*inputs, (1, 1), (1, 1), gradient)
     assert_as_accurate_as_eager(ours, inputs, (1, 1), (1, 1), gradient)
     if layout == "channels_last":
         assert all(ours[k].is_contiguous(memory_format=torch.channels_last) for k in ("y", "dx"))
 
 
-def test_kernels_do_not_read_past_the_input(kernels):
+def test_kernels_do_not_read_past_the_input(launches):
     """The tensors lie inside larger ones full of NaN; masks that let a neighbour in would show."""
     case = CASES["padding-beyond-kernel"]
     *_, stride, padding = case
@@ -300,15 +268,17 @@ def test_kernels_do_not_read_past_the_input(kernels):
 
     inputs = [surround(t) for t in sample(case, torch.float32, DEVICE)]
     for gradient in ("adder", "sign"):
-        ours = run_kernels(kernels, *inputs, stride, padding, gradient)
+        ours = run_public(*inputs, stride, padding, gradient)
         assert_as_accurate_as_eager(ours, inputs, stride, padding, gradient)
 
 
-def test_kernels_take_bfloat16(kernels):
+def test_kernels_take_bfloat16(launches):
     """Into float32 outputs: the interpreter truncates where it stores bfloat16, a GPU rounds."""
     *_, stride, padding = CASES["3x3"]
     x, weight, grad = sample(CASES["3x3"], torch.bfloat16, DEVICE)
     y, dx = grad.float(), x.float()
+    from nsrlib.ops.adder2d import kernels
+
     kernels.forward_launch(x, weight, y, stride, padding).run()
     kernels.input_grad_launch(grad, x, weight, dx, stride, padding).run()
     expected = reference(x.double(), weight.double(), grad.double(), stride, padding, "adder")
@@ -316,10 +286,10 @@ def test_kernels_take_bfloat16(kernels):
     assert (dx - expected["dx"]).abs().max() < 1e-5
 
 
-def test_kernel_gradient_at_nan_is_nan_and_nowhere_else(kernels):
+def test_kernel_gradient_at_nan_is_nan_and_nowhere_else(launches):
     x, weight, grad = sample(CASES["3x3"], torch.float32, DEVICE)
     x[1, 2, 3, 4] = float("nan")
-    dx = kernels._input_grad_triton(grad, x, weight, (1, 1), (1, 1), "adder")
+    dx = run_public(x, weight, grad, 1, 1, "adder")["dx"]
     assert torch.equal(dx.isnan(), x.isnan())
 
 
@@ -332,10 +302,10 @@ def test_kernel_gradient_at_nan_is_nan_and_nowhere_else(kernels):
     padding=st.tuples(st.integers(0, 4), st.integers(0, 4)),
     gradient=st.sampled_from(["adder", "sign"]),
 )
-def test_kernels_are_right_for_any_shape(kernels, shape, o, kernel, stride, padding, gradient):
+def test_kernels_are_right_for_any_shape(launches, shape, o, kernel, stride, padding, gradient):
     padding = tuple(max(p, k - s) for p, k, s in zip(padding, kernel, shape[2:], strict=True))
     inputs = sample((shape, o, kernel, stride, padding), torch.float32, DEVICE)
-    ours = run_kernels(kernels, *inputs, stride, padding, gradient)
+    ours = run_public(*inputs, stride, padding, gradient)
     assert_as_accurate_as_eager(ours, inputs, stride, padding, gradient)
 
 
@@ -369,21 +339,22 @@ def test_int8_is_exact_on_a_cpu(case):
 
 
 @each_case
-def test_int8_kernel_is_exact(kernels, case):
+def test_int8_kernel_is_exact(launches, case):
     *_, stride, padding = case
     x, weight = sample_int8(case, DEVICE)
-    assert torch.equal(
-        kernels._int8_triton(x, weight, stride, padding, None), adder2d_int8_ref(x, weight, stride, padding)
-    )
+    assert torch.equal(adder2d_int8(x, weight, stride, padding), adder2d_int8_ref(x, weight, stride, padding))
+    assert len(launches) == 1
 
 
 @pytest.mark.parametrize("channels", [4, 6])
-def test_int8_kernel_reads_channels_last_and_scales(kernels, channels):
+def test_int8_kernel_reads_channels_last_and_scales(launches, channels):
     x, weight = sample_int8(((2, channels, 5, 6), 3, (3, 3)), DEVICE)
     x = x.contiguous(memory_format=torch.channels_last)
     if channels == 4:
-        assert kernels._pack_int8(x).data_ptr() == x.data_ptr()
-    y = kernels._int8_triton(x, weight, (1, 1), (1, 1), 0.25)
+        from nsrlib.ops.adder2d import kernels
+
+        assert kernels.pack_int8(x).data_ptr() == x.data_ptr()
+    y = adder2d_int8(x, weight, 1, 1, scale=0.25)
     assert y.dtype == torch.float32
     assert y.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(y.double(), adder2d_int8_ref(x, weight, 1, 1) * 0.25)
@@ -391,7 +362,7 @@ def test_int8_kernel_reads_channels_last_and_scales(kernels, channels):
 
 def test_int8_output_is_the_float_output_up_to_rounding():
     x, weight, _ = sample(CASES["3x3"], torch.float32)
-    scale = shared_scale(x, weight)
+    scale = float(max(x.abs().max(), weight.abs().max())) / 127  # one step for both
     y = adder2d_int8(quantize_int8(x, scale), quantize_int8(weight, scale), 1, 1, scale=scale)
     taps = weight[0].numel()
     assert (y - adder2d(x, weight, 1, 1)).abs().max() <= taps * scale  # half a step for each of both terms
@@ -405,13 +376,14 @@ def test_int8_range_errors_name_both_values():
     assert quantize_int8(torch.tensor([-2.0, 0.03]), 0.01, saturate=True).tolist() == [-128, 3]
     with pytest.raises(ValueError, match="scale must be positive, got 0"):
         quantize_int8(torch.ones(1), 0)
-    with pytest.raises(ValueError, match=r"x must be torch.int8 \(-128 to 127\), got torch.int16"):
+    with pytest.raises(
+        TypeError, match=r"x must be torch.int8, got torch.int16 \(it holds -128 to 127\); see quantize_int8"
+    ):
         adder2d_int8(torch.zeros(1, 1, 2, 2, dtype=torch.int16), torch.zeros(1, 1, 1, 1, dtype=torch.int16))
     many = 2**31 // 255 + 1
     x, weight = (torch.zeros(1, 1, 1, 1, dtype=torch.int8).expand(1, many, 1, 1) for _ in range(2))
     with pytest.raises(ValueError, match=f"weight has {many} taps a filter: sums up to {many * 255} exceed int32"):
         adder2d_int8(x, weight)
-    assert shared_scale(torch.zeros(3)) == 1.0
 
 
 # registration
@@ -463,6 +435,10 @@ def test_autocast_takes_16_bit_inputs_to_float32():
     x, weight, _ = sample(CASES["3x3"], torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         y = adder2d(x.bfloat16(), weight, 1, 1)
+        assert adder2d(x.double(), weight.double(), 1, 1).dtype == torch.float64
+        with pytest.raises(TypeError, match=r"got torch\.int32"):
+            adder2d(x.int(), weight, 1, 1)
+    torch.testing.assert_close(y, adder2d(x.bfloat16().float(), weight, 1, 1), rtol=0, atol=0)
     assert y.dtype == torch.float32
 
 
@@ -471,27 +447,32 @@ def test_autocast_takes_16_bit_inputs_to_float32():
 GOOD = {"x": torch.zeros(1, 2, 5, 5), "weight": torch.zeros(3, 2, 3, 3)}
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"x": torch.zeros(2, 5, 5)}, r"x must have 4 axes \(N, C, H, W\), got 3: \(2, 5, 5\)"),
-        ({"weight": torch.zeros(3, 2, 9)}, r"weight must have 4 axes \(O, C, KH, KW\), got 3"),
-        ({"weight": torch.zeros(3, 4, 3, 3)}, r"weight has 4 input channels \(3, 4, 3, 3\), x has 2"),
-        ({"weight": torch.zeros(3, 2, 3, 3).half()}, "weight is torch.float16, x is torch.float32"),
-        ({"weight": torch.zeros(3, 2, 3, 3, device="meta")}, "weight is on meta, x is on cpu"),
-        ({"weight": torch.zeros(0, 2, 3, 3)}, r"weight must not be empty, got \(0, 2, 3, 3\)"),
-        ({"stride": 0}, "stride must be at least 1, got 0"),
-        ({"stride": (1, -2)}, r"stride must be at least 1, got \(1, -2\)"),
-        ({"padding": -1}, "padding must be at least 0, got -1"),
-        ({"x": torch.zeros(1, 2, 2, 5)}, r"weight of \(3, 3\) exceeds x of \(2, 5\) with padding 0"),
-        ({"gradient": "tanh"}, "gradient must be one of adder, sign, got 'tanh'"),
-        ({k: v.to(torch.int8) for k, v in GOOD.items()}, "x must be torch.float16, .*, got torch.int8; adder2d_int8"),
-    ],
-    ids=lambda v: "-".join(v) if isinstance(v, dict) else "",
-)
-def test_errors_name_the_argument_and_both_values(changes, message):
-    with pytest.raises(ValueError, match=message):
-        adder2d(**{**GOOD, **changes})
+INT8 = {name: v.to(torch.int8) for name, v in GOOD.items()}
+BAD = {
+    "rank": ({"x": torch.zeros(2, 5, 5)}, ValueError, r"x must be \(N, C_in, H, W\), got \(2, 5, 5\)"),
+    "integers": (
+        INT8,
+        TypeError,
+        r"x must be torch\.float16, .*float64, got torch\.int8; adder2d_int8 takes torch\.int8",
+    ),
+    "weight rank": ({"weight": torch.zeros(3, 2, 9)}, ValueError, r"weight must be .*KW\), .*got \(3, 2, 9\)"),
+    "no filters": ({"weight": torch.zeros(0, 2, 3, 3)}, ValueError, r"none of them 0, got \(0, 2, 3, 3\)"),
+    "channels": ({"weight": torch.zeros(3, 4, 3, 3)}, ValueError, r"weight \(3, 4, 3, 3\) takes 4 channels, x has 2"),
+    "types": ({"weight": torch.zeros(3, 2, 3, 3).half()}, TypeError, "weight is torch.float16, x is torch.float32"),
+    "devices": ({"weight": torch.zeros(3, 2, 3, 3, device="meta")}, ValueError, "weight is on meta, x is on cpu"),
+    "stride": ({"stride": 0}, ValueError, r"stride must be at least 1, got \(0, 0\)"),
+    "one stride": ({"stride": (1, -2)}, ValueError, r"stride must be at least 1, got \(1, -2\)"),
+    "padding": ({"padding": -1}, ValueError, r"padding must be at least 0, got \(-1, -1\)"),
+    "too small": ({"x": torch.zeros(1, 2, 2, 5)}, ValueError, r"weight of \(3, 3\) exceeds x of \(2, 5\) with padding"),
+    "gradient": ({"gradient": "tanh"}, ValueError, "gradient must be one of adder, sign, got 'tanh'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_refused_by_name_and_value(case):
+    change, error, message = BAD[case]
+    with pytest.raises(error, match=message):
+        adder2d(**{**GOOD, **change})
 
 
 # speed and memory on a CPU

@@ -6,11 +6,6 @@ one, the same tests run them compiled. Either way they go through the registered
 
 from __future__ import annotations
 
-import importlib
-import json
-import os
-import subprocess
-import sys
 from itertools import product
 
 import pytest
@@ -21,10 +16,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from nsrlib.ops import mixed_conv2d
-from nsrlib.ops.mixed_conv2d import geometry, mixed_conv2d_ref, weight_grad_splits
+from nsrlib.ops import common, mixed_conv2d
+from nsrlib.ops.mixed_conv2d import mixed_conv2d_ref
+from nsrlib.ops.mixed_conv2d.gates import geometry
 
-MODULE = importlib.import_module("nsrlib.ops.mixed_conv2d")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 MODES = ["soft", "hard"]
@@ -45,57 +40,6 @@ CASES = {
 }
 each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 each_mode = pytest.mark.parametrize("mode", MODES)
-
-
-class Interpreted:
-    """Runs a kernel in Triton's interpreter, which cannot do bfloat16 arithmetic: such tensors travel as float32."""
-
-    def __init__(self, function, launches: list[str]) -> None:
-        self.function, self.launches = function, launches
-
-    def __getitem__(self, grid):
-        def launch(num_warps, num_stages, **arguments):
-            self.launches.append(self.function.fn.__name__.removeprefix("_mixed_conv2d_"))
-            bfloat16 = {k: v for k, v in arguments.items() if isinstance(v, Tensor) and v.dtype == torch.bfloat16}
-            wide = {k: v.float() for k, v in bfloat16.items()}
-            self.function[grid](**arguments | wide)
-            for name in bfloat16.keys() & {"y_ptr", "d_ptr"}:
-                bfloat16[name].copy_(wide[name])
-
-        return launch
-
-
-@pytest.fixture
-def kernels(monkeypatch):
-    """Sends the operator through its kernels, whatever the device, into memory full of NaN; gives their names."""
-    pytest.importorskip("triton")
-    launches: list[str] = []
-    if DEVICE == "cpu":
-        import triton.experimental.gluon  # imported by the interpreter, before anything is patched
-        import triton.language
-        from triton.runtime import JITFunction
-        from triton.runtime.interpreter import InterpretedFunction
-
-        for module in (MODULE, triton.language, triton.language.standard):
-            for name, value in vars(module).copy().items():
-                if isinstance(value, JITFunction):
-                    function = InterpretedFunction(value.fn)
-                    replacement = Interpreted(function, launches) if name.endswith("_kernel") else function
-                    monkeypatch.setattr(module, name, replacement)
-        monkeypatch.setattr(MODULE, "_has_kernel", lambda x: x.dtype != torch.float64)
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    torch.use_deterministic_algorithms(True, warn_only=True)  # fills what torch.empty gives with NaN
-    yield launches
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture(params=["kernels", "library"])
-def path(request):
-    """Both ways to compute. Gives the device."""
-    if request.param == "kernels":
-        request.getfixturevalue("kernels")
-        return DEVICE
-    return "cpu"
 
 
 def sample(case, dtype=torch.float64, device="cpu", seed=0) -> dict[str, Tensor]:
@@ -242,7 +186,7 @@ def test_library_equals_the_definition(case, mode):
 @pytest.mark.parametrize(
     ("mode", "dtype"), [("soft", torch.float32), ("soft", torch.bfloat16), ("hard", torch.float32)], ids=str
 )
-def test_kernels_are_as_accurate_as_eager(kernels, case, mode, dtype):
+def test_kernels_are_as_accurate_as_eager(launches, case, mode, dtype):
     compare(sample(case, dtype, DEVICE), options(case, mode))
 
 
@@ -253,22 +197,26 @@ def test_library_is_as_accurate_as_eager(case, mode, dtype):
     compare(sample(case, dtype), options(case, mode))
 
 
-def test_every_case_goes_through_its_kernels(kernels):
+def test_every_case_goes_through_its_kernels(launches):
     for name, way in {"3x3": "fwd", "tiles": "fwd", "small tiles": "wide", "a gate a pixel": "wide"}.items():
-        kernels.clear()
+        launches.clear()
         outputs(mixed_conv2d, sample(CASES[name], torch.float32, DEVICE), **options(CASES[name]))
         backward = [] if way == "wide" else ["bwd_input", "bwd_weight"]
-        if DEVICE == "cpu":
-            assert [kernel.removesuffix("_kernel") for kernel in kernels] == [way, *backward]
+        assert [kernel.removeprefix("mixed_conv2d_") for kernel, _ in launches] == [way, *backward]
 
 
-def test_the_weight_gradient_in_parts_is_the_same(kernels, monkeypatch):
+def test_the_weight_gradient_in_parts_is_the_same(launches, monkeypatch):
     case = ((1, 3, 20, 27), 4, 2, 2, (1, 2), (1, 1), (0, 0), None)
-    monkeypatch.setattr(MODULE, "weight_grad_splits", lambda *_: 3)
+    from nsrlib.ops.mixed_conv2d import kernels
+
+    monkeypatch.setattr(kernels, "weight_grad_splits", lambda *_: 3)
     compare(sample(case, torch.float32, DEVICE), options(case))
 
 
 def test_parts_of_the_weight_gradient_fill_the_processors():
+    pytest.importorskip("triton")
+    from nsrlib.ops.mixed_conv2d.kernels import weight_grad_splits
+
     x = torch.empty((), dtype=torch.bfloat16)
 
     def splits(n, size):
@@ -297,7 +245,7 @@ def test_any_layout_will_do(path, layout, name):
 
 
 @pytest.mark.parametrize("name", ["tiles", "small tiles"])
-def test_kernels_read_nothing_outside_their_input(kernels, name):
+def test_kernels_read_nothing_outside_their_input(launches, name):
     t = sample(CASES[name], torch.float32, DEVICE)
     surrounded = dict(t)
     for operand in ("x", "grad"):
@@ -323,7 +271,7 @@ def test_kernels_read_nothing_outside_their_input(kernels, name):
     st.sampled_from(MODES),
 )
 @example((1, 3, 10, 18), (2, 2, 3), (2, 2), (1, 1), (1, 1), (5, 13), torch.float32, "hard")
-def test_any_shape_is_as_accurate_as_eager(kernels, shape, groups, kernel, stride, padding, tile, dtype, mode):
+def test_any_shape_is_as_accurate_as_eager(launches, shape, groups, kernel, stride, padding, tile, dtype, mode):
     k, d, r = groups
     case = (shape, d * r, k, d, kernel, stride, padding, tile)
     compare(sample(case, dtype, DEVICE), options(case, mode))
@@ -407,7 +355,7 @@ def test_opcheck_is_clean(name, mode):
 
 
 @pytest.mark.parametrize("name", ["3x3"])
-def test_kernels_give_the_registered_layout(kernels, name):
+def test_kernels_give_the_registered_layout(launches, name):
     forward, backward = registered(name, device=DEVICE)
     for operator, arguments in (
         (torch.ops.nsrlib.mixed_conv2d, forward),
@@ -502,7 +450,7 @@ GOOD = {**sample(CASES["3x3"], torch.float32), "stride": 1, "padding": 1}
 GOOD.pop("grad")
 BAD = {
     "rank": ({"x": torch.zeros(5, 7, 9)}, ValueError, r"x must be \(N, C_in, H, W\), got \(5, 7, 9\)"),
-    "integers": ({"x": torch.zeros(3, 5, 7, 9, dtype=torch.int32)}, TypeError, "x must be float, got torch.int32"),
+    "integers": ({"x": torch.zeros(3, 5, 7, 9, dtype=torch.int32)}, TypeError, "x must be .*float64, got torch.int32"),
     "weight rank": ({"weight": torch.zeros(18, 5)}, ValueError, r"weight must be .*, got \(18, 5\)"),
     "no filters": ({"weight": torch.zeros(0, 5, 3, 3)}, ValueError, r"weight must be .*, got \(0, 5, 3, 3\)"),
     "channels": ({"weight": torch.zeros(18, 4, 3, 3)}, ValueError, "weight .* takes 4 channels, x has 5"),
@@ -542,90 +490,12 @@ def test_bad_input_is_refused_by_name_and_value(case):
 
 
 def test_samples_beyond_32_bit_offsets_are_refused_on_a_gpu(monkeypatch):
-    monkeypatch.setattr(MODULE, "_has_kernel", lambda x: True)
+    monkeypatch.setattr(common, "HAS_TRITON", True)
+    monkeypatch.setattr(common, "KERNEL_DEVICES", ("meta",))
     x = torch.empty(1, 1, 1, device="meta").expand(1, 1, 2**16, 2**15)
     weight, gate = torch.empty(1, 1, 1, 1, device="meta"), torch.empty(1, 1, 1, device="meta")
     with pytest.raises(ValueError, match=r"fewer than 2\*\*31 elements a sample on a GPU, got 2147483648"):
         mixed_conv2d(x, weight, gate)
-
-
-# --- machine code -----------------------------------------------------------------------------------------------------
-
-AUDIT = """
-import importlib, json, torch
-module = importlib.import_module("nsrlib.ops.mixed_conv2d")
-
-def audit(target, dtype, channels, mode, kernels):
-    n, k, d = 16, 4, 16
-    def t(*shape, dtype=dtype):
-        return torch.empty(shape, dtype=dtype, device="meta")
-    x = t(n, channels, 48, 48)
-    g = module.geometry(x.shape, (k * channels, channels, 3, 3), (n, k, d), (1, 1), (1, 1), ())
-    rows = t((k if mode == "hard" else n) * channels, 3, 3, channels)
-    chosen = t(n, d, dtype=torch.int32) if mode == "hard" else None
-    d_rows = t(1, n, channels, 3, 3, channels, dtype=torch.float32)
-    launches = {
-        "fwd": lambda: module.forward_launch(x, rows, t(len(rows)), chosen, x, g),
-        "input": lambda: module.input_grad_launch(x, rows, chosen, t(n, 48, 48, channels), g),
-        "weight": lambda: module.weight_grad_launch(x, x, d_rows, g),
-        "wide": lambda: module.wide_launch(x, rows[: k * channels], t(k * channels), t(n, 1, 1, k, d), x, g),
-    }
-    for name in kernels.split():
-        a = launches[name]().audit(target)
-        mma = {key: sum(n for code, n in a.code.counts.items() if code.startswith(key))
-               for key in ("HMMA", "HGMMA", "UTCHMMA", "v_mfma")}
-        row = {"name": name, "target": target, "dtype": str(dtype)[6:], "mode": mode}
-        print(json.dumps({**row, "registers": a.registers, "spills": a.spills, "stack": a.stack,
-                          "shared": a.shared, "loop": a.hot_loop(*mma).total, **mma}))
-
-every = "fwd input weight wide"
-for target, kernels in {"sm_80": every, "sm_90": every, "sm_100": "fwd", "gfx942": "fwd input"}.items():
-    audit(target, torch.bfloat16, 64, "soft", kernels)
-audit("sm_90", torch.bfloat16, 64, "hard", "fwd input")
-audit("sm_80", torch.float32, 64, "soft", "fwd weight wide")
-"""
-
-
-@pytest.fixture(scope="module")
-def machine_code(tmp_path_factory):
-    """Rows of :data:`AUDIT`; compiled in a process where Triton is not interpreted."""
-    pytest.importorskip("triton")
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
-    run = subprocess.run([sys.executable, "-c", AUDIT], capture_output=True, text=True, env=environment)
-    assert run.returncode == 0, run.stderr
-    return [json.loads(line) for line in run.stdout.splitlines()]
-
-
-def test_no_kernel_spills(machine_code):
-    assert {row["name"] for row in machine_code} == {"fwd", "input", "weight", "wide"}
-    for row in machine_code:
-        assert row["stack"] == 0, row
-        if row["target"] != "gfx942":  # there scalar registers may spill, into vector registers
-            assert row["spills"] == 0, row
-
-
-def test_matrix_units_do_the_products(machine_code):
-    unit = {"sm_80": "HMMA", "sm_90": "HGMMA", "sm_100": "UTCHMMA", "gfx942": "v_mfma"}
-    for row in machine_code:
-        if row["dtype"] == "bfloat16":
-            assert row[unit[row["target"]]] > 0, row
-        assert row["HMMA"] + row["HGMMA"] + row["UTCHMMA"] + row["v_mfma"] > 0, row
-
-
-def test_bfloat16_keeps_to_its_budget(machine_code):
-    """Two programs of 128 threads on an SM of sm_80 (65,536 registers) and 48 KB; on sm_90 three, and 72 KB each."""
-    for row in machine_code:
-        if row["dtype"] == "bfloat16" and row["name"] != "wide" and row["target"] != "gfx942":
-            assert row["registers"] <= (256 if row["target"] == "sm_80" else 168), row
-            assert row["shared"] <= (48 if row["target"] == "sm_80" else 73) * 1024, row
-
-
-def test_choosing_kernels_costs_the_loop_nothing_much(machine_code):
-    """A row number read for each filter before the loop, or each chunk in it; no other difference to mixed kernels."""
-    loops = {(row["name"], row["mode"]): row["loop"] for row in machine_code if row["target"] == "sm_90"}
-    for name in ("fwd", "input"):
-        assert loops[name, "hard"] <= 1.1 * loops[name, "soft"]
 
 
 @pytest.mark.gpu

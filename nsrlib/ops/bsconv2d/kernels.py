@@ -1,0 +1,182 @@
+"""The Triton kernel of the blueprint separable convolution for K = 3, its launch, and what runs it.
+
+Names are those of :mod:`nsrlib.ops.common`; besides, ``pw_ptr`` and ``dw_ptr`` are the pointwise and the depthwise
+filters. A program walks down ``rows`` rows of a strip of ``BLOCK_P`` columns; its loads run ``STAGES`` ahead.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from nsrlib.ops.common import Launch, cdiv, channel_block, channels_last, dot_precision, empty, processors
+
+
+@triton.jit(do_not_specialize=["height", "width", "rows"])
+def _bsconv2d_fwd_kernel(
+    x_ptr,  # (N, H, W, C_IN)
+    pw_ptr,  # (C_OUT, C_IN)
+    dw_ptr,  # (C_OUT, 9)
+    bias_ptr,  # (C_OUT,) or None
+    residual_ptr,  # (N, H, W, C_OUT) or None
+    y_ptr,  # (N, H, W, C_OUT)
+    height,
+    width,
+    rows,
+    C_IN: tl.constexpr,
+    C_OUT: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_O: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """``rows`` rows of BLOCK_P columns of one sample, BLOCK_O output channels."""
+    # Blocks of output channels change fastest: programs that read the same x run together and share the L2 cache.
+    BLOCKS: tl.constexpr = (C_OUT + BLOCK_O - 1) // BLOCK_O
+    strips = (width + BLOCK_P - 1) // BLOCK_P
+    chunks = (height + rows - 1) // rows
+    pid = tl.program_id(0)
+    o = (pid % BLOCKS) * BLOCK_O + tl.arange(0, BLOCK_O)
+    pid = pid // BLOCKS
+    w = (pid % strips) * BLOCK_P + tl.arange(0, BLOCK_P)
+    pid = pid // strips
+    first = (pid % chunks) * rows
+    last = tl.minimum(first + rows, height)
+    n = (pid // chunks).to(tl.int64)
+    i = tl.arange(0, BLOCK_C)
+    ok_o = o < C_OUT
+
+    # Sums are (BLOCK_O, BLOCK_P). This way round a thread's elements of a product lie in two rows, and it holds
+    # two numbers for each tap; the other way round it is sixteen, and registers spill.
+    w00 = tl.load(dw_ptr + o * 9 + 0, mask=ok_o, other=0).to(tl.float32)[:, None]
+    w01 = tl.load(dw_ptr + o * 9 + 1, mask=ok_o, other=0).to(tl.float32)[:, None]
+    w02 = tl.load(dw_ptr + o * 9 + 2, mask=ok_o, other=0).to(tl.float32)[:, None]
+    w10 = tl.load(dw_ptr + o * 9 + 3, mask=ok_o, other=0).to(tl.float32)[:, None]
+    w11 = tl.load(dw_ptr + o * 9 + 4, mask=ok_o, other=0).to(tl.float32)[:, None]
+    w12 = tl.load(dw_ptr + o * 9 + 5, mask=ok_o, other=0).to(tl.float32)[:, None]
+    w20 = tl.load(dw_ptr + o * 9 + 6, mask=ok_o, other=0).to(tl.float32)[:, None]
+    w21 = tl.load(dw_ptr + o * 9 + 7, mask=ok_o, other=0).to(tl.float32)[:, None]
+    w22 = tl.load(dw_ptr + o * 9 + 8, mask=ok_o, other=0).to(tl.float32)[:, None]
+    if bias_ptr is not None:
+        bias = tl.load(bias_ptr + o, mask=ok_o, other=0).to(tl.float32)[:, None]
+    pw = tl.load(pw_ptr + o[:, None] * C_IN + i[None, :], mask=ok_o[:, None] & (i < C_IN)[None, :], other=0)
+
+    above = tl.full((BLOCK_O, BLOCK_P), 0, tl.float32)
+    here = tl.full((BLOCK_O, BLOCK_P), 0, tl.float32)
+    for h in tl.range(first - 1, last + 1, num_stages=STAGES):
+        row = (n * height + h) * width
+        in_row = (h >= 0) & (h < height)
+        left = tl.full((BLOCK_O, BLOCK_P), 0, tl.float32)
+        middle = tl.full((BLOCK_O, BLOCK_P), 0, tl.float32)
+        right = tl.full((BLOCK_O, BLOCK_P), 0, tl.float32)
+        for c in tl.static_range(0, C_IN, BLOCK_C):
+            ok_i = c + i < C_IN
+            if C_IN > BLOCK_C:
+                pw = tl.load(pw_ptr + o[:, None] * C_IN + (c + i)[None, :], mask=ok_o[:, None] & ok_i[None, :], other=0)
+            x_row = x_ptr + row * C_IN + w[:, None] * C_IN + (c + i)[None, :]
+            ok = ok_i[None, :] & in_row
+            x_left = tl.load(x_row - C_IN, mask=ok & ((w >= 1) & (w <= width))[:, None], other=0)
+            left = tl.dot(pw, tl.trans(x_left), left, input_precision=PRECISION)
+            x_middle = tl.load(x_row, mask=ok & (w < width)[:, None], other=0)
+            middle = tl.dot(pw, tl.trans(x_middle), middle, input_precision=PRECISION)
+            x_right = tl.load(x_row + C_IN, mask=ok & (w + 1 < width)[:, None], other=0)
+            right = tl.dot(pw, tl.trans(x_right), right, input_precision=PRECISION)
+        y = above + left * w20 + middle * w21 + right * w22
+        above = here + left * w10 + middle * w11 + right * w12
+        here = left * w00 + middle * w01 + right * w02
+        if h > first:  # row h - 1 is complete, and it is this program's
+            at = (row - width) * C_OUT + w[None, :] * C_OUT + o[:, None]
+            ok_y = (w < width)[None, :] & ok_o[:, None]
+            if bias_ptr is not None:
+                y += bias
+            if residual_ptr is not None:
+                y += tl.load(residual_ptr + at, mask=ok_y, other=0).to(tl.float32)
+            if ACTIVATION == "gelu":
+                y = 0.5 * y * (1 + tl.math.erf(y * 0.7071067811865476))
+            if ACTIVATION == "relu":
+                y = tl.where(y < 0, 0.0, y)  # keeps NaN, as PyTorch does
+            tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), mask=ok_y)
+
+
+def rows_per_program(height: int, columns: int, processors: int) -> int:
+    """Rows that one program walks down: enough programs to fill the device, but never fewer than 8 rows.
+
+    A program reads two rows more than it writes, a quarter more at 8 rows, most of it from the cache.
+
+    Args:
+        height: H.
+        columns: programs side by side: strips times blocks of output channels times N.
+        processors: of the device.
+    """
+    chunks = max(1, 4 * processors // columns)
+    return max(8, cdiv(height, chunks))
+
+
+def fused_launch(
+    x: Tensor,
+    pointwise: Tensor,
+    depthwise: Tensor,
+    bias: Tensor | None,
+    activation: str | None,
+    residual: Tensor | None,
+    y: Tensor,
+    float32_precision: str = "tf32x3",
+    processors: int = 132,
+) -> Launch:
+    """The launch that fills ``y`` with :func:`nsrlib.ops.bsconv2d`. Meta tensors do for an audit.
+
+    x, residual and y are channels last. On AMD ``float32_precision`` must be ``"ieee"``. ``processors``: how many the
+    device has.
+    """
+    n, c_in, h, w = x.shape
+    c_out = pointwise.shape[0]
+    narrow = x.dtype == torch.float32 or w <= 16  # wider strips of float32 spill
+    block_p, block_o = 16 if narrow else 32, channel_block(c_out)
+    columns = n * cdiv(w, block_p) * cdiv(c_out, block_o)
+    rows = rows_per_program(h, columns, processors)
+    precision = dot_precision(x.dtype, float32_precision)
+    arguments = {
+        "x_ptr": x,
+        "pw_ptr": pointwise.flatten(1).contiguous(),
+        "dw_ptr": depthwise.flatten(1).contiguous(),
+        "bias_ptr": bias if bias is None else bias.contiguous(),
+        "residual_ptr": residual,
+        "y_ptr": y,
+        "height": h,
+        "width": w,
+        "rows": rows,
+        "C_IN": c_in,
+        "C_OUT": c_out,
+        "ACTIVATION": activation,
+        "PRECISION": precision,
+        "BLOCK_P": block_p,
+        "BLOCK_C": channel_block(c_in),
+        "BLOCK_O": block_o,
+        # loads ahead of time; with many channels they would not fit into the shared memory of smaller GPUs
+        "STAGES": 2 if c_in <= 128 else 1,
+    }
+    without_tensor_cores = x.dtype == torch.float32 and precision == "ieee"
+    grid = (columns * cdiv(h, rows),)
+    return Launch(_bsconv2d_fwd_kernel, grid, arguments, num_warps=8 if without_tensor_cores else 4)
+
+
+def forward(
+    x: Tensor,
+    pointwise: Tensor,
+    depthwise: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    activation: str | None,
+    float32_precision: str,
+) -> Tensor:
+    """The result, channels last."""
+    x, residual = channels_last(x), residual if residual is None else channels_last(residual)
+    n, _, h, w = x.shape
+    y = empty(x, (n, len(depthwise), h, w), last=True)
+    count = processors(x.device)
+    fused_launch(x, pointwise, depthwise, bias, activation, residual, y, float32_precision, count).run()
+    return y
