@@ -53,8 +53,9 @@ def use_style() -> None:
     """Give all figures drawn from now on the look of :data:`STYLE`.
 
     Example:
-        >>> use_style()
-        >>> mpl.rcParams["axes.titlelocation"]
+        >>> with mpl.rc_context():  # so that this example changes nothing for the next
+        ...     use_style()
+        ...     mpl.rcParams["axes.titlelocation"]
         'left'
     """
     mpl.rcParams.update(STYLE)
@@ -82,9 +83,10 @@ def write(fig: Figure, *paths: Path) -> None:
     """
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
-        metadata = {"CreationDate": None, "Creator": None} if path.suffix == ".pdf" else {"Software": None}
+        kind = path.suffix[1:]
+        dates = {"pdf": {"CreationDate": None, "Creator": None}, "svg": {"Date": None}}
         buffer = io.BytesIO()  # on a full disk matplotlib's PDF writer fails with an AttributeError
-        fig.savefig(buffer, format=path.suffix[1:], dpi=STYLE["savefig.dpi"], metadata=metadata)
+        fig.savefig(buffer, format=kind, dpi=STYLE["savefig.dpi"], metadata=dates.get(kind, {"Software": None}))
         with whole_file(path) as draft:
             draft.write_bytes(buffer.getvalue())
 
@@ -93,10 +95,8 @@ def style_numbers(table: pd.DataFrame, digits: Mapping[str, int] | int = 3) -> p
     """The table with its float columns as text, for display: ``digits`` decimals each.
 
     Example:
-        >>> print(style_numbers(pd.DataFrame({"set": ["Set5", "Set14"], "psnr": [33.6612, float("nan")]}), 2))
-             set   psnr
-        0   Set5  33.66
-        1  Set14
+        >>> style_numbers(pd.DataFrame({"set": ["Set5", "Set14"], "psnr": [33.6612, float("nan")]}), 2)["psnr"].tolist()
+        ['33.66', '']
     """
     shown = table.copy()
     for column in shown.select_dtypes("float"):

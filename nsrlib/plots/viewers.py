@@ -35,6 +35,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from nsrlib.images import read_picture
 from nsrlib.metrics import Protocol, psnr
+from nsrlib.plots.style import RED
 
 Picture = np.ndarray
 """``uint8``, ``(H, W, 3)`` RGB or ``(H, W)`` gray."""
@@ -48,7 +49,12 @@ UPLOAD_LIMIT = 8_000_000
 
 
 def to_gray(plane: Any, low: float, high: float) -> Picture:
-    """``(H, W)`` numbers as ``uint8``: ``low`` and below black, ``high`` and above white."""
+    """``(H, W)`` numbers as ``uint8``: ``low`` and below black, ``high`` and above white.
+
+    Example:
+        >>> to_gray([[-1, 0, 1]], -1, 1)
+        array([[  0, 128, 255]], dtype=uint8)
+    """
     if not high > low:
         raise ValueError(f"high must be above low, got {low} and {high}")
     share = (np.clip(np.asarray(plane, dtype=np.float64), low, high) - low) / (high - low)
@@ -65,7 +71,10 @@ class Explorer(widgets.VBox):
         inputs: name -> the widget that sets this argument of ``draw``.
         views: the pictures, PNG.
         caption: the line below them, which also says why a drawing failed.
+        pointer: what listens to the pointer over the first picture, or None.
     """
+
+    pointer: Any = None
 
     def __init__(self, draw: Callable[..., Drawing], inputs: Mapping[str, Any], at: bool, width: int) -> None:
         self.inputs, self._draw, self._at = dict(inputs), draw, at
@@ -115,10 +124,11 @@ class Explorer(widgets.VBox):
     def _follow(self, event: str) -> None:
         from ipyevents import Event
 
-        self._pointer = Event(source=self.views[0], watched_events=[event], wait=60, throttle_or_debounce="throttle")
-        self._pointer.on_dom_event(self._pointed)
+        self.pointer = Event(source=self.views[0], watched_events=[event], wait=60, throttle_or_debounce="throttle")
+        self.pointer.on_dom_event(self.pointed)
 
-    def _pointed(self, event: Mapping[str, Any]) -> None:
+    def pointed(self, event: Mapping[str, Any]) -> None:
+        """Follow an event of ``ipyevents`` over the first picture."""
         if "dataX" in event:  # not beside the picture
             self.move_to(int(event["dataY"]), int(event["dataX"]))
 
@@ -155,7 +165,9 @@ def explore(
         ValueError: a default lies outside its control.
 
     Example:
-        >>> explore(lambda level=3: np.full((64, 64), 16 * level, np.uint8), level=(0, 15))  # doctest: +SKIP
+        >>> explorer = explore(lambda level=3: np.full((64, 64), 16 * level, np.uint8), level=(0, 15))
+        >>> explorer.inputs["level"].value, len(explorer.views)
+        (3, 1)
     """
     if not callable(draw):
         raise TypeError(f"draw must be a function, got {type(draw).__name__}")
@@ -210,7 +222,12 @@ def _parts(drawn: Drawing) -> tuple[list[Picture | Figure], str]:
 
 
 def png(picture: Picture | Figure) -> bytes:
-    """A picture or a figure as a PNG file; a figure is closed, so that no later cell shows it again."""
+    """A picture or a figure as a PNG file; a figure is closed, so that no later cell shows it again.
+
+    Example:
+        >>> png(np.zeros((8, 8), np.uint8))[:4]
+        b'\\x89PNG'
+    """
     buffer = io.BytesIO()
     if isinstance(picture, Figure):
         picture.savefig(buffer, format="png")
@@ -229,7 +246,7 @@ def _check(picture: Any, name: str) -> None:
 
 
 def _problem(error: BaseException) -> str:
-    return f'<b style="color:#D55E00">{html.escape(f"{type(error).__name__}: {error}")}</b>'
+    return f'<b style="color:{RED}">{html.escape(f"{type(error).__name__}: {error}")}</b>'
 
 
 # --- comparing --------------------------------------------------------------------------------------------------------
@@ -249,6 +266,11 @@ def compare(
         pictures: label -> ``uint8`` ``(H, W, 3)`` or ``(H, W)``, at least one, all of one size.
         truth: the same size; also one of the choices.
         protocol: of the PSNR in the caption; default: luma, nothing cropped.
+
+    Example:
+        >>> viewer = compare({"darker": np.full((40, 40), 90, np.uint8)}, np.full((40, 40), 100, np.uint8))
+        >>> viewer.inputs["right"].options
+        ('darker', 'ground truth')
     """
     shown = {label: _rgb(picture, label) for label, picture in pictures.items()}
     if not shown:
@@ -294,7 +316,12 @@ def compare(
 
 
 def error_map(picture: Picture, truth: Picture, limit: int = 32) -> Picture:
-    """``picture - truth`` of the channels' mean as gray: 128 where equal, black and white at ``limit`` levels."""
+    """``picture - truth`` of the channels' mean as gray: 128 where equal, black and white at ``limit`` levels.
+
+    Example:
+        >>> error_map(np.array([[100, 132]], np.uint8), np.array([[100, 100]], np.uint8))
+        array([[128, 255]], dtype=uint8)
+    """
     d = picture.astype(np.float64) - truth
     return to_gray(d.mean(2) if d.ndim == 3 else d, -limit, limit)
 
@@ -312,7 +339,7 @@ def _marked(picture: Picture, edge: int, square: tuple[int, int, int]) -> Pictur
     top, left, side = square
     if 0 < edge < picture.shape[1]:
         pen.line([(edge, 0), (edge, picture.shape[0])], fill="white", width=line)
-    pen.rectangle([left, top, left + side - 1, top + side - 1], outline="#D55E00", width=line)
+    pen.rectangle([left, top, left + side - 1, top + side - 1], outline=RED, width=line)
     return np.asarray(canvas)
 
 
@@ -382,6 +409,11 @@ def own_picture(default: Picture, make: Callable[[Picture], Any], *, side: int =
         side: larger pictures are cut to their middle, not shrunk: a shrunk picture is sharper than a photograph.
 
     A file that is too large or no picture changes nothing but the message.
+
+    Example:
+        >>> own = own_picture(np.zeros((40, 40, 3), np.uint8), lambda picture: {"inverted": 255 - picture})
+        >>> own.upload.description
+        'your picture'
     """
     _check(default, "default")
     if side < 16:
@@ -390,7 +422,12 @@ def own_picture(default: Picture, make: Callable[[Picture], Any], *, side: int =
 
 
 def middle(picture: Picture, side: int) -> Picture:
-    """The middle of a picture, at most ``side`` pixels each way."""
+    """The middle of a picture, at most ``side`` pixels each way.
+
+    Example:
+        >>> middle(np.zeros((40, 50, 3)), 32).shape
+        (32, 32, 3)
+    """
     h, w = picture.shape[:2]
     top, left = max(h - side, 0) // 2, max(w - side, 0) // 2
     return picture[top : top + side, left : left + side]
@@ -401,6 +438,11 @@ def decode(content: bytes, name: str) -> tuple[Picture, tuple[str, ...]]:
 
     Raises:
         ValueError: too large, no picture, or smaller than 16 pixels.
+
+    Example:
+        >>> picture, lost = decode(png(np.zeros((20, 30), np.uint8)), "gray.png")
+        >>> picture.shape
+        (20, 30, 3)
     """
     if len(content) > UPLOAD_LIMIT:
         raise ValueError(f"{name} has {len(content) / 1e6:.1f} MB; at most {UPLOAD_LIMIT / 1e6:.0f} MB are taken")

@@ -1,56 +1,42 @@
-"""Block diagrams: the parts of each network, and what belongs to another is not there."""
+"""The words of block diagrams."""
 
 from __future__ import annotations
 
+import matplotlib as mpl
 import pytest
 from drawing import drawn, texts
+from matplotlib.patches import FancyBboxPatch
 
 from nsrlib.plots import diagrams
 
 pytestmark = pytest.mark.usefixtures("figure_style")
 
 
-@pytest.mark.parametrize(
-    ("kind", "there", "absent"),
-    [("esdb", ["BSConv 3x3\nGELU", "ESA", "CCA", "+"], []), ("rfdb", ["conv 3x3\nLReLU", "ESA"], ["CCA", "+"])],
-)
-def test_a_block_diagram_has_the_parts_of_its_block(kind, there, absent):
-    fig = drawn(diagrams.block_diagram(kind))
-    assert len(fig.axes) == 1
-    found = texts(fig)
-    assert set(there) <= set(found)
-    assert not set(absent) & set(found)
-    assert sum("3x3" in t for t in found) == 4
-    assert sum("1x1" in t for t in found) == 4  # three distillations and the condensation
-    assert found[-1].startswith(kind.upper())
+def test_a_chain_is_boxes_in_their_colours_with_arrows_from_one_to_the_next():
+    fig, ax = diagrams.frame("A block", height=2)
+    end = diagrams.chain(ax, [("conv", "conv3"), ("ReLU", "other"), ("gate", "attention")], 1.0, y=0.5, gap=2, width=1)
+    assert end == 5.5
+    assert [text for text in texts(drawn(fig)) if text] == ["conv", "ReLU", "gate", "A block"]
+    boxes = [patch for patch in ax.patches if isinstance(patch, FancyBboxPatch)]
+    assert [(b.get_x(), b.get_x() + b.get_width()) for b in boxes] == [(0.5, 1.5), (2.5, 3.5), (4.5, 5.5)]
+    fills = [diagrams.FILLS[name] for name in ("conv3", "other", "attention")]
+    assert [mpl.colors.to_hex(b.get_facecolor()) for b in boxes] == fills
+    arrows = [(one.xyann, one.xy) for one in ax.texts if not one.get_text()]
+    assert arrows == [((1.5, 0.5), (2.5, 0.5)), ((3.5, 0.5), (4.5, 0.5))]
+    assert tuple(fig.get_size_inches()) == (11, 2)
 
 
-def test_designs_of_a_recursion_show_which_weights_are_shared():
-    a, b, c = drawn(diagrams.recursion_designs(3)).axes
-    boxes = [[t.get_text() for t in ax.texts if t.get_text()[:1] in ("E", "W", "R")] for ax in (a, b, c)]
-    assert boxes[0] == ["E", "W", "W", "W", "R", "R", "R"]
-    assert boxes[1] == ["E", "W", "W", "W", "R1", "R2", "R3"]
-    assert len(set(boxes[2])) == len(boxes[2]) == 3 + 6 + 3
+def test_joints_notes_and_lines_are_where_they_are_put():
+    fig, ax = diagrams.frame("A block")
+    diagrams.plus(ax, 3, 0.2)
+    diagrams.note(ax, 2, 0.9, "skip")
+    diagrams.line(ax, [1, 1, 3], [0.2, 0.9, 0.9])
+    drawn(fig)
+    assert [(text.get_text(), *text.get_position()) for text in ax.texts] == [("+", 3, 0.2), ("skip", 2, 0.9)]
+    assert ax.lines[0].get_xydata().tolist() == [[1, 0.2], [1, 0.9], [3, 0.9]]
+    assert not ax.axison
 
 
-def test_an_unknown_block_is_refused():
-    with pytest.raises(
-        ValueError, match="kind must be one of bsrn, esdb, rfdb, esa, cca, adder, drcn, drn, nsr, got 'imdb'"
-    ):
-        diagrams.block_diagram("imdb")
-
-
-@pytest.mark.parametrize(
-    ("kind", "needed"),
-    [
-        ("bsrn", "ESDB 8"),
-        ("esa", "max pool 7\nstride 3"),
-        ("cca", "ReLU"),
-        ("adder", "self-shortcut"),
-        ("drcn", "skip connection"),
-        ("drn", "copies, concatenated"),
-    ],
-)
-def test_the_other_parts_of_the_network_are_drawn_too(kind, needed):
-    fig = drawn(diagrams.block_diagram(kind))
-    assert needed in texts(fig)
+def test_a_box_needs_a_known_colour():
+    with pytest.raises(KeyError, match="conv5"):
+        diagrams.box(diagrams.frame("A block")[1], 1, 0.2, "conv 5x5", "conv5")

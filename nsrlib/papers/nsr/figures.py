@@ -44,8 +44,8 @@ def gate_maps(picture: np.ndarray, gates: Mapping[str, np.ndarray], title: str =
 
     Example:
         >>> fig = gate_maps(np.zeros((16, 16, 3), np.uint8), {"block 1": np.full((4, 2, 2), 0.25)})
-        >>> [ax.get_title() or ax.get_title("left") for ax in fig.axes][:4]
-        ['picture', 'block 1', '', 'entropy 1.39']
+        >>> [text.get_text() for text in fig.axes[2].get_legend().get_texts()]
+        ['kernel 1', 'kernel 2', 'kernel 3', 'kernel 4']
     """
     k = next(iter(gates.values())).shape[0]
     colours = np.array([mpl.colors.to_rgb(c) for c in KERNELS[:k]])
@@ -87,8 +87,8 @@ def gates_at(
 
     Example:
         >>> marked, fig = gates_at(np.zeros((16, 16, 3), np.uint8), np.full((4, 2, 2, 2), 0.25), (9, 9), 8, 8)
-        >>> marked.any(axis=2).nonzero()[0].min(), fig.axes[0].get_title("left")
-        (np.int64(8), 'gates at 1, 1')
+        >>> int(marked.any(axis=2).nonzero()[0].min()), fig.axes[0].get_xlabel()
+        (8, 'cardinal group')
     """
     (row, column), (height, width) = (p // cell for p in at), (min(patch, side) for side in picture.shape[:2])
     top = int(window_starts(picture.shape[0], cell, height)[row])

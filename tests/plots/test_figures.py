@@ -1,4 +1,4 @@
-"""Figures: crops found by code, the right number of axes and labels, numbers as text."""
+"""Figures that any paper can use: crops found by code, the right number of axes and labels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from drawing import drawn, texts
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,8 +19,6 @@ from nsrlib.data import load
 from nsrlib.evaluation import evaluate
 from nsrlib.images import imresize
 from nsrlib.metrics import MATLAB_Y, RGB, psnr
-from nsrlib.models.nsr import pool_cells
-from nsrlib.studies import StudyResult
 
 pytestmark = pytest.mark.usefixtures("figure_style")
 
@@ -150,17 +147,6 @@ def test_gallery_needs_low_resolution_pictures_and_room_for_a_crop(folder):
         plots.gallery(load(folder, 2), networks, MATLAB_Y(2), size=(65, 10))
 
 
-def test_kernel_rows_share_one_symmetric_colour_scale():
-    rows = {"dense": torch.linspace(-1, 1, 45).view(5, 3, 3).numpy(), "few": np.full((2, 3, 3), 3.0)}
-    fig = drawn(plots.kernel_rows(rows, "kernels"))
-    assert len(fig.axes) == 10
-    pictures = [image for ax in fig.axes for image in ax.images]
-    assert len(pictures) == 7
-    assert {image.get_clim() for image in pictures} == {(-3.0, 3.0)}
-    assert texts(fig) == ["dense", "few"]
-    assert fig.get_suptitle() == "kernels"
-
-
 # --- numbers ----------------------------------------------------------------------------------------------------------
 
 POINTS = pd.DataFrame(
@@ -246,95 +232,3 @@ def test_maps_show_every_picture_with_its_label_and_leave_the_rest_empty():
     assert [ax.get_title() for ax in fig.axes] == ["input", "output", "input", ""]
     assert np.array_equal(fig.axes[1].images[0].get_array(), rows["one"]["output"])
     assert [t.get_text() for ax in fig.axes for t in ax.texts] == ["one", "two"]
-
-
-# --- gates ------------------------------------------------------------------------------------------------------------
-
-
-def test_a_gate_map_is_coloured_where_gates_decide_and_gray_where_they_do_not():
-    gates = np.full((4, 2, 3), 0.25)
-    gates[:, 0, 0] = 0, 1, 0, 0
-    fig = drawn(plots.gate_maps(np.zeros((20, 30, 3), np.uint8), {"block 1": gates}))
-    shown = fig.axes[1].images[0].get_array()
-    assert shown.shape == (2, 3, 3)
-    assert np.allclose(shown[0, 0], mpl.colors.to_rgb(plots.KERNELS[1]))
-    assert np.ptp(shown[1, 2]) == pytest.approx(0)
-    entropy = fig.axes[3].images[0].get_array()
-    assert entropy[0, 0] == pytest.approx(0, abs=1e-9)
-    assert entropy[1, 2] == pytest.approx(np.log(4))
-    assert [t.get_text() for t in fig.axes[2].get_legend().get_texts()] == [f"kernel {i}" for i in (1, 2, 3, 4)]
-
-
-@pytest.mark.parametrize("at", [(0, 0), (20, 17), (40, 60), (24, 63)])
-@pytest.mark.parametrize("patch", [16, 100])
-def test_the_marked_window_is_the_one_whose_mean_decides(at, patch):
-    height, width, cell = 41, 64, 8
-    picture = np.zeros((height, width, 3), np.uint8)
-    gates = np.random.default_rng(0).random((2, 3, 6, 8))
-    marked, fig = plots.gates_at(picture, gates, at, cell, patch)
-    rows, columns = np.nonzero(marked.any(2))
-    inside = np.s_[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
-    ramp = torch.arange(height * width, dtype=torch.float64).reshape(1, 1, height, width)
-    means = pool_cells(ramp, cell, patch)
-    assert float(ramp[0, 0][inside].mean()) == pytest.approx(float(means[0, 0, at[0] // cell, at[1] // cell]))
-    bars = [bar.get_height() for group in drawn(fig).axes[0].containers for bar in group]
-    assert bars == gates[:, :, at[0] // cell, at[1] // cell].ravel().tolist()
-
-
-# --- recursions, files, tables ----------------------------------------------------------------------------------------
-
-
-def test_recursions_are_drawn_against_the_ensemble():
-    names = ("ensemble", "best single", "equal weights", "1", "2")
-    runs = [
-        {"variant": v, "seed": s, "metrics": {"psnr": 30 + k + s}, "curve": []}
-        for k, v in enumerate(names)
-        for s in (0, 1)
-    ]
-    result = StudyResult("a study", runs, {name: {} for name in names})
-    fig = drawn(plots.recursions({"x2": result, "x3": result}, {"x2": 28.0}))
-    left, right = fig.axes
-    line = next(one for one in left.lines if one.get_label() == "single recursion")
-    assert list(line.get_xdata()) == [1, 2]
-    assert list(line.get_ydata()) == [33.5, 34.5]
-    assert {one.get_label() for one in left.lines} == {"single recursion", "ensemble", "equal weights", "bicubic"}
-    assert (left.get_title("left"), right.get_title("left")) == ("x2", "x3")
-
-
-def test_save_writes_a_picture_where_there_is_a_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    fig = plots.bars({"a": 1.0})
-    plots.save(fig, "one")
-    assert list(tmp_path.iterdir()) == []
-    plots.save(fig, "one", tmp_path / "out")
-    plots.save(fig, "two", str(tmp_path / "out"))
-    assert sorted(p.name for p in (tmp_path / "out" / "figures").iterdir()) == ["one.png", "two.png"]
-    assert Image.open(tmp_path / "out" / "figures" / "one.png").format == "PNG"
-
-
-def test_numbers_of_a_table_become_text_with_the_digits_asked_for():
-    table = pd.DataFrame(
-        {
-            "n": [1, 2000],
-            "psnr": [32.3456, float("nan")],
-            "share": np.array([0.25, 1234.5678], np.float32),
-            "name": ["a", "b"],
-        }
-    )
-    before = table.copy()
-    shown = plots.style_numbers(table, {"psnr": 2})
-    assert shown["psnr"].tolist() == ["32.35", ""]
-    assert shown["share"].tolist() == ["0.250", "1,234.568"]
-    assert shown["n"].tolist() == [1, 2000]
-    assert shown["name"].tolist() == ["a", "b"]
-    assert plots.style_numbers(table, 0)["psnr"].tolist() == ["32", ""]
-    pd.testing.assert_frame_equal(table, before)
-    assert shown.columns.tolist() == table.columns.tolist()
-
-
-def test_sentences_are_aligned_to_the_left_and_the_same_in_every_run():
-    table = pd.DataFrame({"id": ["T1"], "statement": ["a < b"]})
-    page = plots.left_aligned(table)
-    assert "text-align: left" in page.data
-    assert "a &lt; b" in page.data
-    assert page.data == plots.left_aligned(table).data
