@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -116,3 +117,93 @@ def gates_at(
     ax.set(ylim=(0, 1.15), xticks=range(d), xlabel="cardinal group", ylabel="gate", title=f"gates at {row}, {column}")
     ax.legend(ncols=4, fontsize=8, loc="upper center")
     return marked, fig
+
+
+def sliced_product(example: Mapping[str, Any], chosen: slice) -> Figure:
+    """Fig. 1: the factors of a two-layer network; pale is what a single group of hidden nodes does not need.
+
+    Args:
+        example: :func:`nsrlib.papers.nsr.checks.sliced_product`. chosen: the hidden nodes of the group.
+    """
+    everything = slice(None)
+    used = {"W1": (chosen, everything), "hidden": (chosen,), "W2": (everything, chosen), "y": (everything,)}
+    titles = {"W1": "$W_1$", "hidden": "hidden", "W2": "$W_2$", "y": "$y$"}
+    fig, axes = plt.subplots(1, 4, figsize=(9, 3.4), gridspec_kw={"width_ratios": [6, 1.2, 16, 1.2]})
+    for ax, (name, part) in zip(axes, used.items(), strict=True):
+        values = example[name].numpy()
+        alpha = np.full(values.shape, 0.15)
+        alpha[part] = 1.0
+        if values.ndim == 1:
+            values, alpha = values[:, None], alpha[:, None]
+        limit = float(np.abs(values).max())
+        ax.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit, alpha=alpha)
+        ax.set(xticks=[], yticks=[])
+        ax.set_title(titles[name])
+        ax.spines[:].set_visible(True)
+        ax.grid(visible=False)
+    fig.suptitle("One group of four is not zero: the pale blocks are never needed", fontsize=9)
+    return fig
+
+
+def cardinality(rows: pd.DataFrame, metric: str = "psnr_set5") -> Figure:
+    """Fig. 4 in small: PSNR over the number of cardinal groups, against squeeze and excitation.
+
+    Args:
+        rows: of the study ``cardinality``: variants ``d=1``, ``d=2`` .. and ``SE``.
+    """
+    dots = rows[rows["variant"] != "SE"].assign(d=lambda t: t["variant"].str[2:].astype(int))
+    fig, ax = plt.subplots(figsize=(7.4, 3.2))
+    means = dots.groupby("d")[metric].mean()
+    ax.plot(dots["d"], dots[metric], "o", color=BLUE, alpha=0.4, mec="none")
+    ax.plot(means.index, means, "-", color=BLUE, lw=2, label="NSR, k = 4")
+    se = rows.loc[rows["variant"] == "SE", metric]
+    ax.axhline(se.mean(), color=ORANGE, lw=2, ls="--", label="SE, the same multiply-adds")
+    ax.axhspan(se.min(), se.max(), color=ORANGE, alpha=0.15, lw=0)
+    above: dict[str, Any] = {"xytext": (0, 8), "textcoords": "offset points", "ha": "center", "color": GRAY}
+    for d, p in dots.groupby("d")["params"].first().items():
+        ax.annotate(f"{p:,}", (d, dots[metric].max()), fontsize=8, **above)
+    ax.set_xscale("log", base=2)
+    ax.set(xticks=means.index, xticklabels=means.index, title="Cardinality, x2")
+    ax.set(xlabel="cardinal groups d (above: parameters)", ylabel="PSNR on Set5 (dB), one dot a seed")
+    ax.margins(y=0.2)
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return fig
+
+
+def gate_usage(curves: pd.DataFrame) -> Figure:
+    """How gates were used during training: entropy, dead kernels, choices seen; dashed where a temperature fell.
+
+    Args:
+        curves: of studies: variant, step, gate_entropy, gate_dead, gate_patterns; seeds are averaged.
+    """
+    titles = {"gate_entropy": "entropy (nats)", "gate_dead": "dead kernels (share)"}
+    titles |= {"gate_patterns": "choices seen, of $k^d$"}
+    shown = curves.groupby(["variant", "step"], sort=False)[list(titles)].mean().reset_index()
+    fig, axes = plt.subplots(1, 3, figsize=(10, 3))
+    for ax, (column, title) in zip(axes, titles.items(), strict=True):
+        for variant, rows in shown.groupby("variant", sort=False):
+            style = "o--" if str(variant).endswith("annealed") else "o-"
+            ax.plot(rows["step"], rows[column], style, ms=3, label=variant)
+        ax.set(xlabel="step", title=title)
+    axes[0].axhline(np.log(4), color="black", lw=0.8, ls=":")
+    axes[2].set_yscale("log")
+    axes[2].legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
+    return fig
+
+
+def one_kernel(means: pd.DataFrame, metric: str = "psnr_set5") -> Figure:
+    """What one kernel instead of the mixture costs in PSNR, and saves.
+
+    Args:
+        means: a row a variant: ``metric`` and ``cost`` (multiply-adds a pixel) as trained, and with ``_hard``.
+    """
+    fig, ax = plt.subplots(figsize=(7.4, 3.2))
+    for (variant, row), colour in zip(means.iterrows(), (BLUE, SKY, ORANGE, RED), strict=True):
+        trained, hard = (row["cost"], row[metric]), (row["cost_hard"], row[f"{metric}_hard"])
+        ax.annotate("", hard, trained, arrowprops={"arrowstyle": "->", "color": colour})
+        ax.plot(*trained, "o", color=colour, label=variant)
+        ax.plot(*hard, "s", color=colour, mfc="white")
+    ax.set(xlabel="multiply-adds a pixel, mixing and gates included", ylabel="PSNR on Set5 (dB)")
+    ax.set_title("As trained (dots), with one kernel alone (squares)")
+    ax.legend(fontsize=8)
+    return fig
