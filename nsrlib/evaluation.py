@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsrlib.data import DataUnavailable, ImageSet, Pair, load
@@ -484,85 +483,6 @@ def protocol_sensitivity(images: ImageSet, first: int | None = None) -> pd.DataF
             }
         )
     return pd.DataFrame(rows)
-
-
-def latency(
-    models: dict[str, nn.Module],
-    sizes: list[tuple[int, int]],
-    *,
-    device: str | torch.device = "auto",
-    repeats: int = 5,
-    threads: int | None = None,
-) -> pd.DataFrame:
-    """Seconds of one forward pass, best of ``repeats``, the models taken in turns so that a busy moment hits all.
-
-    The input is smooth (an upscaled random thumbnail): on noise some networks leave their trained range.
-
-    Args:
-        models: label -> network, used as they are.
-        sizes: low-resolution ``(H, W)``.
-
-    Returns:
-        Columns model, input ("WxH"), seconds; attrs: device, threads, repeats.
-
-    Raises:
-        ValueError: ``repeats`` or ``threads`` below 1, or no such device.
-    """
-    import pandas as pd
-
-    for name, number in (("repeats", repeats), ("threads", threads)):
-        if number is not None and number < 1:
-            raise ValueError(f"{name} must be at least 1, got {number}")
-    chosen = pick_device(device)
-    before = torch.get_num_threads()
-    if threads:
-        torch.set_num_threads(threads)
-    rows = []
-    try:
-        for h, w in sizes:
-            thumbnail = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-            x = F.interpolate(thumbnail, size=(h, w), mode="bilinear", align_corners=False).to(chosen)
-            ready = {label: model.to(chosen).eval() for label, model in models.items()}
-            best = dict.fromkeys(ready, float("inf"))
-            for turn in range(repeats + 1):
-                for label, model in ready.items():
-                    seconds = _timed(model, x, chosen)
-                    if turn:  # the first turn warms up
-                        best[label] = min(best[label], seconds)
-            rows += [{"model": label, "input": f"{w}x{h}", "seconds": s} for label, s in best.items()]
-    finally:
-        torch.set_num_threads(before)
-    table = pd.DataFrame(rows)
-    table.attrs = {"device": str(chosen), "threads": threads or before, "repeats": repeats}
-    return table
-
-
-@torch.inference_mode()
-def _timed(model: nn.Module, x: Tensor, device: torch.device) -> float:
-    if device.type == "cuda":
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        model(x)
-        end.record()
-        torch.cuda.synchronize()
-        return start.elapsed_time(end) / 1000
-    begin = time.perf_counter()
-    model(x)
-    return time.perf_counter() - begin
-
-
-def contenders(device: str | torch.device = "cpu") -> dict[str, nn.Module]:
-    """BSRN and its rivals at x4 with random weights, plain and in their fastest form, for :func:`latency`."""
-    bsrn, rfdn = create_model("bsrn").eval(), create_model("rfdn").eval()
-    small = {"BSRN-S, Linear": True, "BSRN-S, 1x1 convolutions": False}
-    return {
-        "RFDN": rfdn,
-        "RFDN, optimised here": optimise(rfdn, device),
-        "BSRN, as published": bsrn,
-        "BSRN, fused here": optimise(bsrn, device),
-        "IMDN": create_model("imdn").eval(),
-        **{label: create_model("bsrn_s", as_linear=linear).eval() for label, linear in small.items()},
-    }
 
 
 def default_output(source: str | os.PathLike, scale: int) -> Path:

@@ -14,8 +14,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-"""The folder that holds ``data`` and ``notebooks``."""
+_HERE = Path(__file__).resolve().parent
+
+ROOT = _HERE.parent if (_HERE.parent / "data" / "published").is_dir() else _HERE / "resources"
+"""The folder that holds ``data`` and ``notebooks``: the repository, or ``resources`` of an installed package."""
 
 _PACKAGES = ("torch", "triton", "numpy", "pandas", "pillow", "scikit-image", "matplotlib", "papermill")
 
@@ -51,6 +53,8 @@ def device_name() -> str:
 
 def commit(repository: Path = ROOT) -> str:
     """Short hash of the checked-out commit, ``-dirty`` if files have changed since, ``unknown`` outside git."""
+    if not (repository / ".git").exists():  # git would answer for a repository further up, of somebody else
+        return "unknown"
     command = ["git", "describe", "--always", "--dirty"]
     try:
         done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=10)
@@ -60,7 +64,12 @@ def commit(repository: Path = ROOT) -> str:
 
 
 def one_line(text: str, limit: int = 300) -> str:
-    """``text`` without line breaks and terminal colours, cut to ``limit`` characters."""
+    """``text`` without line breaks and terminal colours, cut to ``limit`` characters.
+
+    Example:
+        >>> one_line("two\\nlines that go on", limit=10)
+        'two lines…'
+    """
     text = " ".join(re.sub(r"\x1b\[[\d;]*m", "", text).split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
@@ -76,6 +85,12 @@ def whole_file(path: Path) -> Iterator[Path]:
     """A draft to write to, which takes the place of ``path`` at the end; gone if anything fails.
 
     Readers see the old file or the new one, never half of it.
+
+    Example:
+        >>> with whole_file(Path("table.csv")) as draft:
+        ...     written = draft.write_text("a,b")
+        >>> Path("table.csv").read_text()
+        'a,b'
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

@@ -23,6 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nsrlib.files import whole_file
+
 Array = TypeVar("Array", np.ndarray, Tensor)
 Border = Literal["mirror", "repeat"]
 LumaRounding = Literal["none", "nearest", "matlab"]
@@ -355,15 +357,6 @@ def _wide_levels(picture, path: str | os.PathLike) -> np.ndarray | None:
     return levels
 
 
-def _eight_bits(path: str | os.PathLike):
-    """A decoded picture of 8 bits per channel; Pillow alone would clip 16-bit gray to white."""
-    from PIL import Image
-
-    picture = _open(path)
-    levels = _wide_levels(picture, path)
-    return picture if levels is None else Image.fromarray(np.round(levels / 257).astype(np.uint8))
-
-
 def read_image(path: str | os.PathLike) -> np.ndarray:
     """Read a picture as ``uint8`` RGB ``(H, W, 3)``; gray becomes three equal channels, alpha is dropped.
 
@@ -371,13 +364,11 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
         FileNotFoundError, PermissionError: as named.
         ValueError: not an image, or truncated; the message names the file.
     """
-    return np.array(_eight_bits(path).convert("RGB"))
-
-
-def read_gray(path: str | os.PathLike) -> np.ndarray:
-    """Read a picture as ``uint8`` ``(H, W)``. Colour is converted by Pillow's full-range ITU-R 601 luma. Raises as
-    :func:`read_image`."""
-    return np.array(_eight_bits(path).convert("L"))
+    picture = _open(path)
+    levels = _wide_levels(picture, path)  # Pillow alone would clip 16-bit gray to white
+    if levels is None:
+        return np.array(picture.convert("RGB"))
+    return np.repeat(np.round(levels / 257).astype(np.uint8)[..., None], 3, 2)
 
 
 @dataclass(frozen=True)
@@ -478,20 +469,17 @@ def write_picture(
     form = Image.registered_extensions()[path.suffix.lower()]
     if levels.dtype == np.uint16 and form not in ("PNG", "TIFF", "JPEG2000", "PPM"):  # others clip it to white
         raise ValueError(f"{form} cannot hold 16 bits per channel; try .png or .tif")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     options: dict[str, Any] = {"icc_profile": icc} if icc else {}
     if form == "JPEG":
         options |= {"quality": 95, "subsampling": "4:4:4"}
     try:
-        image.save(partial, format=form, **options)
-        os.replace(partial, path)
+        with whole_file(path) as draft:
+            image.save(draft, format=form, **options)
     except OSError as error:
         if "cannot write mode" in str(error):
             raise ValueError(f"{form} cannot hold this picture ({error}); try .png or .tif") from None
         message = f"cannot write {path}: {error.strerror or error}"
         raise (OSError(error.errno, message) if error.errno else OSError(message)) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def to_tensor(img: np.ndarray, device: str | torch.device = "cpu") -> Tensor:

@@ -8,7 +8,7 @@ Checked against numbers that MATLAB (SelfExSR's result files) and IPOL's imdiff 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -188,8 +188,3 @@ def ssim(a: np.ndarray | Tensor, b: np.ndarray | Tensor, protocol: Protocol | No
     )
     value = value.mean((1, 2, 3))
     return value if batched else value.item()
-
-
-def with_crop(protocol: Protocol, crop: int) -> Protocol:
-    """The same protocol with another border crop."""
-    return replace(protocol, crop=crop)

@@ -15,7 +15,7 @@ from skimage.metrics import structural_similarity
 
 from nsrlib.evaluation import protocol_sensitivity
 from nsrlib.images import imresize
-from nsrlib.metrics import GRAY, MATLAB_Y, RGB, SELFEXSR_Y, Protocol, planes, psnr, ssim, with_crop
+from nsrlib.metrics import GRAY, MATLAB_Y, RGB, SELFEXSR_Y, Protocol, planes, psnr, ssim
 
 with (Path(__file__).parent / "golden" / "selfexsr_bicubic.csv").open(newline="") as file:
     MATLAB_ROWS = list(csv.DictReader(file))
@@ -279,7 +279,3 @@ def test_a_protocol_prints_every_choice_in_one_line():
     every = [MATLAB_Y(), SELFEXSR_Y(), RGB(), GRAY(), MATLAB_Y(2), Protocol(window=7), Protocol(sigma=2)]
     every += [Protocol(quantise=False), Protocol(luma_rounding="nearest"), Protocol(gray_as_is=True)]
     assert len({str(p) for p in every}) == len(every)
-
-
-def test_with_crop_changes_nothing_else():
-    assert with_crop(SELFEXSR_Y(2), 4) == SELFEXSR_Y(4)
