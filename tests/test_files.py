@@ -8,6 +8,7 @@ import re
 import subprocess
 from importlib import metadata
 
+import pytest
 import torch
 
 from nsrlib import files
@@ -22,8 +23,15 @@ def test_versions_are_those_that_run():
 
 
 def test_a_package_that_is_not_installed_is_left_out(monkeypatch):
-    monkeypatch.setattr(provenance, "_PACKAGES", ("numpy", "no-such-package"))
-    assert list(files.versions()) == ["python", "numpy"]
+    installed = metadata.version
+
+    def version(package: str) -> str:
+        if package != "numpy":
+            raise metadata.PackageNotFoundError(package)
+        return installed(package)
+
+    monkeypatch.setattr(metadata, "version", version)
+    assert files.versions() == {"python": platform.python_version(), "numpy": installed("numpy")}
 
 
 def test_the_processor_has_a_name_even_without_proc(monkeypatch):
@@ -57,3 +65,15 @@ def test_a_changed_checkout_says_so(tmp_path):
     (tmp_path / "file").write_text("two")
     assert files.commit(tmp_path) == f"{clean}-dirty"
     assert files.commit(tmp_path / "nowhere") == "unknown"
+
+
+def test_a_folder_inside_of_somebody_elses_repository_has_no_commit():
+    assert files.commit(files.ROOT / "data") == "unknown"
+
+
+def test_a_file_that_fails_halfway_leaves_the_old_one(tmp_path):
+    files.write_text(tmp_path / "a", "old")
+    with pytest.raises(IsADirectoryError), files.whole_file(tmp_path / "a") as draft:
+        draft.write_text("half")
+        tmp_path.read_text()
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "old"}

@@ -360,6 +360,9 @@ class _Downloader:
 
     A ``.part`` file stays behind when anything goes wrong, and the next attempt, now or in another process, goes on
     from there. A lock on the cache keeps two processes from writing one file and from doubling the load on a server.
+
+    It waits by itself, because urllib3's ``Retry`` sleeps in one thread, uninterruptibly, without a limit in all, and
+    never resumes a body that broke off; here all threads of a host wait together and Ctrl-C ends them.
     """
 
     def __init__(self, cache: Path, policy: DownloadPolicy, progress: bool):

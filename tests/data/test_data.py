@@ -29,7 +29,7 @@ def root(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("NSRLIB_DATA", str(tmp_path / "root"))
     monkeypatch.setenv("NSRLIB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NSRLIB_OFFLINE", "1")
-    monkeypatch.setattr("nsrlib.data.download._warned", set())
+    data.download.forget()
     return tmp_path / "root"
 
 
@@ -61,22 +61,30 @@ def save(path: Path, img: np.ndarray | None = None) -> np.ndarray:
 
 
 def pin(monkeypatch, root: Path, folder: str = "") -> None:
-    """Make the table of sources list what is in ``root`` now."""
-    table = {}
+    """Make the table of sources list what is in ``root`` now, with the notes of the real table."""
+    table, real = {}, data.sources()
     for file in sorted(p for p in (root / folder).rglob("*") if p.is_file()):
         path, content = file.relative_to(root).as_posix(), file.read_bytes()
-        set_ = path.split("/")[0]
-        digest = hashlib.sha256(content).hexdigest()
-        table[path] = Source(set_, "test", path, len(content), digest, f"http://127.0.0.1:9/{path}", "none")
-    monkeypatch.setattr(data, "sources", lambda: table)
+        digest, note = hashlib.sha256(content).hexdigest(), real[path].note if path in real else ""
+        url = f"http://127.0.0.1:9/{path}"
+        table[path] = Source(path.split("/")[0], "test", path, len(content), digest, url, "none", note)
+    monkeypatch.setattr("nsrlib.data.catalogue.sources", lambda: table)
 
 
 # --- names, scales, arguments -----------------------------------------------------------------------------------------
 
 
+def missing_files(name: str, *args, **kwargs) -> tuple[str, ...]:
+    """What would have to be downloaded."""
+    with pytest.raises(DataUnavailable) as caught:
+        load(name, *args, **kwargs)
+    return caught.value.missing
+
+
 def test_the_table_of_sources_lists_every_pinned_set_completely():
-    counts = {key: len(data._pinned_files(s, 4, "paper")) for key, s in data._CATALOGUE.items() if s.folder}
-    assert counts == {key: s.count if s.kind != "user" else 0 for key, s in data._CATALOGUE.items() if s.folder}
+    pinned = {key: info for key, info in data.SETS.items() if info.kind in ("selfexsr", "flat")}
+    counts = {key: len(missing_files(key, 4, include_contaminated=True)) for key in pinned}
+    assert counts == {key: info.count for key, info in pinned.items()}
     assert sum(s.path.endswith(".pth") for s in data.sources().values()) == 7
     assert {s.url.split("/")[2] for s in data.sources().values()} == {"raw.githubusercontent.com"}
 
@@ -91,7 +99,7 @@ def test_all_pinned_files_have_a_hash_but_those_that_say_so():
 
 
 def test_importing_data_loads_no_heavy_package():
-    heavy = "skimage sklearn pandas requests tqdm pooch IPython matplotlib"
+    heavy = "skimage sklearn pandas requests tqdm IPython matplotlib"
     code = (
         "import sys, torch; before = set(sys.modules); import nsrlib.data; nsrlib.data.sources(); "
         f"print([m for m in {heavy.split()} if m in set(sys.modules) - before])"
@@ -151,9 +159,7 @@ def test_embedded_sets_are_disjoint_and_load(name):
     assert [pair.name for pair in images] == images.names
     assert all(pair.lr is None for pair in images)
     assert all(pair.hr.ndim == (2 if "gray" in name else 3) for pair in images)
-    others = {
-        n for other in data._CATALOGUE if other.startswith("embedded") and other != name for n in load(other).names
-    }
+    others = {n for other in data.SETS if other.startswith("embedded") and other != name for n in load(other).names}
     assert not others & set(images.names)
 
 
@@ -353,10 +359,13 @@ def test_urban100_avoids_the_half_size_images_of_its_x2_folder(root, monkeypatch
     assert load("urban100", 4, lr="files", limit=1)[0].lr.shape == (6, 6, 3)
 
 
-def test_b100_images_bear_their_bsds_names():
-    files = data._pinned_files(data._CATALOGUE["b100"], 4, "paper")
-    assert files[0].name == "101085"
-    assert len({file.name for file in files}) == 100
+def test_b100_images_bear_their_bsds_names(root, monkeypatch):
+    for path in missing_files("b100", 4):
+        save(root / path)
+    pin(monkeypatch, root)
+    names = load("b100", 4).names
+    assert names[0] == "101085"
+    assert len(set(names)) == 100
 
 
 def test_files_come_from_the_cache_when_nsrlib_data_lacks_them(root, tmp_path, monkeypatch):
@@ -385,7 +394,7 @@ def test_missing_data_says_what_where_and_what_to_do(monkeypatch):
 
 @pytest.mark.parametrize("name", ["manga109", "div2k_val"])
 def test_sets_that_only_the_user_can_get_say_so(root, name):
-    spec = data._CATALOGUE[name]
+    spec = data.SETS[name]
     with pytest.raises(DataUnavailable, match=r"no folder .*put the \d+ images into"):
         load(name, 4)
     with pytest.raises(DataUnavailable, match=r"put the \d+ images into"):
@@ -455,7 +464,8 @@ def test_training_leaves_out_test_images_and_the_duplicate(root, monkeypatch):
 
 
 def test_the_contaminated_images_are_in_the_table():
-    assert set(data.sources()) >= data._TEST_IMAGES_IN_BSDS400
+    kept, every = (set(missing_files("bsds400", include_contaminated=both)) for both in (False, True))
+    assert every - kept == {"BSDS400/train/302003.jpg", "BSDS400/train/12003.jpg"}
     assert data.sources()["T91/t65.bmp"].sha256 == data.sources()["T91/t36.bmp"].sha256
 
 

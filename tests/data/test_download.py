@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,7 +23,8 @@ import pytest
 from nsrlib.data import download
 from nsrlib.data.download import DataUnavailable, DownloadPolicy, Source, fetch
 
-FAST = DownloadPolicy(connect=1, read=0.4, attempts=3, backoff=0.01, max_wait=3)
+# patient enough for a machine that is busy with other things; few attempts, short pauses
+FAST = DownloadPolicy(connect=20, read=20, attempts=3, backoff=0.01, max_wait=60)
 BODY = np.random.default_rng(0).bytes(100_000)
 CHUNK = 8192  # what arrives in units of this is kept when a connection breaks
 
@@ -39,6 +41,7 @@ class Server(ThreadingHTTPServer):
         self.requests: list[tuple[str, str | None]] = []  # path, Range header
         self.stop_stalling = threading.Event()
         self.lock = threading.Lock()
+        self.four = threading.Barrier(4, timeout=30)
         self.busy = self.most_busy = self.probes = 0
 
     def source(self, path: str, body: bytes = BODY, *, plan: list | None = None, verified: bool = True) -> Source:
@@ -72,11 +75,12 @@ class Handler(BaseHTTPRequestHandler):
             server.busy += 1
             server.most_busy = max(server.most_busy, server.busy)
             plan = server.plans[path].pop(0) if server.plans[path] else ("serve",)
-        try:
-            self.answer(server.files[path], *plan)
-        finally:
-            with server.lock:
-                server.busy -= 1
+        if plan[0] == "all four at once":
+            server.four.wait()
+            plan = plan[1:]
+        with server.lock:  # before the answer: a client that has all of it may already ask for the next file
+            server.busy -= 1
+        self.answer(server.files[path], *plan)
 
     def answer(self, body: bytes, what: str, *args):
         if what == "status":
@@ -128,8 +132,7 @@ def cache(tmp_path, monkeypatch) -> Path:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("NSRLIB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(download, "_unreachable", {})
-    monkeypatch.setattr(download, "_warned", set())
+    download.forget()
     return tmp_path / "cache"
 
 
@@ -166,15 +169,15 @@ def test_a_download_that_keeps_growing_is_not_given_up_after_the_usual_attempts(
 def test_a_stalled_download_is_resumed_after_the_read_timeout(server):
     file = server.source("a.png", plan=[("stall", 3 * CHUNK)])
     start = time.monotonic()
-    assert get(file)["a.png"].read_bytes() == BODY
-    assert FAST.read <= time.monotonic() - start < 3
+    assert get(file, policy=DownloadPolicy(connect=20, read=1))["a.png"].read_bytes() == BODY
+    assert 1 <= time.monotonic() - start < 15  # the server would stall for 20 seconds
     assert server.ranges("a.png")[1] == f"bytes={3 * CHUNK}-"
 
 
 def test_a_server_that_stalls_for_ever_fails_with_one_line_and_stops_the_rest(server, cache):
     files = [server.source(f"{i}.png", plan=[("stall", 0)] * 20) for i in range(6)]
     with pytest.raises(DataUnavailable, match=r"connection lost: 127.0.0.1:\d+: no data for 0.15 s") as caught:
-        get(*files, policy=DownloadPolicy(connect=1, read=0.15, attempts=3, backoff=0.01))
+        get(*files, policy=DownloadPolicy(connect=20, read=0.15, attempts=3, backoff=0.01))
     assert "\n" not in str(caught.value)
     assert not [name for name in left_in(cache) if not name.endswith(".part")]
 
@@ -227,18 +230,19 @@ def test_retry_after_is_honoured(server, status, retry_after):
 
 
 def test_all_files_of_a_host_wait_when_one_is_told_to(server):
-    files = [server.source(f"{i}.png", plan=[("status", 429, {"Retry-After": "1"})]) for i in range(4)]
+    refuse = ("all four at once", "status", 429, {"Retry-After": "3"})
+    files = [server.source(f"{i}.png", plan=[refuse]) for i in range(4)]
     start = time.monotonic()
     get(*files)
-    assert 0.95 <= time.monotonic() - start < 2.5  # one second together, not one each
+    assert 2.95 <= time.monotonic() - start < 11  # three seconds together, not three each
 
 
 def test_a_server_that_asks_to_wait_too_long_is_left_alone(server):
     file = server.source("a.png", plan=[("status", 429, {"Retry-After": "3600"})])
     start = time.monotonic()
-    with pytest.raises(DataUnavailable, match=r"rate limit: 127.0.0.1:\d+ asks to wait 3600 s, the limit is 3 s"):
+    with pytest.raises(DataUnavailable, match=r"rate limit: 127.0.0.1:\d+ asks to wait 3600 s, the limit is 60 s"):
         get(file)
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 30
     assert len(server.requests) == 1
 
 
@@ -246,7 +250,7 @@ def test_a_server_that_asks_to_wait_too_long_is_left_alone(server):
 def test_a_server_that_never_stops_refusing_is_given_up(server, headers):
     file = server.source("a.png", plan=[("status", 429, headers)] * 100)
     with pytest.raises(DataUnavailable, match="rate limit"):
-        get(file, policy=DownloadPolicy(connect=1, read=1, backoff=0.05, max_wait=0.5))
+        get(file, policy=DownloadPolicy(connect=20, read=20, backoff=0.05, max_wait=0.5))
     assert len(server.requests) < 8  # backs off
 
 
@@ -298,7 +302,7 @@ def test_a_file_without_a_known_hash_is_never_pieced_together(server, cache):
     with pytest.raises(DataUnavailable, match=r"connection lost|got \d+ of 100000 bytes"):
         get(file)
     assert left_in(cache) == ["a.ckpt.part"]
-    download.forget_unreachable_hosts()
+    download.forget()
     with pytest.warns(UserWarning, match="a.ckpt is unverified"):
         assert get(file)["a.ckpt"].read_bytes() == BODY
     assert set(server.ranges("a.ckpt")) == {None}
@@ -313,27 +317,26 @@ def test_a_file_without_hash_and_length_is_refused(server, cache, body, plan):
 
 
 def test_few_files_are_asked_for_at_a_time(server):
-    get(*[server.source(f"{i}.png", b"x", plan=[("slowly", 0.03)]) for i in range(20)])
-    assert 1 < server.most_busy <= 4
+    get(*[server.source(f"{i}.png", b"x", plan=[("all four at once", "serve")]) for i in range(20)])
+    assert server.most_busy == 4
     assert server.probes == 1
 
 
 def test_two_downloads_into_one_cache_do_not_transfer_a_file_twice(server):
     file = server.source("a.png", plan=[("slowly", 0.2)])
-    threads = [threading.Thread(target=get, args=(file,)) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(2) as pool:
+        answers = [pool.submit(get, file) for _ in range(2)]
+    assert answers[0].result() == answers[1].result()
     assert len(server.requests) == 1
 
 
 def test_a_killed_download_leaves_only_a_part_and_is_resumed(server, cache):
     file = server.source("a.png", plan=[("stall", 6 * CHUNK)])
-    code = f"from nsrlib.data.download import *; fetch('a.png', table={{'a.png': Source(*{tuple(vars(file).values())!r})}})"
+    source = f"Source(*{tuple(vars(file).values())!r})"
+    code = f"from nsrlib.data import Source, fetch; fetch('a.png', table={{'a.png': {source}}})"
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     try:
-        part, deadline = cache / "a.png.part", time.monotonic() + 20
+        part, deadline = cache / "a.png.part", time.monotonic() + 120
         # its buffer may hold the last chunk back
         while not (part.exists() and part.stat().st_size >= 4 * CHUNK) and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -470,35 +473,35 @@ def test_a_look_up_without_download_asks_nobody(server):
 
 
 def test_a_dead_network_fails_at_once_and_is_remembered(cache):
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
-    file = Source("Toy", "test", "a.png", 1, "0" * 64, f"http://127.0.0.1:{port}/a.png", "none")
-    with pytest.raises(DataUnavailable, match=f"no network: 127.0.0.1:{port}: connection refused") as caught:
-        get(file)
+    with socket.socket() as host:
+        host.bind(("127.0.0.1", 0))  # nobody else gets this port, and nobody answers
+        port = host.getsockname()[1]
+        file = Source("Toy", "test", "a.png", 1, "0" * 64, f"http://127.0.0.1:{port}/a.png", "none")
+        with pytest.raises(DataUnavailable, match=f"no network: 127.0.0.1:{port}: connection refused") as caught:
+            get(file)
+        host.listen()  # somebody would answer now, but is not asked
+        host.setblocking(False)
+        with pytest.raises(DataUnavailable, match="no network"):
+            get(file)
+        with pytest.raises(BlockingIOError):
+            host.accept()
     assert caught.value.looked == {
         "NSRLIB_DATA": "not set",
         "cache": "empty",
         "download": caught.value.looked["download"],
     }
     assert not cache.exists()
-    with socket.socket() as listener:  # somebody would answer now, but is not asked
-        listener.bind(("127.0.0.1", port))
-        listener.listen()
-        start = time.monotonic()
-        with pytest.raises(DataUnavailable, match="no network"):
-            get(file)
-        assert time.monotonic() - start < 0.1
 
 
 def test_a_network_that_swallows_everything_fails_within_the_connect_timeout(server, monkeypatch):
     import requests
 
-    monkeypatch.setattr(requests.Session, "head", lambda *args, **kwargs: time.sleep(30))  # a name server that is gone
+    # a name server that is gone
+    monkeypatch.setattr(requests.Session, "head", lambda *args, **kwargs: server.stop_stalling.wait(60))
     start = time.monotonic()
     with pytest.raises(DataUnavailable, match=r"no network: .*no answer within 0.25 s"):
         get(server.source("a.png"), policy=DownloadPolicy(connect=0.2))
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 30
 
 
 def test_a_path_that_is_not_in_the_table_gets_a_suggestion(server):
