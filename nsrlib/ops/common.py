@@ -34,7 +34,10 @@ Float32Precision = Literal["tf32x3", "ieee", "tf32"]
 FLOAT32_PRECISIONS: tuple[str, ...] = ("tf32x3", "ieee", "tf32")
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 KERNEL_DEVICES: tuple[str, ...] = ("cuda",)  # NVIDIA and AMD
-HAS_TRITON = importlib.util.find_spec("triton") is not None
+try:
+    HAS_TRITON = importlib.util.find_spec("triton") is not None
+except ImportError:
+    HAS_TRITON = False
 # computed once: torch.compile of PyTorch 2.11 cannot trace the question
 AUTOCAST_DEVICES = tuple(d for d in ("cpu", "cuda", "xpu", "mps") if torch.amp.is_autocast_available(d))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import math
 
 import pytest
@@ -12,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsrlib import create_model
-from nsrlib.evaluation import latency
+from nsrlib.bench.networks import latency
 from nsrlib.layers import BSConvU, merge_bsconv
 from nsrlib.models import optimise
 from nsrlib.models.bsrn import BSRN, BSRNS, CCA, BSConvBias, FusedBSRN
@@ -375,16 +374,21 @@ def test_published_weights_pin_the_activation_and_the_standard_deviation(publish
 
 def test_the_fused_form_is_as_accurate_through_the_triton_kernel(natural, monkeypatch):
     pytest.importorskip("triton")
+    from triton.runtime import JITFunction
     from triton.runtime.interpreter import InterpretedFunction
 
-    module = importlib.import_module("nsrlib.ops.bsconv2d")
+    from nsrlib.ops import common
+    from nsrlib.ops.bsconv2d import kernels as bsconv
+
     device = "cuda" if torch.cuda.is_available() else "cpu"
     launches = []
-    launch = module.fused_launch
-    monkeypatch.setattr(module, "fused_launch", lambda *args: launches.append(args) or launch(*args))
+    launch = bsconv.fused_launch
+    monkeypatch.setattr(bsconv, "fused_launch", lambda *args: launches.append(args) or launch(*args))
     if device == "cpu":
-        monkeypatch.setattr(module, "_bsconv2d_fwd_kernel", InterpretedFunction(module._bsconv2d_fwd_kernel.fn))
-        monkeypatch.setattr(module, "_has_kernel", lambda x, depthwise: x.dtype == torch.float32)
+        for name, value in vars(bsconv).copy().items():
+            if isinstance(value, JITFunction):
+                monkeypatch.setattr(bsconv, name, InterpretedFunction(value.fn))
+        monkeypatch.setattr(common, "KERNEL_DEVICES", ("cpu",))
     model, x = random_bsrn(num_feats=32, num_blocks=1), natural(16, 19, n=2)
     exact = FusedBSRN(model)(x)
     library, triton = (

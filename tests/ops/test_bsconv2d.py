@@ -24,6 +24,9 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 ACTIVATIONS = [None, "gelu", "relu"]
 CHANNELS_LAST = torch.channels_last
+each_dtype = pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)], ids=str
+)
 
 CASES = {
     "one pixel, one channel": ((1, 1, 1, 1), 1),
@@ -83,13 +86,13 @@ def compare(operands, activation):
     assert_as_accurate(outputs(bsconv2d, operands, activation, dy), eager, exact)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@each_dtype
 @pytest.mark.parametrize("case", CASES)
 def test_results_and_gradients_are_as_accurate_as_eager(path, case, dtype):
     compare(tensors(*CASES[case], dtype, path), "gelu")
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@each_dtype
 @pytest.mark.parametrize(("activation", "bias", "residual"), list(product(ACTIVATIONS, [True, False], [True, False])))
 def test_every_epilogue_is_as_accurate_as_eager(path, activation, bias, residual, dtype):
     operands = tensors((2, 12, 3, 7), 16, dtype, path)
@@ -184,16 +187,27 @@ def test_any_shape_is_as_accurate_as_eager(launches, shape, c_out, dtype, activa
     compare(operands if residual else {**operands, "residual": None}, activation)
 
 
-def test_gradcheck_holds_in_float64():
-    for activation, k in product(ACTIVATIONS, (1, 3, 5)):
-        operands = tensors((2, 3, 4, 5), 2, torch.float64, "cpu", k)
-        leaves = [t.requires_grad_() for t in operands.values()]
+def gradcheck(shape, activation, k, fast_mode=False):
+    leaves = [t.requires_grad_() for t in tensors(shape, 2, torch.float64, "cpu", k).values()]
 
-        def f(x, pointwise, depthwise, bias, residual, activation=activation):
-            return bsconv2d(x, pointwise, depthwise, bias, activation, residual)
+    def f(x, pointwise, depthwise, bias, residual):
+        return bsconv2d(x, pointwise, depthwise, bias, activation, residual)
 
-        assert torch.autograd.gradcheck(f, leaves)
-        assert torch.autograd.gradgradcheck(f, leaves)
+    assert torch.autograd.gradcheck(f, leaves, fast_mode=fast_mode)
+    assert torch.autograd.gradgradcheck(f, leaves, fast_mode=fast_mode)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("k", [1, 3])
+def test_gradients_and_theirs_pass_gradcheck_along_random_directions(activation, k):
+    gradcheck((2, 3, 4, 5), activation, k, fast_mode=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_gradients_and_theirs_pass_gradcheck_element_by_element(activation, k):
+    gradcheck((2, 3, 4, 5), activation, k)
 
 
 def test_only_gradients_asked_for_are_computed():

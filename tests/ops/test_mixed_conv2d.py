@@ -24,6 +24,9 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 MODES = ["soft", "hard"]
 CHANNELS_LAST = torch.channels_last
+each_dtype = pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)], ids=str
+)
 
 # (N, C_in, H, W), C_out, k, d, (KH, KW), stride, padding, tile
 CASES = {
@@ -192,7 +195,7 @@ def test_kernels_are_as_accurate_as_eager(launches, case, mode, dtype):
 
 @each_case
 @each_mode
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@each_dtype
 def test_library_is_as_accurate_as_eager(case, mode, dtype):
     compare(sample(case, dtype), options(case, mode))
 
