@@ -338,27 +338,25 @@ def train(
 
     Several GPUs: torchrun --nproc-per-node 8 -m nsrlib.cli train ...
     """
-    from nsrlib import papers
+    from nsrlib.papers.train import Job
+    from nsrlib.papers.train import train as train_job
 
     scale = _scale(scale, noise or jpeg) or 4
     task = "".join(f"-{name}{level}" for name, level in (("noise", noise), ("jpeg", jpeg)) if level)
-    folder = out or Path("runs") / f"train-{model}-x{scale}{task}"
-    _, line = papers.train(
+    job = Job(
         model,
         scale,
-        data,
+        config=_assignments(config, "-c"),
+        data=data or (),
         noise=_level(noise, "--noise", float),
         jpeg=_level(jpeg, "--jpeg", int),
         profile=profile,
-        config=_assignments(config, "-c"),
-        recipe=_assignments(recipe, "-r"),
+        changes=_assignments(recipe, "-r"),
         validate=validate or None,
-        out=folder,
         skip_broken=skip_broken,
-        resume=not fresh,
-        device=device,
-        say=typer.echo,
     )
+    folder = out or Path("runs") / f"train-{model}-x{scale}{task}"
+    _, line = train_job(job, folder, resume=not fresh, device=device, say=typer.echo)
     if line:
         typer.echo(line)
 

@@ -17,40 +17,64 @@ import importlib
 import itertools
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nsrlib.files import commit, device_name, versions, write_json
+from nsrlib.training.hooks import Hooks
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from nsrlib.data import ImageSet
+    from nsrlib.data.patches import Patches
 
 Task = Callable[..., Mapping[str, Any]]
 """``task(seed=..., out=folder, **settings) -> {metric: number}``; ``curve`` may hold rows of a learning curve."""
 Measure = Callable[[Any], Mapping[str, float]]
 """``measure(network) -> {metric: number}``, of a trained network."""
 
+MOVED = (
+    (r"\bnsrlib\.papers\.(\w+)\.studies:", r"nsrlib.experiments.\1:"),
+    (r"\bnsrlib\.papers\.(\w+)\.references:", r"nsrlib.experiments.\1_restoration:"),
+)
+"""Modules of tasks and set-ups, and what they were called when the first runs were named after them."""
+
 MIN_SEEDS = 3
 CONFIDENCE = 0.95
 
 
-def set_up(setup: str, network: Any, recipe: Any, **options: Any) -> tuple[dict[str, Any], Measure | None]:
-    """What a training asks for beside a recipe: further keywords of :func:`~nsrlib.training.fit`, and a measure.
+def set_up(setup: str, network: Any, recipe: Any, **options: Any) -> tuple[Hooks, Measure | None]:
+    """What a training asks for beside a recipe: hooks of :func:`~nsrlib.training.fit`, and a measure.
 
     Args:
         setup: ``module:function``, called as ``function(network, recipe, **options)``; empty: nothing. It returns
-            losses, networks and hooks for ``fit``, and may add ``measure``, which is called with the trained network
-            and returns further numbers.
+            the fields of :class:`~nsrlib.training.Hooks` as a dict, and may add ``measure``, which is called with the
+            trained network and returns further numbers.
+
+    Example:
+        >>> set_up("", network=None, recipe=None)[1] is None
+        True
     """
     if not setup:
-        return {}, None
+        return Hooks(), None
     module, _, function = setup.partition(":")
-    keywords = dict(getattr(importlib.import_module(module), function)(network, recipe, **options))
-    measure = keywords.pop("measure", None)
-    return keywords, measure
+    fields = dict(getattr(importlib.import_module(module), function)(network, recipe, **options))
+    measure = fields.pop("measure", None)
+    return Hooks(**fields), measure
+
+
+def validation(images: ImageSet, task: Mapping[str, Any]) -> Measure:
+    """A ``validate`` of :func:`~nsrlib.training.fit`: ``psnr``, the mean over ``images`` after ``task`` (noise or JPEG
+    to undo; empty: upscaling)."""
+    from nsrlib.evaluation import evaluate
+
+    return lambda network: {"psnr": float(evaluate(network, images, fast=False, **task)["psnr"].mean())}
 
 
 def train_and_score(
@@ -70,7 +94,7 @@ def train_and_score(
     points: int = 8,
     out: str | None = None,
 ) -> dict[str, Any]:
-    """Train one network and score it: the task of most studies.
+    """Train one network and score it: the task of most studies, whose settings are these keywords.
 
     Args:
         model, scale, config: for :func:`nsrlib.create_model`.
@@ -89,7 +113,7 @@ def train_and_score(
     """
     from nsrlib import data, evaluation
     from nsrlib.models import create_model
-    from nsrlib.training import Recipe, fit, seeded
+    from nsrlib.training import Recipe, RunFolder, fit, seeded
 
     full = Recipe(**{**recipe, "seed": seed})
     with seeded(seed):
@@ -97,33 +121,28 @@ def train_and_score(
     task = dict(degradation or {})
     gray = evaluation.takes_gray(network) if task else None
     tests = {name: data.load(name, scale, gray=gray, limit=limit) for name in test}
-    first = next(iter(tests.values()))
-
-    extra, measure = set_up(setup, network, full, **dict(options or {}))
-
-    def validate(net: Any) -> dict[str, float]:
-        return {"psnr": float(evaluation.evaluate(net, first, fast=False, **task)["psnr"].mean())}
-
+    hooks, measure = set_up(setup, network, full, **dict(options or {}))
     options_of_patches = json.dumps({**task, **(patches or {})}, sort_keys=True)
+    every = max(1, full.iterations // points)
+    about = {"model": model, "scale": scale, "config": json.dumps(dict(config or {}))}
     result = fit(
         network,
         training_patches(tuple(train), scale, full.patch, options_of_patches, gray),
         full,
-        validate=validate,
-        validate_every=max(1, full.iterations // points),
-        log_every=max(1, full.iterations // points),
-        out=out,
+        hooks=hooks,
+        validate=validation(next(iter(tests.values())), task),
+        validate_every=every,
+        log_every=every,
+        out=RunFolder(out, metadata=about) if out else None,
         progress=False,
-        metadata={"model": model, "scale": scale, "config": json.dumps(dict(config or {}))},
-        **extra,
     )
     scores: dict[str, Any] = {}
     for name, images in tests.items():
         table = evaluation.evaluate(result.model, images, **task)
         scores[f"psnr_{name}"], scores[f"ssim_{name}"] = float(table["psnr"].mean()), float(table["ssim"].mean())
-    if measure:
-        scores |= dict(measure(result.model))
-    return scores | {
+    return {
+        **scores,
+        **(measure(result.model) if measure else {}),
         "params": sum(p.numel() for p in network.parameters()),
         "loss": float(result.history["loss"].iloc[-1]),
         "seconds": result.seconds,
@@ -134,7 +153,7 @@ def train_and_score(
 @functools.lru_cache(maxsize=2)
 def training_patches(
     names: tuple[str, ...], scale: int | None, patch: int, options: str = "{}", gray: bool | None = None
-) -> Any:
+) -> Patches:
     """Patches of training sets, decoded once per process; ``options``: keywords of ``Patches`` as JSON."""
     from nsrlib import data
     from nsrlib.data.patches import Patches
@@ -155,6 +174,10 @@ class Study:
         seeds: as many runs of each variant.
         task: a module-level function, or its ``module:name``.
         note: what a reader must know about the scale of the training.
+
+    Example:
+        >>> Study("width", {"narrow": {"config": {"num_feats": 8}}, "wide": {}}, {"scale": 2}).settings("narrow")
+        {'scale': 2, 'config': {'num_feats': 8}}
     """
 
     name: str
@@ -182,9 +205,11 @@ class Study:
         return merged
 
     def digest(self, variant: str) -> str:
-        """Eight letters that change when a variant's settings do."""
+        """Eight letters that change when a variant's settings do; moved functions keep the names they had at first."""
         task = self.task if isinstance(self.task, str) else f"{self.task.__module__}:{self.task.__qualname__}"
         content = json.dumps([task, self.settings(variant)], sort_keys=True)
+        for now, before in MOVED:
+            content = re.sub(now, before, content)
         return hashlib.sha256(content.encode()).hexdigest()[:8]
 
     def run(self, out: str | os.PathLike, *, jobs: int = 1, progress: bool | None = None) -> StudyResult:
@@ -200,45 +225,41 @@ class Study:
         folder = Path(out)
         folder.mkdir(parents=True, exist_ok=True)
         # seed by seed, so that an interrupted study has whole comparisons
-        todo = [
-            (v, s) for s, v in itertools.product(self.seeds, self.variants) if not self._file(folder, v, s).exists()
-        ]
-        total = len(self.seeds) * len(self.variants)
+        runs = [(v, s) for s, v in itertools.product(self.seeds, self.variants)]
+        todo = [(v, s) for v, s in runs if not self._file(folder, v, s).exists()]
         hidden = None if progress is None else not progress
-        bar = tqdm(total=total, initial=total - len(todo), desc=self.name, unit="run", disable=hidden)
-        failed: dict[str, str] = {}
-        with bar:
+        failed: list[str] = []
+        with tqdm(total=len(runs), initial=len(runs) - len(todo), desc=self.name, unit="run", disable=hidden) as bar:
             for variant, seed, error in self._outcomes(folder, todo, jobs):
                 bar.update()
                 bar.set_postfix_str(f"{variant}, seed {seed}")
                 if error:
-                    failed[f"{variant}, seed {seed}"] = error
+                    failed.append(f"{variant}, seed {seed}: {error}")
         if failed:
             raise StudyError(
-                f"{len(failed)} of {total} runs of {self.name} failed; the others are kept: "
-                + "; ".join(f"{run}: {why}" for run, why in failed.items())
+                f"{len(failed)} of {len(runs)} runs of {self.name} failed; the others are kept: {'; '.join(failed)}"
             )
         return self.collect(folder)
 
-    def _outcomes(self, folder: Path, todo: Sequence[tuple[str, int]], jobs: int) -> Any:
-        arguments = [
-            (self.task, self.settings(v), s, str(self._file(folder, v, s)), {"variant": v, "seed": s}) for v, s in todo
+    def _outcomes(self, folder: Path, todo: Sequence[tuple[str, int]], jobs: int) -> Iterator[tuple[str, int, str]]:
+        """Variant, seed and error (empty: none) of each run, as they end."""
+        calls = [
+            functools.partial(_run_one, self.task, self.settings(v), s, self._file(folder, v, s), v) for v, s in todo
         ]
         if jobs <= 1 or len(todo) <= 1:
-            for (variant, seed), argument in zip(todo, arguments, strict=True):
-                yield variant, seed, _attempt(_run_one, *argument)
+            for run, call in zip(todo, calls, strict=True):
+                yield *run, _attempt(call)
             return
         import multiprocessing
 
-        with ProcessPoolExecutor(
-            min(jobs, len(todo)), mp_context=multiprocessing.get_context("spawn"), initializer=_one_thread
-        ) as pool:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(min(jobs, len(todo)), mp_context=context, initializer=_one_thread) as pool:
             # no more than are running, so that nothing new begins after Ctrl-C
-            waiting = iter(zip(todo, arguments, strict=True))
+            waiting = iter(zip(todo, calls, strict=True))
             running: dict[Future[None], tuple[str, int]] = {}
             while True:
-                for run, argument in itertools.islice(waiting, jobs - len(running)):
-                    running[pool.submit(_run_one, *argument)] = run
+                for run, call in itertools.islice(waiting, jobs - len(running)):
+                    running[pool.submit(call)] = run
                 if not running:
                     return
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -267,9 +288,9 @@ class StudyError(RuntimeError):
     """Some runs of a study failed."""
 
 
-def _attempt(function: Callable[..., Any], *arguments: Any) -> str:
+def _attempt(call: Callable[[], Any]) -> str:
     try:
-        function(*arguments)
+        call()
     except Exception as error:
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".strip()
     return ""
@@ -281,19 +302,16 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _run_one(task: Task | str, settings: Mapping[str, Any], seed: int, target: str, about: Mapping[str, Any]) -> None:
-    import shutil
-
+def _run_one(task: Task | str, settings: Mapping[str, Any], seed: int, target: Path, variant: str) -> None:
     if isinstance(task, str):
         module, _, name = task.partition(":")
-        function: Task = getattr(importlib.import_module(module), name)
-    else:
-        function = task
-    scratch = Path(target).with_suffix("")
-    result = dict(function(seed=seed, out=str(scratch), **settings))
+        task = getattr(importlib.import_module(module), name)
+    assert callable(task)
+    scratch = target.with_suffix("")
+    result = dict(task(seed=seed, out=str(scratch), **settings))
     curve = result.pop("curve", [])
     where = {"device": device_name(), "versions": versions(), "commit": commit()}
-    write_json(Path(target), {**about, "metrics": result, "curve": curve, "provenance": where})
+    write_json(target, {"variant": variant, "seed": seed, "metrics": result, "curve": curve, "provenance": where})
     shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -359,6 +377,12 @@ def summary(table: pd.DataFrame, metric: str, baseline: str | None = None) -> pd
     """Mean, spread and number of seeds of each variant, in the table's order; with ``baseline``, paired differences.
 
     Columns: mean, sd (sample standard deviation), seeds; difference, low and high (its 95 % interval).
+
+    Example:
+        >>> import pandas as pd
+        >>> runs = [("a", 0, 31.0), ("a", 1, 32.0), ("b", 0, 30.0), ("b", 1, 30.0)]
+        >>> summary(pd.DataFrame(runs, columns=["variant", "seed", "psnr"]), "psnr", "b")["difference"].to_dict()
+        {'a': 1.5, 'b': nan}
     """
     import pandas as pd
 
@@ -386,6 +410,12 @@ def ordering(table: pd.DataFrame, metric: str, claims: Sequence[tuple[str, str]]
 
     Raises:
         ValueError: a variant or metric that the table lacks.
+
+    Example:
+        >>> import pandas as pd
+        >>> runs = [("a", k, 31.0 + k / 10) for k in range(3)] + [("b", k, 30.0) for k in range(3)]
+        >>> ordering(pd.DataFrame(runs, columns=["variant", "seed", "psnr"]), "psnr", [("a", "b")])["verdict"][0]
+        'ordering holds'
     """
     import pandas as pd
 
@@ -399,14 +429,6 @@ def ordering(table: pd.DataFrame, metric: str, claims: Sequence[tuple[str, str]]
             verdict = "ordering holds" if paired["low"] > 0 else "does not" if paired["high"] < 0 else "within noise"
         rows.append({"better": better, "worse": worse, **paired, "verdict": verdict})
     return pd.DataFrame(rows)
-
-
-def overall(verdicts: pd.DataFrame) -> str:
-    """One verdict for several claims: the weakest of them."""
-    for verdict in ("too few seeds", "does not", "within noise"):
-        if (verdicts["verdict"] == verdict).any():
-            return verdict
-    return "ordering holds"
 
 
 def _paired(table: pd.DataFrame, metric: str, a: str, b: str) -> dict[str, float]:

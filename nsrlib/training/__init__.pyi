@@ -1,4 +1,17 @@
-from .loop import Losses, TrainingResult, fit, save_weights, seeded
+from .folder import RunFolder
+from .hooks import Hooks, Losses
+from .loop import TrainingResult, fit
 from .recipe import Recipe, learning_rate
+from .weights import save_weights, seeded
 
-__all__ = ["Losses", "Recipe", "TrainingResult", "fit", "learning_rate", "save_weights", "seeded"]
+__all__ = [
+    "Hooks",
+    "Losses",
+    "Recipe",
+    "RunFolder",
+    "TrainingResult",
+    "fit",
+    "learning_rate",
+    "save_weights",
+    "seeded",
+]

@@ -11,8 +11,8 @@ import torch
 from nsrlib import data, evaluation, papers
 from nsrlib.models import drcn, read_metadata
 from nsrlib.papers.drcn import studies as study
+from nsrlib.papers.train import Job, train
 from nsrlib.studies import StudyResult
-from nsrlib.training import PAPER_RECIPES
 
 
 def network(scale: int = 3, recursions: int = 3, **config) -> drcn.LumaDRCN:
@@ -108,14 +108,14 @@ def test_the_depth_study_changes_nothing_but_the_depth():
 
 
 def test_nsr_train_gives_drcn_luma_and_its_own_losses(tmp_path):
-    recipe = {"iterations": 2, "batch": 2, "patch": 12}
-    trained, line = papers.train(
-        "drcn", 3, ["embedded_train"], profile="quick", config={"features": 4, "recursions": 2}, recipe=recipe,
-        validate=None, out=tmp_path / "run",
+    job = Job(
+        "drcn", 3, {"features": 4, "recursions": 2}, ["embedded_train"], profile="quick", validate=None,
+        changes={"iterations": 2, "batch": 2, "patch": 12},
     )  # fmt: skip
+    trained, line = train(job, tmp_path / "run")
     assert {"recursions", "ensemble"} <= set(trained.history.columns)
     assert trained.history["ensemble"].iloc[-1] > 0
     assert (trained.recipe.optimiser, trained.recipe.clip_norm) == ("adam", 5.0)
     assert json.loads(read_metadata(tmp_path / "run" / "weights.safetensors")["config"])["recursions"] == 2
-    assert PAPER_RECIPES["drcn"].optimiser == "sgd"
+    assert papers.training_of("drcn").recipe.optimiser == "sgd"
     assert line.startswith("2 steps in ")

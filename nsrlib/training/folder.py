@@ -1,0 +1,183 @@
+"""A run's folder: checkpoints that survive anything, the log, curves and weights."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+
+from nsrlib.files import commit, whole_file, write_json
+from nsrlib.training.state import State
+from nsrlib.training.weights import save_weights
+
+
+class RunFolder:
+    """Where a run is kept, and how often.
+
+    Args:
+        path: of the folder: checkpoints, ``log.txt``, ``history.csv``, ``recipe.json``, TensorBoard's ``events`` (if it
+            is installed) and, in the end, ``weights.safetensors``.
+        resume: go on from the newest sound checkpoint in it; False: start anew and remove what is there.
+        checkpoint_every: steps between checkpoints; 0: by time alone.
+        checkpoint_seconds: time between checkpoints.
+        metadata: kept with the weights: paper, model, ...
+
+    Example:
+        >>> RunFolder("runs/mine", checkpoint_every=1000).path
+        PosixPath('runs/mine')
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        *,
+        resume: bool = True,
+        checkpoint_every: int = 0,
+        checkpoint_seconds: float = 120.0,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.resume = resume
+        self.checkpoint_every = checkpoint_every
+        self.checkpoint_seconds = checkpoint_seconds
+        self.metadata = dict(metadata or {})
+
+    def checkpoints(self) -> list[Path]:
+        """Files of the checkpoints, the newest last."""
+        return sorted(self.path.glob("checkpoint-*.pt"), key=_step_of)
+
+    def newest(self) -> bytes | None:
+        """Content of the newest sound checkpoint; damaged ones are set aside."""
+        for path in reversed(self.checkpoints()):
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest()[:16] == path.stem.rpartition("-")[2]:
+                return content
+            path.replace(path.with_name(f"damaged-{path.name}"))
+            rest = "trying the one before it" if self.checkpoints() else "starting anew"
+            warnings.warn(f"{path.name} is damaged (its content does not match its name); {rest}", stacklevel=4)
+        return None
+
+    def keep(self, step: int, content: Mapping[str, Any]) -> None:
+        """Write a checkpoint in one step and keep the one before it. Its name ends in its own hash."""
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        raw = buffer.getvalue()
+        name = f"checkpoint-{step:08d}-{hashlib.sha256(raw).hexdigest()[:16]}.pt"
+        with whole_file(self.path / name) as draft, draft.open("wb") as file:
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())
+        for old in self.checkpoints()[:-2]:
+            old.unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Remove what a killed process left half written and, unless the run goes on, what another run left."""
+        for torn in self.path.glob(".*.part"):
+            torn.unlink(missing_ok=True)
+        if not self.resume:
+            for path in (*self.checkpoints(), self.path / "history.csv", self.path / "weights.safetensors"):
+                path.unlink(missing_ok=True)
+
+
+def _step_of(path: Path) -> int:
+    number = path.stem.split("-")[1] if path.stem.count("-") >= 2 else ""
+    return int(number) if number.isdigit() else -1
+
+
+class Journal:
+    """What a run writes down as it goes: nothing without a folder, and nothing unless it ``writes``. A context."""
+
+    def __init__(self, folder: RunFolder | None, state: State, writes: bool = True) -> None:
+        self.folder, self.state, self.writes = folder, state, writes
+        self.saved = time.monotonic()
+        self.log: TextIO | None = None
+        self.events: Any = None
+        if folder is None or not writes:
+            return
+        folder.clear()
+        about = state.settings() | {"data": state.data.sha256} | folder.metadata
+        write_json(folder.path / "recipe.json", about)
+        self.log = (folder.path / "log.txt").open("a")
+        self.say(f"{f'resumed at step {state.step}' if state.step else 'started'}: {state.recipe}")
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            return
+        self.events = SummaryWriter(str(folder.path / "events"), purge_step=state.step or None)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for handle in (self.log, self.events):
+            if handle is not None:
+                handle.close()
+
+    def say(self, sentence: str) -> None:
+        """A line of the log."""
+        if self.log is not None:
+            self.log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {sentence}\n")
+            self.log.flush()
+
+    def write(self, row: Mapping[str, float]) -> None:
+        """A row of the history, in the log and for TensorBoard."""
+        if self.log is None:
+            return
+        speed = f"{row['step'] / max(row['seconds'], 1e-9):.1f} steps/s"
+        rest = "  ".join(f"{k} {v:.5g}" for k, v in row.items() if k not in ("step", "seconds"))
+        self.say(f"step {int(row['step']):>7,}/{self.state.recipe.iterations:,}  {rest}  {speed}")
+        if self.events is not None:
+            for name, value in row.items():
+                if name != "step":
+                    self.events.add_scalar(name, value, int(row["step"]))
+
+    def late(self) -> bool:
+        """Whether the last checkpoint is too long ago."""
+        return self.folder is not None and time.monotonic() - self.saved > self.folder.checkpoint_seconds
+
+    def due(self) -> bool:
+        """Whether this step is one that has a checkpoint."""
+        every = self.folder.checkpoint_every if self.folder else 0
+        return bool(every) and self.state.step % every == 0
+
+    def save(self) -> None:
+        """Keep a checkpoint, unless a loss or a weight is no number: the next row of the log will say so."""
+        self.saved = time.monotonic()
+        if self.folder is None or not self.writes or not self.state.is_sound():
+            return
+        self.folder.keep(self.state.step, self.state.content())
+        self._write_history(self.folder)
+
+    def last_good(self) -> str:
+        """Where the newest checkpoint is, in words."""
+        kept = self.folder.checkpoints() if self.folder else []
+        return f"the last good checkpoint is {kept[-1].name} in {kept[-1].parent}" if kept else "no checkpoint yet"
+
+    def finish(self) -> None:
+        """Write the trained network and the whole history."""
+        if self.folder is None or not self.writes:
+            return
+        state = self.state
+        about = {
+            "recipe": json.dumps(state.settings()),
+            "data": f"{state.data.name} {state.data.sha256}",
+            "seed": state.recipe.seed,
+            "iterations": state.step,
+            "commit": commit(),
+            "torch": torch.__version__,
+        }
+        save_weights(state.result(), self.folder.path / "weights.safetensors", self.folder.metadata | about)
+        self._write_history(self.folder)
+        self.say(f"finished after {state.seconds:.1f} s")
+
+    def _write_history(self, folder: RunFolder) -> None:
+        with whole_file(folder.path / "history.csv") as draft:
+            self.state.history().to_csv(draft, index=False)
