@@ -40,7 +40,7 @@ from nsrlib.models.drn import (
     uniform_widths,
     visibility,
 )
-from nsrlib.training import Recipe, fit
+from nsrlib.training import Hooks, Recipe, fit
 
 F64 = 1e-10
 
@@ -399,7 +399,7 @@ def test_fit_trains_both_and_repeats_itself():
         model = small(dtype=torch.float32)
         setup = training_setup(model, recipe, lambda_)
         before = copy.deepcopy(setup["networks"].get("dual"))
-        fit(model, patches, recipe, **setup, progress=False)
+        fit(model, patches, recipe, hooks=Hooks(**setup), progress=False)
         return model, before, setup["networks"].get("dual")
 
     model, before, after = trained(0.1)
