@@ -135,7 +135,7 @@ def reproduce(
     typer.echo(runs.summary(run))
     if store and run.ok:
         for path in claims.store(run.folder):
-            typer.echo(f"stored {path.relative_to(claims.ROOT)}")
+            typer.echo(f"stored {path.relative_to(claims.ROOT) if path.is_relative_to(claims.ROOT) else path}")
     raise typer.Exit(0 if run.ok else 1)
 
 
@@ -338,12 +338,11 @@ def train(
 
     Several GPUs: torchrun --nproc-per-node 8 -m nsrlib.cli train ...
     """
-    from nsrlib.papers.train import Job
-    from nsrlib.papers.train import train as train_job
+    from nsrlib import papers
 
     scale = _scale(scale, noise or jpeg) or 4
     task = "".join(f"-{name}{level}" for name, level in (("noise", noise), ("jpeg", jpeg)) if level)
-    job = Job(
+    job = papers.Job(
         model,
         scale,
         config=_assignments(config, "-c"),
@@ -356,7 +355,7 @@ def train(
         skip_broken=skip_broken,
     )
     folder = out or Path("runs") / f"train-{model}-x{scale}{task}"
-    _, line = train_job(job, folder, resume=not fresh, device=device, say=typer.echo)
+    _, line = papers.train(job, folder, resume=not fresh, device=device, say=typer.echo)
     if line:
         typer.echo(line)
 

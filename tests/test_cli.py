@@ -23,7 +23,7 @@ from nsrlib import claims, cli, evaluation, models, papers, runs
 from nsrlib.bench import audit
 from nsrlib.data import sources
 from nsrlib.images import imresize, read_picture
-from nsrlib.runs import sweeps
+from nsrlib.runs import readme, sweeps
 
 COMMANDS = ["reproduce", "sweep", "report", "scoreboard", "evaluate", "upscale", "models", "train", "study", "bench"]
 COMMANDS += ["data"]
@@ -192,7 +192,7 @@ def test_wrong_usage_has_status_two(nsr, arguments):
         ("bench --repeats 0", "repeats must be at least 1, got 0"),
         ("bench --threads -1", "threads must be at least 1, got -1"),
         ("bench --device nonsense", "device 'nonsense' cannot be used"),
-        ("scoreboard --paper bsrm", "no published numbers for 'bsrm'; there are: "),
+        ("scoreboard --paper bsrm", "unknown paper 'bsrm'; there are: "),
         ("data fetch set55", "unknown data set 'set55': did you mean 'set5'"),
         ("data fetch manga109", "its licence forbids redistribution"),
         ("data fetch set5", "set5"),
@@ -355,7 +355,8 @@ def test_reproduce_takes_all_papers_by_default(nsr, reproduced):
 def test_reproduce_stores_the_numbers_of_a_good_run_only(nsr, reproduced, monkeypatch, ok):
     kept = []
     monkeypatch.setattr(FakeRun, "ok", ok)
-    monkeypatch.setattr(claims, "store", lambda folder: kept.append(folder) or [claims.RESULTS_DIR / "x" / "cpu.json"])
+    stored = claims.ROOT / "data/results/x/cpu.json"
+    monkeypatch.setattr(claims, "store", lambda folder: kept.append(folder) or [stored])
     done = nsr("reproduce", "--store")
     assert done.code == (0 if ok else 1)
     assert kept == ([Path("run")] if ok else [])
@@ -680,7 +681,7 @@ def test_scoreboard_counts_verdicts(nsr):
     done = nsr("scoreboard", "--paper", "bsrn")
     assert done.code == 0
     assert re.search(r"^\s+comparison\s+\d", done.out, re.M)
-    assert nsr("scoreboard", "--markdown").out == claims.scoreboard_markdown() + "\n"
+    assert nsr("scoreboard", "--markdown").out == readme.scoreboard_markdown() + "\n"
 
 
 def test_damaged_results_are_one_line(nsr, tmp_path, monkeypatch):

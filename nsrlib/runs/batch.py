@@ -1,13 +1,14 @@
 """Batches of notebook runs, and the page that shows them.
 
 ``reproduce`` executes the notebooks through papermill, several at once, each in a process of its own (see
-:mod:`nsrlib.runs.worker`) with a kernel of its own, so that one that fails or is killed takes nothing else down. ``report``
-turns what lies in the run folder into one static page (see :mod:`nsrlib.runs.pages`). A run folder holds
+:mod:`nsrlib.runs.worker`) with a kernel of its own, so that one that fails or is killed takes nothing else down.
+``report`` turns what lies in the run folder into one static page (see :mod:`nsrlib.runs.pages`). A run folder holds
 
     run.json                    what was asked for, how each notebook ended, versions, commit
     notebooks/bsrn.ipynb        executed (``bsrn.failed.ipynb`` if it failed) and the same as ``.html``
     results/bsrn.json           the ledger rows that the notebook measured, with their provenance
     logs/bsrn.log               what the kernel and the runner said on stderr
+    sources/bsrn.ipynb          the notebook that was run, if it came with an installed package
     index.html                  the report
 
 Everything in it is relative to the folder, so that it can be moved or published. Names of the home, the repository
@@ -16,8 +17,6 @@ and the run folder are cut out of what is written.
 
 from __future__ import annotations
 
-import ast
-import difflib
 import importlib.metadata
 import json
 import math
@@ -25,118 +24,27 @@ import os
 import platform
 import queue
 import shlex
-import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from nsrlib.runs import worker
-from nsrlib.runs import pages
-from nsrlib.files import ROOT, one_line, write_text
-from nsrlib.runs.worker import Failure, Scrubber, cause_of, literal_path, map_strings
-from nsrlib.claims import PROFILES, known
-from nsrlib.runs.pages import clock
+from nsrlib import papers
+from nsrlib.claims import PROFILES
+from nsrlib.files import ROOT, write_text
+from nsrlib.runs import pages, sources
+from nsrlib.runs.parameters import check_parameters, known_parameters
+from nsrlib.runs.progress import Notebooks
+from nsrlib.runs.record import Failure, Interrupted, NotebookRun, Run
+from nsrlib.runs.texts import Scrubber, cause_of, clock, map_strings, short_path, suggest
 
-__all__ = [
-    "PROFILES",
-    "Failure",
-    "Interrupted",
-    "NotebookRun",
-    "Run",
-    "list_papers",
-    "report",
-    "reproduce",
-    "summary",
-]
-
-
-_NOTEBOOKS = ROOT / "notebooks"
 _VERSIONS = ("nsrlib", "torch", "triton", "numpy", "pandas", "papermill", "nbclient", "nbconvert", "ipykernel")
 _STOP_SECONDS = 10  # a worker kills its kernel at once; after this it is killed itself
-
-
-@dataclass
-class NotebookRun:
-    """One notebook of a run; ``status`` is pending, running, ok, failed or interrupted."""
-
-    name: str
-    status: str = "pending"
-    seconds: float = 0.0
-    cells: int = 0
-    error: Failure | None = None
-
-
-@dataclass
-class Run:
-    """A batch of notebooks and the folder that holds everything it left."""
-
-    folder: Path
-    profile: str
-    notebooks: list[NotebookRun]
-    status: str = "running"
-    seconds: float = 0.0
-    parameters: dict[str, Any] = field(default_factory=dict)
-    about: dict[str, Any] = field(default_factory=dict)  # started, command, git, versions, machine
-
-    @property
-    def ok(self) -> bool:
-        """Every notebook ran from top to bottom."""
-        return all(n.status == "ok" for n in self.notebooks)
-
-    @property
-    def failures(self) -> list[Failure]:
-        return [n.error for n in self.notebooks if n.error]
-
-    def save(self) -> None:
-        """Write ``run.json``; readers see the old one or the new one, never a part."""
-        record = {k: v for k, v in vars(self).items() if k not in ("folder", "notebooks", "about")}
-        record |= {**self.about, "notebooks": [asdict(n) for n in self.notebooks]}
-        record["failures"] = [str(f) for f in self.failures]
-        text = json.dumps(map_strings(record, Scrubber(self.folder).paths), indent=1, ensure_ascii=False)
-        write_text(self.folder / "run.json", text + "\n")
-
-    @classmethod
-    def load(cls, folder: str | Path) -> Run:
-        """The run whose ``run.json`` lies in ``folder``.
-
-        Raises:
-            ValueError: there is no ``run.json``, or it is damaged.
-        """
-        path = Path(folder).resolve() / "run.json"
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            notebooks = [
-                NotebookRun(**{**n, "error": Failure(**n["error"]) if n["error"] else None})
-                for n in record.pop("notebooks")
-            ]
-            own = {k: record.pop(k) for k in ("profile", "status", "seconds", "parameters")}
-            record.pop("failures", None)
-            return cls(path.parent, notebooks=notebooks, about=record, **own)
-        except OSError as error:
-            raise ValueError(f"no run in {folder}: {error.strerror} ({path.name})") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path.name} in {folder} is damaged: {type(error).__name__}: {error}") from error
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C while notebooks ran: kernels are stopped, ``run.json`` is written, ``run`` says how far it got."""
-
-    def __init__(self, run: Run):
-        super().__init__(f"interrupted; finished notebooks are in {short_path(run.folder)}")
-        self.run = run
-
-
-def list_papers(notebooks_dir: str | Path | None = None) -> list[str]:
-    """Names of the notebooks that can be run, sorted."""
-    folder = Path(notebooks_dir or _NOTEBOOKS)
-    return sorted(p.stem for p in folder.glob("*.ipynb") if not p.name.startswith("."))
 
 
 def reproduce(
@@ -155,18 +63,19 @@ def reproduce(
     """Execute notebooks and write a run folder with a report.
 
     The notebooks that took longest when their results were stored start first. A failing cell ends its own notebook
-    only; what stopped it is in ``Run.failures``. Kernels start in ``notebooks_dir``, as they do in JupyterLab.
+    only; what stopped it is in ``Run.failures``. Kernels start beside their notebooks, as they do in JupyterLab; a
+    notebook of an installed package is copied to ``sources`` in the run folder before.
 
     Args:
         papers: which notebooks, by name; all when None.
         profile: ``quick``, ``cpu``, ``gpu`` or ``paper``.
         parameters: values for the cells tagged ``parameters``. Each goes to the notebooks that know it.
-        out: the run folder, new or empty; ``runs/<date>-<time>-<profile>`` in the repository when None.
+        out: the run folder, new or empty; ``runs/<date>-<time>-<profile>`` in the checkout, else here, when None.
         jobs: notebooks at a time; as many as there are cores when None. Several share one GPU.
         timeout: seconds that one cell may take; unlimited when None.
         progress: say on stderr how far each notebook is: a live line on a terminal, plain lines elsewhere.
         resume: keep the notebooks that ``out`` already has finished and run the others.
-        notebooks_dir: where the notebooks are; the repository's ``notebooks/`` when None.
+        notebooks_dir: where the notebooks are; those of all papers (:func:`nsrlib.papers.every`) when None.
         pages: write the report and the notebooks as HTML; without, :func:`report` still writes the report later.
 
     Raises:
@@ -175,7 +84,6 @@ def reproduce(
         OSError: ``out`` cannot be written.
         Interrupted: on Ctrl-C, after the kernels are stopped and ``run.json`` is written.
     """
-    source = Path(notebooks_dir or _NOTEBOOKS).resolve()
     if profile not in PROFILES:
         raise ValueError(f"no profile {profile!r}{suggest(profile, PROFILES)}; there are: {', '.join(PROFILES)}")
     if jobs is not None and jobs < 1:
@@ -189,8 +97,8 @@ def reproduce(
     run = Run.load(out) if resume and out is not None else None
     if papers is None and run:
         papers = [n.name for n in run.notebooks]
-    names = choose(papers, source)
-    per_notebook = check_parameters(known_parameters(names, source), profile, given)
+    chosen = sources.choose(papers, sources.notebooks(notebooks_dir))
+    per_notebook = check_parameters(known_parameters(chosen), profile, given)
     if run is None:
         run = Run(_new_folder(out, profile), profile, [], parameters=given)
     elif (run.profile, run.parameters) != (profile, map_strings(given, Scrubber(run.folder).paths)):
@@ -198,27 +106,29 @@ def reproduce(
             f"{short_path(run.folder)} was run with profile {run.profile!r} and parameters {run.parameters}, "
             f"not {profile!r} and {given}; use a new folder"
         )
-    command = ["nsr", "reproduce", *names, "--profile", profile]
+    command = ["nsr", "reproduce", *chosen, "--profile", profile]
     for key, value in given.items():
         command += ["-p", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
     run.status, run.about = "running", about(command)
     known = {n.name for n in run.notebooks}
-    run.notebooks += [NotebookRun(name) for name in names if name not in known]
+    run.notebooks += [NotebookRun(name) for name in chosen if name not in known]
     done = {n.name for n in run.notebooks if n.status == "ok" and (run.folder / f"notebooks/{n.name}.ipynb").exists()}
-    todo = [n for n in run.notebooks if n.name in names and n.name not in done]
-    todo.sort(key=lambda n: _expected_seconds(source / f"{n.name}.ipynb", profile), reverse=True)
+    todo = [n for n in run.notebooks if n.name in chosen and n.name not in done]
+    todo.sort(key=lambda n: _expected_seconds(chosen[n.name], profile), reverse=True)
 
     jobs = min(jobs or cores(), max(1, len(todo)))
     started, already = time.monotonic(), run.seconds
-    show = _Progress(progress, sys.stderr)
+    if notebooks_dir is None:
+        chosen |= {n.name: sources.ready(chosen[n.name], run.folder / "sources") for n in todo}
+    show = Notebooks(progress, sys.stderr)
     run.save()
     interrupted = False
     try:
-        _execute(
+        execute(
             run,
             todo,
-            {name: {"parameters": per_notebook[name], "timeout": timeout, "page": pages} for name in names},
-            source,
+            {name: {"parameters": per_notebook[name], "timeout": timeout, "page": pages} for name in chosen},
+            chosen,
             jobs=jobs,
             threads=max(1, cores() // jobs),
             show=show,
@@ -282,101 +192,10 @@ def summary(run: Run) -> str:
     return "\n".join(lines)
 
 
-def choose(papers: str | Iterable[str] | None, source: Path) -> list[str]:
-    """Names of notebooks that there are; all for None. ValueError names one that there is not."""
-    there = list_papers(source)
-    if not there:
-        raise ValueError(f"no notebooks in {short_path(source)}; they are part of the repository, not of the package")
-    names = there if papers is None else [papers] if isinstance(papers, str) else list(dict.fromkeys(papers))
-    for name in names:
-        if name not in there:
-            raise ValueError(f"no notebook {name!r}{suggest(name, there)}; there are: {', '.join(there)}")
-    return names
-
-
-def known_parameters(names: Iterable[str], source: Path) -> dict[str, dict[str, Any]]:
-    """What the cells tagged ``parameters`` define: notebook -> name -> papermill's record of it.
-
-    papermill itself injects a misspelt name with no more than a warning; see :func:`check_parameters`.
-
-    Raises:
-        ValueError: a notebook cannot be read, or has no ``profile`` or ``out_dir``.
-    """
-    papermill = worker.import_papermill()
-
-    accepted: dict[str, dict[str, Any]] = {}
-    for name in names:
-        try:
-            accepted[name] = known = papermill.inspect_notebook(literal_path(source / f"{name}.ipynb"))
-        except Exception as error:  # nbformat, papermill and json all have their own
-            raise ValueError(f"{name}.ipynb is no notebook that can be run: {one_line(str(error))}") from error
-        for needed in ("profile", "out_dir"):
-            if needed not in known:
-                raise ValueError(f"{name}.ipynb has no {needed!r} in a cell tagged 'parameters'")
-    return accepted
-
-
-def check_parameters(
-    accepted: Mapping[str, Mapping[str, Any]], profile: str, given: Mapping[str, Any]
-) -> dict[str, dict[str, Any]]:
-    """The values that each notebook of ``accepted`` (:func:`known_parameters`) gets, in the types that it takes.
-
-    Raises:
-        ValueError: a name that no notebook knows, or a value of another type than the default.
-    """
-    names = list(accepted)
-    for own, instead in (("profile", "profile=..."), ("out_dir", "out=...")):
-        if own in given:
-            raise ValueError(f"{own!r} is set by the run itself: give {instead}")
-    try:
-        json.dumps(given)
-    except TypeError as error:
-        raise ValueError(f"parameters must be numbers, strings, lists or dicts: {error}") from error
-
-    checked: dict[str, dict[str, Any]] = {n: {} for n in names}
-    for key, value in given.items():
-        takers = [n for n in names if key in accepted[n]]
-        if not takers:
-            every = list(dict.fromkeys(p for n in names for p in accepted[n] if p not in ("profile", "out_dir")))
-            raise ValueError(
-                f"no parameter {key!r} in {', '.join(names)}{suggest(key, every)}; "
-                f"accepted: {', '.join(every) or 'none'}"
-            )
-        for name in takers:
-            checked[name][key] = _checked(name, key, value, accepted[name][key]["default"])
-    return {n: {"profile": profile, **checked[n]} for n in names}
-
-
-def _checked(notebook: str, key: str, value: Any, default_source: str) -> Any:
-    """The value as the notebook takes it, or a ValueError if it is of another type than the default."""
-    try:
-        default = ast.literal_eval(default_source)
-    except (ValueError, SyntaxError):
-        return value  # an expression: nothing can be told
-    if default is None or value is None:
-        return value
-    if isinstance(default, str) and isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)  # -p scales=2 for a notebook whose default is "2,3,4"
-    # bool is an int to isinstance, and a list may stand for a tuple after its way through JSON
-    wanted = {float: (int, float), tuple: (list, tuple), list: (list, tuple)}.get(type(default), (type(default),))
-    if not isinstance(value, wanted) or isinstance(value, bool) != isinstance(default, bool):
-        raise ValueError(
-            f"{notebook}: parameter {key!r} is a {type(default).__name__} (default {default!r}), "
-            f"not a {type(value).__name__}: {value!r}"
-        )
-    return value
-
-
-def suggest(word: str, possible: Iterable[str]) -> str:
-    """A question for an error message: what the misspelt ``word`` may have meant."""
-    close = difflib.get_close_matches(word, list(possible), 1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
 def _expected_seconds(notebook: Path, profile: str) -> tuple[float, int]:
     """What to start first, largest first: the stored time; unknown counts as long, and then the larger file."""
     try:
-        stored = known()[notebook.stem].results / f"{profile}.json"
+        stored = papers.every()[notebook.stem].results / f"{profile}.json"
         seconds = float(json.loads(stored.read_text(encoding="utf-8"))["provenance"]["seconds"])
     except (OSError, ValueError, KeyError, TypeError):
         seconds = math.inf
@@ -390,7 +209,7 @@ def cores() -> int:
 
 def _new_folder(out: str | Path | None, profile: str) -> Path:
     if out is None:
-        stem = ROOT / "runs" / f"{datetime.now():%Y%m%d-%H%M%S}-{profile}"
+        stem = sources.default_folder() / f"{datetime.now():%Y%m%d-%H%M%S}-{profile}"
         folder, n = stem, 1
         while folder.exists():
             folder, n = stem.with_name(f"{stem.name}-{n + 1}"), n + 1
@@ -411,6 +230,8 @@ def about(command: Iterable[str]) -> dict[str, Any]:
     """What a reader needs to run this again: started, command, git, versions, machine."""
 
     def git(*args: str) -> str:
+        if not sources.in_checkout():
+            return ""
         try:
             answer = subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True, timeout=20)
         except (OSError, subprocess.TimeoutExpired):
@@ -433,15 +254,15 @@ def about(command: Iterable[str]) -> dict[str, Any]:
     }
 
 
-def _execute(
+def execute(
     run: Run,
     todo: list[NotebookRun],
     orders: dict[str, dict[str, Any]],
-    source: Path,
+    files: Mapping[str, Path],
     *,
     jobs: int,
     threads: int,
-    show: _Progress,
+    show: Notebooks,
 ) -> None:
     """Run ``todo``, at most ``jobs`` at a time, and keep ``run`` and ``run.json`` up to date."""
     environment = _environment(threads)
@@ -459,7 +280,7 @@ def _execute(
 
     def start(notebook: NotebookRun) -> None:
         name = notebook.name
-        worker = _start_worker(run.folder, source / f"{name}.ipynb", orders[name], environment)
+        worker = _start_worker(run.folder, files[name], orders[name], environment)
         workers[name], began[name] = worker, time.monotonic()
         notebook.status, notebook.error = "running", None
         threading.Thread(target=listen, args=(name, worker), daemon=True).start()
@@ -508,8 +329,9 @@ def _execute(
 
 def _environment(threads: int) -> dict[str, str]:
     """What workers and kernels inherit."""
+    here = str(Path(__file__).resolve().parents[2])  # this very nsrlib
     environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),  # this very nsrlib
+        "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")])),
         "PYTHONUNBUFFERED": "1",
     }
     # Without these, the threads of several kernels fight for the cores: a hundred times slower has been seen.
@@ -558,61 +380,3 @@ def _stop(workers: dict[str, subprocess.Popen[str]]) -> None:
             worker.wait(max(0.1, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             worker.kill()
-
-
-class _Progress:
-    """How far each notebook is: one live line on a terminal, else a line per start, heading and end."""
-
-    def __init__(self, enabled: bool, stream: TextIO):
-        self.enabled, self.stream = enabled, stream
-        self.live = enabled and stream.isatty()
-        self.at: dict[str, tuple[int, int, float]] = {}
-
-    def started(self, name: str) -> None:
-        self.at[name] = (0, 0, time.monotonic())
-        self._say(f"{name}: started")
-
-    def cell(self, name: str, cell: int, cells: int, heading: str) -> None:
-        self.at[name] = (cell, cells, self.at[name][2])
-        if heading and not self.live:
-            self._say(f"{name}: {cell}/{cells} cells  {self._since(name)}  {heading}")
-        self.draw()
-
-    def finished(self, notebook: NotebookRun) -> None:
-        took = self._since(notebook.name)
-        self.at.pop(notebook.name)
-        self._say(f"{notebook.name}: {notebook.status} in {took}")
-        if notebook.error:
-            self._say(f"✗ {notebook.error}")
-
-    def draw(self) -> None:
-        if self.live:
-            parts = [
-                f"{name} {f'{cell}/{cells} cells' if cells else 'starting'} {self._since(name)}"
-                for name, (cell, cells, _) in self.at.items()
-            ]
-            width = shutil.get_terminal_size().columns - 1
-            self.stream.write("\r\x1b[K" + " | ".join(parts)[:width])
-            self.stream.flush()
-
-    def close(self) -> None:
-        if self.live:
-            self.stream.write("\r\x1b[K")
-            self.stream.flush()
-
-    def _since(self, name: str) -> str:
-        return clock(time.monotonic() - self.at[name][2])
-
-    def _say(self, text: str) -> None:
-        if self.enabled:
-            self.close()
-            print(text, file=self.stream, flush=True)
-            self.draw()
-
-
-def short_path(path: Path) -> str:
-    """A path for a message: relative to where the user is, if it is not far."""
-    try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

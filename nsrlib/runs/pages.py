@@ -14,14 +14,13 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from nsrlib.files import one_line, write_text
-from nsrlib.runs.worker import Scrubber, cause_of, map_strings, places
 from nsrlib.runs.grids import as_text
-
-if TYPE_CHECKING:
-    from nsrlib.runs.batch import Run
+from nsrlib.runs.notebooks import places
+from nsrlib.runs.record import Run
+from nsrlib.runs.texts import Scrubber, cause_of, clock, map_strings
 
 # Verdict -> (symbol, what it means). The order is that of the columns of the report.
 VERDICTS = {
@@ -345,13 +344,6 @@ def data_uri(encoded: str, mime: str, limit: int = 400_000) -> str:
         picture.convert("RGBA" if picture.has_transparency_data else "RGB").save(small, "WEBP", quality=88)
         encoded, mime = base64.b64encode(small.getvalue()).decode(), "image/webp"
     return f"data:{mime};base64,{encoded}"
-
-
-def clock(seconds: float) -> str:
-    """``1:02:03`` or ``2:03``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def table_name(table: Any) -> str:

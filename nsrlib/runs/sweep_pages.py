@@ -1,7 +1,7 @@
 """What comes out of a sweep: one tidy table, its numbers over the swept parameters, and a page that shows them.
 
 :func:`write_page` makes ``sweep.csv``, the figures, the summary and ``index.html`` from what lies in a sweep folder;
-see :mod:`nsrlib.runs.sweeps`, which says what a sweep is, and :mod:`nsrlib.runs.pages`, whose pieces the page is made of.
+see :mod:`nsrlib.runs.sweeps`, which says what a sweep is. The page is made of the pieces of :mod:`nsrlib.runs.pages`.
 """
 
 from __future__ import annotations
@@ -14,17 +14,14 @@ from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
+from nsrlib.files import whole_file, write_text
 from nsrlib.runs import pages
-from nsrlib.files import write_text
-from nsrlib.runs.worker import cause_of
-from nsrlib.files import whole_file
-
-if TYPE_CHECKING:
-    from nsrlib.runs.sweeps import Sweep, SweepRun
+from nsrlib.runs.record import Sweep, SweepRun
+from nsrlib.runs.texts import cause_of
 
 _FIGURES = 16  # on the page
 

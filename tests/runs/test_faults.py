@@ -1,6 +1,6 @@
 """Twelve faults, one after the other: each has a clear cause in one line, and what was finished stays as it was.
 
-The faults of single functions are tested beside them (``test_download.py``, ``test_runs.py``, ``test_sweeps.py``);
+The faults of single functions are tested beside them (``test_download.py``, ``test_batch.py``, ``test_sweeps.py``);
 here the whole way is gone, from the notebook or the disk to what the user reads.
 """
 
@@ -17,12 +17,11 @@ from pathlib import Path
 
 import filelock
 import pytest
-from test_runs import DIES, FAILS, GOOD, PARAMETERS, write_notebook
 from test_sweeps import TINY, pretend_in_line
+from tiny import DIES, FAILS, GOOD, PARAMETERS, write_notebook
 
-from nsrlib.runs import sweeps
-from nsrlib.runs import Run, report, reproduce
-from nsrlib.runs.sweeps import Sweep, sweep
+from nsrlib.runs import Run, report, reproduce, sweep, sweeps
+from nsrlib.runs.record import Sweep
 
 pytest.importorskip("papermill")
 pytestmark = pytest.mark.slow

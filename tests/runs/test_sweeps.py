@@ -15,19 +15,16 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import filelock
 import pandas as pd
 import pytest
-from test_runs import PIXEL, write_notebook
+from tiny import PIXEL, alive, wait_until, write_notebook
 
-from nsrlib import runs
-from nsrlib.runs import grids
-from nsrlib.runs import sweeps
-from nsrlib.runs import Failure, NotebookRun, Run
-from nsrlib.runs.sweeps import Sweep, sweep
+from nsrlib.runs import Failure, NotebookRun, Run, batch, cluster, grids, notebooks, sweep, sweeps
+from nsrlib.runs.progress import Points
+from nsrlib.runs.record import Sweep
 
 pytest.importorskip("papermill")
 pytest.importorskip("distributed")
@@ -101,7 +98,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
         run.save()
         return run
 
-    monkeypatch.setattr(runs, "reproduce", reproduce)
+    monkeypatch.setattr(batch, "reproduce", reproduce)
     return calls
 
 
@@ -116,11 +113,11 @@ def pretend_in_line(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
     def execute(this, todo, source, *, timeout, **_):
         for run in todo:
             try:
-                run.seconds, run.status = sweeps.run_one(sweeps._job(this, run, source, timeout)), "ok"
-            except sweeps.RunFailed as error:
+                run.seconds, run.status = cluster.run_one(cluster.job_of(this, run, source, timeout)), "ok"
+            except cluster.RunFailed as error:
                 run.status, run.error = "failed", str(error)
 
-    monkeypatch.setattr(sweeps, "_execute", execute)
+    monkeypatch.setattr(cluster, "execute", execute)
     return pretend(monkeypatch)
 
 
@@ -271,7 +268,7 @@ def test_without_dask_it_says_what_to_install(run_sweep, monkeypatch, tmp_path):
 
 
 def test_a_scheduler_that_does_not_answer_is_named(run_sweep, monkeypatch, tmp_path):
-    monkeypatch.setattr(sweeps, "_CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.2)
     with pytest.raises(OSError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9: "):
         run_sweep({"scale": [2]}, scheduler="tcp://127.0.0.1:9")
     with pytest.raises(OSError, match="no Dask scheduler answers at nonsense://x"):
@@ -289,7 +286,7 @@ def test_a_folder_in_use_is_not_touched(run_sweep, tmp_path):
 
 
 def planned(source: Path, grid: dict, points=({},), fixed=None, digest="d", profile="quick") -> list:
-    return sweeps._plan("tiny", source, digest, profile, grid, points, fixed or {})
+    return sweeps.plan(source / "tiny.ipynb", digest, profile, grid, points, fixed or {})
 
 
 def test_every_combination_is_run_once_in_the_types_of_the_notebook(source):
@@ -329,10 +326,10 @@ def test_the_digest_is_that_of_the_sources_alone(source, tmp_path):
     notebook.cells[2].outputs = [nbformat.v4.new_output("stream", text="x")]
     notebook.metadata["more"] = 1
     nbformat.write(notebook, path)
-    assert sweeps.notebook_digest(path) == sweeps.notebook_digest(source / "tiny.ipynb")
+    assert notebooks.digest(path) == notebooks.digest(source / "tiny.ipynb")
     notebook.cells[2].source += "\n# more"
     nbformat.write(notebook, path)
-    assert sweeps.notebook_digest(path) != sweeps.notebook_digest(source / "tiny.ipynb")
+    assert notebooks.digest(path) != notebooks.digest(source / "tiny.ipynb")
 
 
 # ---- what is kept, repeated and left
@@ -391,26 +388,26 @@ def test_a_changed_notebook_is_run_anew(run_sweep, in_line, tmp_path, source):
 def test_a_notebook_that_changes_during_the_sweep_stops_the_run(source, tmp_path, pretended):
     (tmp_path / "sweep.json").touch()
     job = {"folder": str(tmp_path), "source": str(source), "key": "k", "paper": "tiny", "notebook_sha256": "other"}
-    with pytest.raises(sweeps.RunFailed, match=r"tiny\.ipynb was changed while the sweep ran; start it again"):
-        sweeps.run_one(job)
+    with pytest.raises(cluster.RunFailed, match=r"tiny\.ipynb was changed while the sweep ran; start it again"):
+        cluster.run_one(job)
 
 
 def test_a_worker_that_does_not_see_the_folder_says_so(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not see the sweep's folder; all need one file system"):
-        sweeps.run_one({"folder": str(tmp_path / "elsewhere"), "source": "", "key": "k"})
+        cluster.run_one({"folder": str(tmp_path / "elsewhere"), "source": "", "key": "k"})
 
 
 def test_two_workers_on_the_same_run_leave_one_result(run_sweep, in_line, monkeypatch, tmp_path):
     done = run_sweep({"scale": [2]})
     final = tmp_path / "sweep" / "runs" / done.runs[0].key
-    job = sweeps._job(done, done.runs[0], tmp_path, None)
-    late = sweeps._claim(done.folder, done.runs[0].key)  # a worker that was thought lost begins ...
+    job = cluster.job_of(done, done.runs[0], tmp_path, None)
+    late = cluster.next_attempt(done.folder, done.runs[0].key)  # a worker that was thought lost begins ...
     late.rmdir()
-    monkeypatch.setattr(sweeps, "notebook_digest", lambda path: job["notebook_sha256"])
+    monkeypatch.setattr(notebooks, "digest", lambda path: job["notebook_sha256"])
     looked = iter([None, Run.load(final)])  # ... before the other one has finished
-    monkeypatch.setattr(sweeps, "_finished", lambda place: next(looked))
+    monkeypatch.setattr(cluster, "finished", lambda place: next(looked))
     before = (final / "run.json").read_bytes()
-    assert sweeps.run_one(job) == 1.5
+    assert cluster.run_one(job) == 1.5
     assert (final / "run.json").read_bytes() == before
     assert [p.name for p in final.parent.iterdir()] == [final.name]
 
@@ -530,7 +527,7 @@ def test_the_table_on_the_terminal_shows_what_goes_on_first(wide, monkeypatch):
     wide.runs[4].status = "pending"
     (wide.folder / "attempts" / f"{wide.runs[4].key}.2").mkdir()
     console = Console(width=100, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
-    console.print(sweeps._Progress(wide, False, sys.stderr).table())
+    console.print(Points(wide, False, sys.stderr).table())
     lines = console.export_text().splitlines()
     assert re.match(r"tiny: 5 ok, 1 running, 6 failed; 0:00", lines[0])
     assert lines[1].split() == ["mode", "scale", "seed", "time"]
@@ -563,7 +560,7 @@ def test_a_run_that_fails_is_tried_once_more_and_then_reported(run_sweep, preten
 
 
 def test_a_run_that_fails_once_ends_well(run_sweep, pretended, address, monkeypatch):
-    pretend, failed = runs.reproduce, []
+    pretend, failed = batch.reproduce, []
 
     def reproduce(paper, *, parameters, **options):
         if not failed:
@@ -571,7 +568,7 @@ def test_a_run_that_fails_once_ends_well(run_sweep, pretended, address, monkeypa
             parameters = parameters | {"mode": "fails"}
         return pretend(paper, parameters=parameters, **options)
 
-    monkeypatch.setattr(runs, "reproduce", reproduce)
+    monkeypatch.setattr(batch, "reproduce", reproduce)
     done = run_sweep({"seed": [0]}, scheduler=address)
     assert done.ok
     assert done.runs[0].attempts == 2
@@ -582,25 +579,10 @@ def test_an_error_outside_the_notebook_is_reported_with_its_kind(run_sweep, pret
     def reproduce(*_, **__):
         raise OSError(28, "No space left on device", "/x/run.json")
 
-    monkeypatch.setattr(runs, "reproduce", reproduce)
+    monkeypatch.setattr(batch, "reproduce", reproduce)
     done = run_sweep({"seed": [0]}, scheduler=address)
     assert done.runs[0].error == "OSError: the disk is full (writing run.json)"
     assert "the disk is full (writing run.json)" in (done.folder / "index.html").read_text()
-
-
-def alive(pid: int) -> bool:
-    """Whether a process is there and no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def wait_until(condition, seconds: float = 900) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)
 
 
 def busy_workers() -> list[int]:
@@ -609,7 +591,7 @@ def busy_workers() -> list[int]:
     parents = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
-            if "_worker.py" in (path / "cmdline").read_text():
+            if "nsrlib.runs.worker" in (path / "cmdline").read_text():
                 parents.append(int((path / "stat").read_text().rpartition(")")[2].split()[1]))
         except OSError:
             continue  # it has ended
@@ -664,16 +646,18 @@ def test_24_runs_on_two_workers_of_which_one_is_killed_give_24_results_each_once
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes in /proc")
-def test_ctrl_c_leaves_what_the_same_command_goes_on_with(source, tmp_path):
+def test_ctrl_c_leaves_what_the_same_command_goes_on_with(tmp_path):
     marks, folder = tmp_path / "marks", tmp_path / "sweep"
     marks.mkdir()
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from pathlib import Path; from nsrlib import cli, runs, sweeps\n"
-        f"sweeps.NOTEBOOKS = Path({str(source)!r})\n"
+        "from pathlib import Path; from nsrlib import cli, papers\n"
+        f"tiny = papers.Paper('tiny', Path({str(tmp_path)!r}))\n"
+        "papers.every = lambda: {'tiny': tiny}\n"
         "if __name__ == '__main__': cli.main()\n"
     )
     (tmp_path / "nsr.py").write_text(code)
+    write_notebook(tmp_path / "notebooks/tiny.ipynb", TINY)
     command = [sys.executable, str(tmp_path / "nsr.py"), "sweep", "tiny", "-g", "seed=0,1", "-p", "mode=waits"]
     command += ["-p", f"marks={marks}", "--out", str(folder), "--workers", "2"]
 
@@ -687,12 +671,12 @@ def test_ctrl_c_leaves_what_the_same_command_goes_on_with(source, tmp_path):
     assert process.poll() is None, process.communicate()
     (kernel,) = [int(p.name.split("-")[2].split(".")[0]) for p in marks.glob("2-1-*")]
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all of its processes
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=900)
     assert process.returncode == 130, err
     assert "1 of 2 runs ended well" in out
     assert "interrupted: the same command goes on where it was stopped" in out
     assert "Traceback" not in err
-    wait_until(lambda: not alive(kernel), 60)
+    wait_until(lambda: not alive(kernel))
     record = json.loads((folder / "sweep.json").read_text())
     assert [run["status"] for run in record["runs"]] == ["ok", "interrupted"]
     assert "1 of 2 runs ended well, interrupted" in (folder / "index.html").read_text()
@@ -701,7 +685,7 @@ def test_ctrl_c_leaves_what_the_same_command_goes_on_with(source, tmp_path):
 
     (marks / "go").touch()
     process = start()
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=900)
     assert process.returncode == 0, err
     assert "1 of 2 runs are finished already" in err
     assert "2 of 2 runs ended well" in out

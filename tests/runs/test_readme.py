@@ -1,0 +1,124 @@
+"""The README's tables: from stored results, of the papers in their order, between markers."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from nsrlib import claims, papers
+from nsrlib.bench import kernels
+from nsrlib.files import write_json
+from nsrlib.runs import readme
+
+TOY = """\
+id,table,row,column,scale,metric,value,unit,source
+t/BSRN/set5/psnr,t,BSRN,Set5,4,psnr,32.35,dB,Table 3
+t/BSRN/set5/ssim,t,BSRN,Set5,4,ssim,0.8966,1,recalled; the published weights reproduce it to the last digit
+t/BSRN/params,t,BSRN,model,4,params,352,K,Table 3
+t/BSRN/adds,t,BSRN,model,4,multi_adds,73.0,G,Table 3
+t/RFDN/set5/psnr,t,RFDN,Set5,4,psnr,32.24,dB,"RFDN Table 3, a public transcription of a table that is quoted"
+abl/ESA/change,abl,without ESA,model,,params_change,-9,%,a summary
+"""
+README = (
+    "# Title\n<!-- scoreboard -->\nold\n<!-- /scoreboard -->\nText.\n<!-- speed --><!-- /speed -->\nEnd.\n"
+    "<!-- kernels --><!-- /kernels -->\n"
+)
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch) -> Path:
+    """A repository with one paper, ``toy``, and no results."""
+    for module in (claims, readme):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(kernels, "RESULTS", tmp_path / "data" / "results" / "ops")
+    paper = papers.Paper("toy", tmp_path, networks=lambda device: {})
+    monkeypatch.setattr(readme, "every", lambda: {"toy": paper, "elsewhere": papers.Paper("elsewhere", tmp_path / "x")})
+    paper.published.parent.mkdir(parents=True)
+    paper.published.write_text(TOY)
+    return tmp_path
+
+
+def test_the_markdown_table_counts_by_paper_and_table(toy):
+    ledger = claims.Ledger("toy", "cpu", toy / "run" / "results")
+    ledger.compare({"t/BSRN/set5/psnr": 32.351, "t/BSRN/set5/ssim": 0.5}, "weights")
+    ledger.close({"abl/*": "no words"}, quoted=["t/RFDN/*"])
+    claims.store(toy / "run")
+    header, rule, *rows = readme.scoreboard_markdown(claims.scoreboard(["toy"])).splitlines()
+    assert len({line.count("|") for line in (header, rule, *rows)}) == 1
+    names = [name.strip() for name in header.strip("|").split("|")]
+    cells = [dict(zip(names, (c.strip() for c in row.strip("|").split("|")), strict=True)) for row in rows]
+    assert cells[0] == {
+        "paper": "toy", "table": "t", "cells": "5", "exact": "", "with weights": "1", "trend": "", "noise": "",
+        "differs": "1", "open": "2", "quoted": "1", "command": "`nsr reproduce toy --profile cpu`",
+    }  # fmt: skip
+    assert (cells[1]["table"], cells[1]["cells"], cells[1]["open"]) == ("abl", "1", "1")
+
+
+def test_the_readme_is_brought_up_to_date_between_its_markers(toy):
+    path = toy / "README.md"
+    path.write_text(README)
+    assert not readme.update_readme(path, write=False)
+    assert path.read_text() == README
+    assert not readme.update_readme(path)
+    text = path.read_text()
+    assert text.startswith("# Title\n<!-- scoreboard -->\n\n| paper | table |")
+    assert "old" not in text
+    assert "<!-- /scoreboard -->\nText.\n<!-- speed -->\n\nNot measured yet.\n\n<!-- /speed -->\nEnd.\n" in text
+    assert readme.update_readme(path)
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize(
+    "marker", [f"<!-- {end}{n} -->" for n in ("scoreboard", "speed", "kernels") for end in ("", "/")]
+)
+def test_a_readme_without_a_marker_is_refused_and_left_alone(toy, marker):
+    path = toy / "README.md"
+    path.write_text(README.replace(marker, ""))
+    with pytest.raises(ValueError, match=r"README\.md lacks the markers <!-- "):
+        readme.update_readme(path)
+    assert path.read_text() == README.replace(marker, "")
+
+
+def test_the_kernels_table_names_the_strongest_rival_of_each_case(toy):
+    def row(case: str, way: str, ms: float, speedup: float, equal: bool = True) -> dict:
+        what = {"case": case, "op": case, "mode": "forward", "dtype": "float32"}
+        return {**what, "way": way, "median_ms": ms, "speedup": speedup, "equal": equal}
+
+    rows = [
+        row("adder2d", "nsrlib", 10, 1), row("adder2d", "broadcast", 90, 9), row("adder2d", "cdist", 14, 1.4),
+        row("adder2d", "a convolution", 1, 0.1, equal=False), row("bsconv2d", "nsrlib", 8, 1),
+        row("bsconv2d", "eager", 6, 0.75),
+    ]  # fmt: skip
+    where = {"device": "a processor", "threads": 1, "cuda": None, "versions": {"torch": "2"}, "command": "nsr bench"}
+    content = {"rows": rows, "limits": {}, "left_out": [], "provenance": where}
+    write_json(toy / "data" / "results" / "ops" / "a.json", content)
+    lines = readme.kernels_markdown().splitlines()
+    assert lines[2:4] == ["| adder2d | 10 | cdist | 1.40 |", "| bsconv2d | 8 | eager | 0.75 |"]
+    assert lines[-1] == (
+        "Below 1 the alternative is faster. Aims reached: 0 of 2. a processor, 1 thread, PyTorch 2; `nsr bench`."
+    )
+
+
+def test_the_readme_shows_the_stored_results():
+    assert readme.update_readme(write=False), "run: nsr scoreboard --write"
+
+
+def test_papers_come_in_their_order():
+    names = [line.split("|")[1].strip() for line in readme.scoreboard_markdown().splitlines() if line.startswith("| ")]
+    assert list(dict.fromkeys(names[1:])) == [name for name, p in papers.every().items() if p.published.is_file()]
+
+
+def test_the_speed_of_a_paper_s_networks_is_a_table_with_its_device(toy):
+    ledger = claims.Ledger("toy", "cpu", toy / "run" / "results")
+    ledger.compare({"t/BSRN/params": 352.4}, "exact")
+    times = pd.DataFrame({"128x128": [0.14, 0.2], "times RFDN": [1, 10 / 7]}, pd.Index(["RFDN", "BSRN"], name="model"))
+    ledger.keep("latency", times, "best of 3")
+    claims.store(toy / "run")
+    lines = readme.speed_markdown().splitlines()
+    assert lines[:4] == [
+        "| network | 128x128 | times RFDN |", "|---|--:|--:|", "| RFDN | 0.14 | 1 |", "| BSRN | 0.2 | 1.43 |",
+    ]  # fmt: skip
+    assert re.fullmatch(r"best of 3 on .+, PyTorch .+\.", lines[-1])
