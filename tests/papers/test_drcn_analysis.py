@@ -149,6 +149,10 @@ def test_equally_weighted_ensembles_have_at_most_the_loss_of_their_recursions():
 def test_fusing_cannot_gain_where_arithmetic_is_the_bound():
     wide = analysis.fused_recursion_bound(256, tile=32, fused=2)
     assert wide["weight_bytes"] == 1_179_648
+    assert wide["library_arithmetic"] == pytest.approx(2 * 9 * 256**2 * 2**20 / 990e12)
+    assert wide["library_traffic"] == pytest.approx(2 * 256 * 2 * 2**20 / 4.8e12)
+    # a tile of 32 is read with two pixels more on each side and written once, for two recursions
+    assert wide["fused_traffic"] == pytest.approx(wide["library_traffic"] * (36**2 + 32**2) / (2 * 32**2) / 2)
     assert not wide["weights_fit"]
     assert wide["library_arithmetic"] > wide["library_traffic"]
     assert wide["recompute"] == pytest.approx((32**2 + 34**2) / (2 * 32**2))

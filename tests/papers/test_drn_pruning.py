@@ -152,12 +152,15 @@ def test_cp_selects_what_the_lasso_selects():
     assert checked >= 4
 
 
-def test_thinet_takes_the_best_first_step():
-    model = net()
+def test_thinet_always_removes_the_channel_that_leaves_the_removed_sum_smallest():
+    model, removed = net(), []
     s = layer_statistics(model, model, model.slots[1], batches())
     among, _ = s.contributions()
-    (gone,) = set(range(16)) - set(select_channels(s, 15, "thinet"))
-    assert gone == int(among.diagonal().argmin())
+    for left in range(15, 2, -1):
+        rest = [k for k in range(16) if k not in removed]
+        size = {k: float(among[[*removed, k]][:, [*removed, k]].sum()) for k in rest}
+        removed.append(min(size, key=size.__getitem__))
+        assert select_channels(s, left, "thinet") == [k for k in rest if k != removed[-1]]
 
 
 def test_scores_are_gradients_of_reconstruction_and_dual_regression():

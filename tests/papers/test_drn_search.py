@@ -145,6 +145,12 @@ def test_a_budget_makes_the_search_pay_for_width():
     assert paid.history["expected_multi_adds"].iloc[-1] < free.history["expected_multi_adds"].iloc[-1]
 
 
+def test_a_budget_that_is_met_costs_nothing():
+    costs, fixed = channel_costs(net(f=8))
+    free, met = search(), search(cost_weight=1e5, budget=fixed + int(costs @ np.array([8, 16, 16])))
+    assert np.array_equal(free.probabilities, met.probabilities)
+
+
 def test_the_likeliest_width_adds_up_equal_candidates_and_gives_way_to_a_budget():
     p = np.array([[0.35, 0.3, 0.35], [0.2, 0.1, 0.7]])
     candidates, costs = [(4, 8, 8), (4, 8, 12)], np.array([1, 10])

@@ -13,10 +13,10 @@ from nsrlib import create_model, data
 from nsrlib.evaluation import upscale
 from nsrlib.files import ROOT
 from nsrlib.images import imresize, to_tensor
-from nsrlib.papers import train
 from nsrlib.papers.drn import students, studies
 from nsrlib.papers.drn.costs import channel_costs
 from nsrlib.papers.drn.students import WIDTHS
+from nsrlib.papers.train import Job, train
 from nsrlib.training import Recipe
 
 STUDY = studies.studies("quick")["widths"]
@@ -69,6 +69,19 @@ def test_students_share_the_unpruned_network_of_their_seed(tmp_path, trainings):
     assert all(row["before"] == row["after"] for row in whole["curve"])
     assert all(row["before"] > row["after"] for row in first["curve"])
     assert {"psnr_embedded", "psnr_embedded_untuned", "ssim_embedded", "seconds"} <= set(first)
+
+
+def test_tuning_draws_other_patches_than_training(monkeypatch):
+    seeds, original = [], students.fine_tune
+
+    def seen(model, patches, recipe, **options):
+        seeds.append(recipe.seed)
+        return original(model, patches, recipe, **options)
+
+    monkeypatch.setattr(students, "fine_tune", seen)
+    studies.compress(seed=3, **SETTINGS | {"widths": "full"})
+    assert seeds
+    assert 3 not in seeds
 
 
 def test_other_settings_and_seeds_get_networks_of_their_own(tmp_path, trainings):
@@ -183,10 +196,11 @@ def test_the_loop_is_measured_on_all_colours_of_the_reduced_result():
 
 
 def test_nsr_train_closes_the_loop_with_dual_networks(tmp_path):
-    trained, _ = train(
-        "drn_s", 4, ["embedded_train"], profile="quick", config={"num_feats": 4, "num_blocks": 1},
-        recipe={"iterations": 2, "batch": 2, "patch": 12}, validate=None, out=tmp_path / "run",
+    job = Job(
+        "drn_s", 4, {"num_feats": 4, "num_blocks": 1}, ["embedded_train"],
+        profile="quick", changes={"iterations": 2, "batch": 2, "patch": 12}, validate=None,
     )  # fmt: skip
+    trained, _ = train(job, tmp_path / "run")
     last = trained.history.iloc[-1]
     assert last["primal"] > 0
     assert last["dual"] > 0

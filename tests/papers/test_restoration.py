@@ -14,13 +14,14 @@ import torch
 from PIL import Image
 from torch import nn
 
-from nsrlib import claims, cli, create_model, papers, studies
+from nsrlib import claims, cli, create_model, studies
 from nsrlib.data import Pair, load
 from nsrlib.data.patches import Patches
 from nsrlib.evaluation import evaluate, takes_gray
 from nsrlib.images import Degradation, imresize, jpeg, to_tensor, to_uint8
 from nsrlib.metrics import GRAY, RGB, psnr, ssim
 from nsrlib.papers.nsr import restoration
+from nsrlib.papers.train import Job
 from nsrlib.studies import StudyResult
 
 
@@ -500,4 +501,4 @@ def test_nsr_train_says_what_does_not_fit(folder, tmp_path, monkeypatch, capsys,
 
 @pytest.mark.parametrize(("level", "middle"), [(25, 25), ((10, 40), 25), ((10, 41), 25), ((0.0, 55.0), 27.5)], ids=str)
 def test_validation_has_the_middle_of_a_range(level, middle):
-    assert papers._middle(level) == middle
+    assert Job("dncnn", 1, noise=level).task == {"noise": middle}

@@ -7,6 +7,7 @@ Source: Guo et al., "Towards Lightweight Super-Resolution with Dual Regression L
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -34,8 +35,14 @@ def channel_costs(model: DRN, input_size: tuple[int, int] = (96, 96)) -> tuple[n
     return costs, counted.multi_adds - int(costs @ np.array(model.widths))
 
 
-def complexity_table() -> pd.DataFrame:
+def complexity_table(only: Collection[str] = ()) -> pd.DataFrame:
     """Parameters and multiply-adds of every DRN of the papers, in both conventions of the input's size.
+
+    Args:
+        only: names of networks, such as ``DRN-S30``; none: all.
+
+    Returns:
+        What follows, a row for each network and scale.
 
     Columns: model, scale, params; ``multi_adds_96`` for a 96x96 input, which the DRN papers use at every scale without
     saying so, and ``multi_adds_720p`` for a 1280x720 output, in G, after :data:`CONVENTION`; ``thop_96``: by thop's
@@ -50,6 +57,8 @@ def complexity_table() -> pd.DataFrame:
         nets |= {f"DRN-S{r:.0%}"[:-1]: ("drn_s", searched_widths(r, scale)) for r in (0.3, 0.5, 0.7)}
         nets |= {f"uniform {r:.0%}": ("drn_s", uniform_widths(full, r)) for r in (0.3, 0.5, 0.7)}
         for name, (base, widths) in nets.items():
+            if only and name not in only:
+                continue
             with torch.device("meta"):
                 model = create_model(base, scale, widths=widths)
             counted = count(model, (96, 96), rule="thop")

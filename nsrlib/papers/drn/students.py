@@ -1,4 +1,4 @@
-"""Students of one network, for DRN's studies of compression: pruned to some widths and tuned alike, or left as it is."""
+"""Students of one network, for DRN's studies of compression: pruned and tuned alike, or left as they are."""
 
 from __future__ import annotations
 
