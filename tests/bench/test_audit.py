@@ -1,4 +1,4 @@
-"""Machine code without a GPU: how it is read, and the bars that the adder kernels are held to."""
+"""Machine code without a GPU: how it is read, and the bars that the operators' kernels are held to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from nsrlib.bench.audit import TARGETS, Mix, _loops, audit_all, compile_for, entries
+from nsrlib.bench.audit import TARGETS, Mix, audit, audit_all, entries, innermost_loops
+from nsrlib.ops.common import Launch
 
 pytest.importorskip("triton")
 
@@ -30,14 +31,26 @@ SASS = """
 """
 
 # In a process of its own: kernels decorated under TRITON_INTERPRET cannot be compiled, and this one may have it.
-SCRIPT = """
+START = """
 import json, torch
-from nsrlib.ops.adder2d import forward_launch, input_grad_launch, int8_launch, weight_sign_grad_launch
-from nsrlib.bench.audit import TARGETS
+from nsrlib.bench.audit import TARGETS, audit, audit_all
+
+rows = {}
 
 def meta(*size, dtype=torch.float32, last=False):
     layout = torch.channels_last if last else torch.contiguous_format
     return torch.empty(size, dtype=dtype, device="meta", memory_format=layout)
+
+def add(name, target, launch, *useful):
+    found = audit(launch, target)
+    hot = found.hot_loop(*useful) if found.loops else found.code
+    units = {unit: found.code.count(unit) for unit in ("HMMA", "HGMMA", "UTCHMMA", "v_mfma*")}
+    saturated = hot.count("FADD.SAT", "FFMA.SAT")
+    rows[f"{name} {target}"] = {**found.row(*useful), **units, "useful": hot.count(*useful), "saturated": saturated}
+"""
+
+ADDER = """
+from nsrlib.ops.adder2d.kernels import forward_launch, input_grad_launch, int8_launch, weight_sign_grad_launch
 
 def launches(dtype=torch.float32, last=False):
     x, weight = meta(16, 64, 48, 48, dtype=dtype, last=last), meta(64, 64, 3, 3, dtype=dtype)
@@ -50,35 +63,113 @@ def launches(dtype=torch.float32, last=False):
     yield "int8", ["VABSDIFF4"], int8_launch(x8, weight8, y8, *one)
     yield "int8 portable", ["IABS"], int8_launch(x8, weight8, y8, *one, vabsdiff4=False)
 
-rows = {}
-for variant, options in {
-    "": {}, " channels_last": {"last": True}, " bfloat16": {"dtype": torch.bfloat16}
-}.items():
+variants = {"": {}, " channels_last": {"last": True}, " bfloat16": {"dtype": torch.bfloat16}}
+for variant, options in variants.items():
     for name, useful, launch in launches(**options):
         for target in TARGETS if not variant else ["sm_90"]:
-            if target == "gfx942" and name == "int8":  # NVIDIA assembly
-                continue
-            audit = launch.audit(target)
-            hot = audit.hot_loop(*useful)
-            rows[f"{name}{variant} {target}"] = {
-                **audit.row(), "share": hot.share(*useful),
-                "barriers": hot.count("BAR"), "hot_spills": hot.count("LDL", "STL"),
-                "useful": hot.count(*useful), "saturated": sum(hot.count(f"{n}.SAT") for n in ("FADD", "FFMA")),
-            }
-print(json.dumps(rows))
+            if target != "gfx942" or name != "int8":  # that is NVIDIA assembly
+                add(name + variant, target, launch, *useful)
+"""
+
+BSCONV = """
+from nsrlib.ops.bsconv2d.kernels import fused_launch
+
+def layer(name, target, dtype, c_in, c_out, activation, with_residual, precision="tf32x3"):
+    x, y = meta(1, c_in, 180, 320, dtype=dtype), meta(1, c_out, 180, 320, dtype=dtype)
+    weights = (meta(*size, dtype=dtype) for size in ((c_out, c_in, 1, 1), (c_out, 1, 3, 3), (c_out,)))
+    add(name, target, fused_launch(x, *weights, activation, y if with_residual else None, y, precision))
+
+for target in TARGETS:
+    precision = "ieee" if target == "gfx942" else "tf32x3"
+    layer("bfloat16", target, torch.bfloat16, 64, 64, "gelu", True)
+    layer("float32", target, torch.float32, 64, 64, "gelu", True, precision)
+for c_in, c_out, activation in ((12, 64, None), (64, 32, None), (16, 16, "gelu"), (256, 256, "gelu")):
+    layer(f"{c_in} to {c_out}", "sm_90", torch.bfloat16, c_in, c_out, activation, False)
+for precision in ("ieee", "tf32"):
+    layer(precision, "sm_90", torch.float32, 64, 64, "gelu", True, precision)
+"""
+
+MIXED = """
+from nsrlib.ops.mixed_conv2d.gates import geometry
+from nsrlib.ops.mixed_conv2d.kernels import forward_launch, input_grad_launch, weight_grad_launch, wide_launch
+
+def kernels(names, target, dtype, mode):
+    n, c, k, d = 16, 64, 4, 16
+    x = meta(n, c, 48, 48, dtype=dtype)
+    g = geometry(x.shape, (k * c, c, 3, 3), (n, k, d), (1, 1), (1, 1), ())
+    filters = meta((k if mode == "hard" else n) * c, 3, 3, c, dtype=dtype)
+    bias = meta(len(filters), dtype=dtype)
+    chosen = meta(n, d, dtype=torch.int32) if mode == "hard" else None
+    gate = meta(n, 1, 1, k, d, dtype=dtype)
+    launches = {
+        "fwd": lambda: forward_launch(x, filters, bias, chosen, x, g),
+        "input": lambda: input_grad_launch(x, filters, chosen, meta(n, 48, 48, c, dtype=dtype), g),
+        "weight": lambda: weight_grad_launch(x, x, meta(1, n, c, 3, 3, c), g),
+        "wide": lambda: wide_launch(x, filters[: k * c], bias[: k * c], gate, x, g),
+    }
+    for name in names.split():
+        add(f"{name} {mode} {str(dtype)[6:]}", target, launches[name](), "HMMA", "HGMMA", "UTCHMMA", "v_mfma*")
+
+every = "fwd input weight wide"
+for target, names in {"sm_80": every, "sm_90": every, "sm_100": "fwd", "gfx942": "fwd input"}.items():
+    kernels(names, target, torch.bfloat16, "soft")
+kernels("fwd input", "sm_90", torch.bfloat16, "hard")
+kernels("fwd weight wide", "sm_80", torch.float32, "soft")
+"""
+
+ALL = """
+from nsrlib.bench.clock import rate_launch
+
+names = ["adder2d forward 256->256", "adder2d int8 256->256", "mixed_conv2d hard 64->64 bfloat16"]
+table = audit_all(names, ["sm_90", "gfx942"], jobs=2)
+assert table.attrs["triton"]
+rows = {f"{row['case']} {row['target']}": row for row in table.to_dict("records")}
+for unit, dtype in (("additions", torch.float32), ("vabsdiff4", torch.int32)):
+    for target in TARGETS if unit == "additions" else ["sm_80", "sm_90", "sm_100"]:
+        flat = torch.empty(2048, dtype=dtype, device="meta")
+        launch, count = rate_launch(unit, flat, flat, 1024)
+        assert count == 2048 * 1024 * 16
+        add(unit, target, launch, "FADD", "FADD2", "v_add_f32", "v_pk_add_f32", "VABSDIFF4")
+"""
+
+SAMPLE = """
+names = ["adder2d forward 64->64", "bsconv2d 64->64 GELU residual bfloat16", "mixed_conv2d soft 64->64 bfloat16"]
+rows = {row["case"]: row for row in audit_all(names, ["sm_90"], jobs=1).to_dict("records")}
 """
 
 
-@pytest.fixture(scope="module")
-def audits():
+def audited(script, folder):
+    """The rows that a script of :data:`START` finds, by case and target."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    run = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=environment, check=False)
+    environment["TRITON_CACHE_DIR"] = str(folder)
+    code = f"{START}\nif __name__ == '__main__':\n    exec({script!r})\n    print(json.dumps(rows))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     assert run.returncode == 0, run.stderr[-2000:]
     return json.loads(run.stdout.splitlines()[-1])
 
 
+@pytest.fixture(scope="module")
+def adder2d(tmp_path_factory):
+    return audited(ADDER, tmp_path_factory.mktemp("triton"))
+
+
+@pytest.fixture(scope="module")
+def bsconv2d(tmp_path_factory):
+    return audited(BSCONV, tmp_path_factory.mktemp("triton"))
+
+
+@pytest.fixture(scope="module")
+def mixed_conv2d(tmp_path_factory):
+    return audited(MIXED, tmp_path_factory.mktemp("triton"))
+
+
+@pytest.fixture(scope="module")
+def all_kernels(tmp_path_factory):
+    return audited(ALL, tmp_path_factory.mktemp("triton"))
+
+
 def test_innermost_loops_are_found_by_their_branch_back():
-    code, loops = _loops(
+    code, loops = innermost_loops(
         SASS, label=r"\s*(\.L_x_\d+):", instruction=r"\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+\s+)?([A-Z][A-Z0-9_.]*)(.*)",
         branch="BRA", to=r"\.L_x_\d+",
     )  # fmt: skip
@@ -99,74 +190,137 @@ def test_instructions_are_counted_by_name_and_modifier():
 
 def test_wrong_arguments_name_what_is_possible():
     with pytest.raises(ValueError, match=r"target must be one of sm_80, sm_90, sm_100, gfx942, got 'sm_75'"):
-        compile_for(None, {}, "sm_75")
+        audit(Launch(None, (1,), {}), "sm_75")
     with pytest.raises(RuntimeError, match="without TRITON_INTERPRET"):
-        compile_for(print, {}, "sm_90")
+        audit(Launch(print, (1,), {}), "sm_90")
+
+
+def test_one_kernel_of_each_operator_keeps_to_its_bars(tmp_path):
+    adder, bsconv, mixed = audited(SAMPLE, tmp_path).values()
+    assert adder["share"] >= 0.80
+    for row in (adder, bsconv, mixed):
+        assert (row["spills"], row["stack"], row["loop_spills"]) == (0, 0, 0), row
+    for row in (bsconv, mixed):
+        assert row["share"] > 0, row  # of matrix products
+        assert row["registers"] <= 168, row  # three programs of 128 threads on an SM
+        assert row["shared"] <= 73 * 1024, row
+
+
+# --- adder2d ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_adder_forward_spends_its_loop_on_additions(audits):
+def test_adder_forward_spends_its_loop_on_additions(adder2d):
     for variant in ("", " channels_last", " bfloat16"):
-        row = audits[f"forward{variant} sm_90"]
+        row = adder2d[f"forward{variant} sm_90"]
         assert row["share"] >= 0.80, row
-        assert (row["barriers"], row["spills"], row["stack"]) == (0, 0, 0), row
+        assert (row["loop_barriers"], row["spills"], row["stack"]) == (0, 0, 0), row
 
 
 @pytest.mark.slow
-def test_adder_input_gradient_is_a_saturating_and_a_plain_multiply_add(audits):
+def test_adder_input_gradient_is_a_saturating_and_a_plain_multiply_add(adder2d):
     for variant, bar in {"": 0.75, " channels_last": 0.75, " bfloat16": 0.70}.items():
-        row = audits[f"input gradient{variant} sm_90"]
+        row = adder2d[f"input gradient{variant} sm_90"]
         assert row["share"] >= bar, row
         assert row["useful"] == 2 * row["saturated"], row
-        assert (row["barriers"], row["spills"], row["stack"]) == (0, 0, 0), row
+        assert (row["loop_barriers"], row["spills"], row["stack"]) == (0, 0, 0), row
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["sm_80", "sm_90"])
-def test_adder_int8_takes_four_taps_an_instruction(audits, target):
-    row = audits[f"int8 {target}"]
+def test_adder_int8_takes_four_taps_an_instruction(adder2d, target):
+    row = adder2d[f"int8 {target}"]
     assert row["share"] >= 0.65, row
-    assert (row["barriers"], row["spills"], row["stack"]) == (0, 0, 0), row
+    assert (row["loop_barriers"], row["spills"], row["stack"]) == (0, 0, 0), row
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
-def test_adder_kernels_compile_and_do_not_spill_in_their_loops(audits, target):
+def test_adder_kernels_compile_and_do_not_spill_in_their_loops(adder2d, target):
     names = ["forward", "input gradient", "weight sign gradient", "int8 portable" if target == "gfx942" else "int8"]
-    for row in (audits[f"{name} {target}"] for name in names):
-        assert row["hot_spills"] == 0, row
+    for row in (adder2d[f"{name} {target}"] for name in names):
+        assert row["loop_spills"] == 0, row
         assert row["stack"] <= 16, row  # bytes: ptxas saves registers before the loop to fit another program
-    assert audits[f"forward {target}"]["stack"] == 0
-    assert f"input sign gradient {target}" in audits
+    assert adder2d[f"forward {target}"]["stack"] == 0
+    assert f"input sign gradient {target}" in adder2d
 
 
-# every kernel of the library
+# --- bsconv2d ---------------------------------------------------------------------------------------------------------
 
-ALL = """
-import json, torch
-from nsrlib.bench import rate_launch
-from nsrlib.bench.audit import TARGETS, audit_all
-
-names = ["adder2d forward 256->256", "adder2d int8 256->256", "mixed_conv2d hard 64->64 bfloat16"]
-table = audit_all(names, ["sm_90", "gfx942"], jobs=2)
-limits = {}
-for unit, dtype in (("additions", torch.float32), ("vabsdiff4", torch.int32)):
-    for target in TARGETS if unit == "additions" else ["sm_80", "sm_90", "sm_100"]:
-        flat = torch.empty(2048, dtype=dtype, device="meta")
-        launch, count = rate_launch(unit, flat, flat, 1024)
-        assert count == 2048 * 1024 * 16
-        row = launch.audit(target).row("FADD", "FADD2", "v_add_f32", "v_pk_add_f32", "VABSDIFF4")
-        limits[f"{unit} {target}"] = row
-print(json.dumps({"rows": table.to_dict("records"), "triton": table.attrs["triton"], "limits": limits}))
-"""
+UNIT = {"sm_80": "HMMA", "sm_90": "HGMMA", "sm_100": "UTCHMMA", "gfx942": "v_mfma*"}
 
 
-@pytest.fixture(scope="module")
-def all_kernels():
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    run = subprocess.run([sys.executable, "-c", ALL], capture_output=True, text=True, env=environment, check=False)
-    assert run.returncode == 0, run.stderr[-2000:]
-    return json.loads(run.stdout.splitlines()[-1])
+@pytest.mark.slow
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_bsconv_uses_the_matrix_units_without_spills(bsconv2d, dtype, target):
+    row = bsconv2d[f"{dtype} {target}"]
+    assert row[UNIT[target]] > 0, row
+    assert row["stack"] == 0, row
+    if target != "gfx942":  # there scalar registers may spill, into vector registers; nothing goes to memory
+        assert row["spills"] == 0, row
+
+
+@pytest.mark.slow
+def test_bsconv_in_bfloat16_keeps_to_its_budget(bsconv2d):
+    """Two programs of 128 threads on an SM of sm_80 (65,536 registers), three on the others; 48 KB of shared memory."""
+    for target, limit in {"sm_80": 256, "sm_90": 168, "sm_100": 168, "gfx942": 256}.items():
+        row = bsconv2d[f"bfloat16 {target}"]
+        assert row["registers"] <= limit, row
+        assert row["shared"] <= 48 * 1024, row
+
+
+@pytest.mark.slow
+def test_bsconv_in_float32_takes_three_products(bsconv2d):
+    assert bsconv2d["float32 sm_80"]["HMMA"] == 3 * 48  # three products of 48 instructions
+    ieee, one_product = bsconv2d["ieee sm_90"], bsconv2d["tf32 sm_90"]
+    assert ieee["HGMMA"] == ieee["HMMA"] == 0
+    assert one_product["HGMMA"] == bsconv2d["float32 sm_90"]["HGMMA"] // 3
+    assert ieee["spills"] == one_product["spills"] == 0
+
+
+@pytest.mark.slow
+def test_the_other_layers_of_bsrn_compile_without_spills(bsconv2d):
+    for case in ("12 to 64", "64 to 32", "16 to 16", "256 to 256"):
+        row = bsconv2d[f"{case} sm_90"]
+        assert row["spills"] == row["stack"] == 0, row
+        assert row["HGMMA"] + row["HMMA"] > 0, row
+        assert row["shared"] <= 99 * 1024, row  # what a program may have on a consumer GPU
+
+
+# --- mixed_conv2d -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_mixed_kernels_use_the_matrix_units_without_spills(mixed_conv2d):
+    assert {name.split()[0] for name in mixed_conv2d} == {"fwd", "input", "weight", "wide"}
+    for name, row in mixed_conv2d.items():
+        assert row["stack"] == 0, row
+        if row["target"] != "gfx942":
+            assert row["spills"] == 0, row
+        assert sum(row[unit] for unit in UNIT.values()) > 0, row
+        if "bfloat16" in name:
+            assert row[UNIT[row["target"]]] > 0, row
+
+
+@pytest.mark.slow
+def test_mixed_kernels_in_bfloat16_keep_to_their_budget(mixed_conv2d):
+    """Two programs of 128 threads on an SM of sm_80 (65,536 registers) and 48 KB; on sm_90 three, and 72 KB each."""
+    for name, row in mixed_conv2d.items():
+        if "bfloat16" in name and not name.startswith("wide") and row["target"] != "gfx942":
+            assert row["registers"] <= (256 if row["target"] == "sm_80" else 168), row
+            assert row["shared"] <= (48 if row["target"] == "sm_80" else 73) * 1024, row
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", ["fwd", "input"])
+def test_choosing_kernels_costs_the_loop_nothing_much(mixed_conv2d, kernel):
+    """A row number read for each filter before the loop, or each chunk in it; no other difference to mixed kernels."""
+    hard, soft = (mixed_conv2d[f"{kernel} {mode} bfloat16 sm_90"]["loop"] for mode in ("hard", "soft"))
+    assert hard <= 1.1 * soft
+
+
+# --- every kernel of the library --------------------------------------------------------------------------------------
 
 
 def test_every_operator_is_audited_at_the_sizes_of_the_papers():
@@ -186,20 +340,19 @@ def test_every_operator_is_audited_at_the_sizes_of_the_papers():
 
 @pytest.mark.slow
 def test_the_table_holds_the_bars_at_256_channels_too(all_kernels):
-    rows = {(row["case"], row["target"]): row for row in all_kernels["rows"]}
+    rows = {name: row for name, row in all_kernels.items() if "case" in row}
     assert len(rows) == 6
-    assert rows["adder2d forward 256->256", "sm_90"]["share"] >= 0.80
-    assert rows["adder2d int8 256->256", "sm_90"]["share"] >= 0.65
-    for (name, target), row in rows.items():
+    assert rows["adder2d forward 256->256 sm_90"]["share"] >= 0.80
+    assert rows["adder2d int8 256->256 sm_90"]["share"] >= 0.65
+    assert rows["mixed_conv2d hard 64->64 bfloat16 sm_90"]["share"] > 0  # HGMMA
+    for name, row in rows.items():
         assert (row["loop_spills"], row["stack"]) == (0, 0), row
         assert row["loop_barriers"] == 0 or name.startswith("mixed"), row
-        assert row["target"] == target
-    assert rows["mixed_conv2d hard 64->64 bfloat16", "sm_90"]["share"] > 0  # HGMMA
-    assert all_kernels["triton"]
 
 
 @pytest.mark.slow
 def test_the_kernels_that_find_the_limits_do_nothing_else(all_kernels):
-    for name, row in all_kernels["limits"].items():
-        assert row["share"] >= 0.85, (name, row)
-        assert (row["spills"], row["loop_barriers"]) == (0, 0), (name, row)
+    for name, row in all_kernels.items():
+        if "case" not in row:
+            assert row["share"] >= 0.85, (name, row)
+            assert (row["spills"], row["loop_barriers"]) == (0, 0), (name, row)
