@@ -328,6 +328,10 @@ def alpha_schedule(step: int, iterations: int, *, start: float = 1.0, end: float
 
     Raises:
         ValueError: alphas outside [0, 1], ``until`` outside (0, 1].
+
+    Example:
+        >>> [alpha_schedule(step, 8) for step in (0, 3, 6, 7)]
+        [1.0, 0.5, 0.0, 0.0]
     """
     for name, alpha in (("start", start), ("end", end)):
         _check_alpha(name, alpha)
@@ -389,7 +393,7 @@ def loss_terms(y: Tensor, ys: list[Tensor], target: Tensor, reduction: Reduction
 def training_setup(
     model: nn.Module, recipe: Any, *, start: float = 1.0, end: float = 0.0, until: float = 0.75, reduction: str = "sum"
 ) -> dict[str, Any]:
-    """Keywords of :func:`nsrlib.training.fit`: the losses with the decaying alpha.
+    """Fields of :class:`nsrlib.training.Hooks`: the losses with the decaying alpha.
 
     ``measure`` (for :func:`nsrlib.studies.train_and_score`) returns the learned weights, divided by their sum.
 

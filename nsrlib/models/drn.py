@@ -423,7 +423,7 @@ def drn_losses(
     unpaired: Patches | None = None,
     unpaired_share: float = 0.3,
 ) -> Callable[..., dict[str, Tensor]]:
-    """DRN's losses for :func:`nsrlib.training.fit`, with ``networks={"dual": dual_networks(...)}``.
+    """DRN's losses for :class:`nsrlib.training.Hooks`, with ``networks={"dual": dual_networks(...)}``.
 
     ``fit`` gives the dual networks an optimiser of their own. That one Adam serves all of them changes nothing: Adam
     treats every weight by itself.
@@ -483,7 +483,7 @@ def drn_losses(
 
 
 def training_setup(network: DRN, recipe: Any, lambda_: float = 0.1, dual_hr: bool = False) -> dict[str, Any]:
-    """Keywords for :func:`~nsrlib.training.fit`: losses and dual networks; a ``setup`` of
+    """Fields of :class:`~nsrlib.training.Hooks`: losses and dual networks; a ``setup`` of
     :func:`~nsrlib.studies.train_and_score`. The dual networks' first weights follow from ``recipe.seed`` alone."""
     networks = {}
     if lambda_:

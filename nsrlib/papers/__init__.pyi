@@ -1,12 +1,13 @@
 from . import addersr, bsrn, check, common, drcn, drn, new, nsr
 from .check import Check
+from .jobs import Job, train
 from .record import Paper, Training
 from .session import Session, open
 from .table import every, get, training_of
-from .train import train
 
 __all__ = [
     "Check",
+    "Job",
     "Paper",
     "Session",
     "Training",

@@ -11,7 +11,6 @@ import torch
 from nsrlib import data, evaluation, papers
 from nsrlib.models import drcn, read_metadata
 from nsrlib.papers.drcn import studies as study
-from nsrlib.papers.train import Job, train
 from nsrlib.studies import StudyResult
 
 
@@ -108,11 +107,11 @@ def test_the_depth_study_changes_nothing_but_the_depth():
 
 
 def test_nsr_train_gives_drcn_luma_and_its_own_losses(tmp_path):
-    job = Job(
+    job = papers.Job(
         "drcn", 3, {"features": 4, "recursions": 2}, ["embedded_train"], profile="quick", validate=None,
         changes={"iterations": 2, "batch": 2, "patch": 12},
     )  # fmt: skip
-    trained, line = train(job, tmp_path / "run")
+    trained, line = papers.train(job, tmp_path / "run")
     assert {"recursions", "ensemble"} <= set(trained.history.columns)
     assert trained.history["ensemble"].iloc[-1] > 0
     assert (trained.recipe.optimiser, trained.recipe.clip_norm) == ("adam", 5.0)

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nsrlib.claims import PROFILES
-from nsrlib.papers import training_of
+from nsrlib.papers.table import training_of
 from nsrlib.studies import set_up, validation
 
 if TYPE_CHECKING:
     from torch import nn
 
     from nsrlib.data import ImageSet, Patches
-    from nsrlib.papers import Training
+    from nsrlib.papers.record import Training
     from nsrlib.training import Recipe, TrainingResult
 
 SIZES: dict[str, dict[str, Any]] = {
