@@ -76,9 +76,10 @@ test-browser: $(READY)
 	@sh tests/browser/install.sh
 	$(PYTEST) -p no:cacheprovider -n 2 --dist load tests/browser $(ARGS)
 
-# pdoc cannot evaluate the types of a NamedTuple's constructor, nor names that a package loads when they are used.
+# pdoc cannot evaluate the types of a NamedTuple's constructor; it meets the modules of a package with the package, too.
 docs: $(READY)
-	PYTHONWARNINGS="ignore:Error parsing type annotation" $(BIN)/python -m pdoc --docformat google --output-directory docs $(MODULES)
+	PYTHONWARNINGS="ignore:Error parsing type annotation,ignore:The module specification" $(BIN)/python -m pdoc \
+	    --docformat google --output-directory docs $(MODULES)
 
 lab: $(READY)
 	$(BIN)/jupyter lab notebooks
