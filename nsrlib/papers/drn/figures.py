@@ -1,10 +1,19 @@
-"""Figures of DRN: the network and the dual networks that close its loop."""
+"""Figures of DRN: the network and its closed loop, variants of a study, channels that criteria keep."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
+from nsrlib.metrics import Protocol, psnr
 from nsrlib.plots.diagrams import arrow, box, chain, frame, line, note
+from nsrlib.plots.figures import study
+from nsrlib.studies import StudyResult
 
 
 def network() -> Figure:
@@ -27,4 +36,60 @@ def network() -> Figure:
     note(ax, middle, 1.0, "copies, concatenated")
     text = "an image is read from every size; 64 channels at B = 30 blocks in DRN-S"
     note(ax, middle, -0.36, text, va="center")
+    return fig
+
+
+def variants(result: StudyResult, metric: str, names: Sequence[str], baseline: str, title: str, **more: Any) -> Figure:
+    """Some variants of a study, in this order, as :func:`nsrlib.plots.study` draws them; ``more``: its arguments."""
+    runs = sorted((r for r in result.runs if r["variant"] in names), key=lambda r: names.index(r["variant"]))
+    some = StudyResult(result.name, runs, {name: result.settings[name] for name in names}, result.note)
+    return study(some, metric, baseline=baseline, title=title, **more)
+
+
+def overlap(chosen: Mapping[str, Collection[int]], width: int, layer: str) -> Figure:
+    """Which channels of a layer each criterion keeps, and the share of them that two criteria have in common.
+
+    Args:
+        chosen: criterion -> channels, as many each. width: channels of the layer. layer: its name.
+    """
+    names = list(chosen)
+    common = [[len(set(chosen[a]) & set(chosen[b])) / len(chosen[a]) for b in names] for a in names]
+    fig, (kept, shares) = plt.subplots(1, 2, figsize=(9.2, 2.9), width_ratios=[1.7, 1])
+    grid = [[k in chosen[name] for k in range(width)] for name in names]
+    kept.imshow(grid, cmap="Blues", aspect="auto", vmin=0, vmax=1.4)
+    kept.set_yticks(range(len(names)), names)
+    kept.set(xlabel="channel", title=f"Kept channels of {layer}")
+    shares.imshow(common, cmap="Blues", vmin=0, vmax=1.4)
+    shares.set_xticks(range(len(names)), names, rotation=45)
+    shares.set_yticks(range(len(names)), names)
+    for a, row in enumerate(common):
+        for b, share in enumerate(row):
+            shares.text(b, a, f"{share:.2f}", ha="center", va="center", fontsize=7)
+    shares.set_title("in common")
+    for ax in (kept, shares):
+        ax.grid(visible=False)
+    return fig
+
+
+def explored(
+    rows: pd.DataFrame, pictures: Mapping[str, np.ndarray], truth: np.ndarray, bicubic: np.ndarray, protocol: Protocol
+) -> Figure:
+    """Networks pruned and not tuned: PSNR of a crop over the multiply-adds that are left, and some of the crops.
+
+    Args:
+        rows: criterion (``none``: not pruned), cost in per cent, psnr. pictures: label -> crop, three of them.
+        truth, bicubic: the same crop. protocol: of the PSNR.
+    """
+    fig = plt.figure(figsize=(10, 3.4))
+    ax, *others = fig.subplots(1, 1 + len(pictures), width_ratios=[1.7] + [1] * len(pictures))
+    for kind in (k for k in dict.fromkeys(rows["criterion"]) if k != "none"):
+        line = rows[rows["criterion"].isin([kind, "none"])]
+        ax.plot(line["cost"], line["psnr"], "o-", label=kind)
+    ax.axhline(psnr(bicubic, truth, protocol), color="black", ls="--", lw=0.8, label="bicubic")
+    ax.set(xlabel="multiply-adds left (%)", ylabel="PSNR of the crop (dB)", title="Pruned, not tuned")
+    ax.legend(fontsize=8)
+    for one, (label, picture) in zip(others, pictures.items(), strict=True):
+        one.imshow(picture)
+        one.set_title(f"{label}\n{psnr(picture, truth, protocol):.2f} dB", fontweight="normal")
+        one.set_axis_off()
     return fig
