@@ -32,6 +32,7 @@ FLOORS = (
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 PAPERS = {path.parent.name for path in (PACKAGE / "papers").glob("*/__init__.py")}
+ENTRY_POINT = "nsrlib.papers"  # by which packages add papers: a word, no import
 LINES = 600
 
 
@@ -40,10 +41,11 @@ def module_name(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-# By module: its source and its stub, where there is one.
+# By module: its source and its stub, where there is one. What nsr new-paper copies is another package's code.
 FILES = defaultdict(list)
 for _path in sorted([*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.pyi")]):
-    FILES[module_name(_path)].append(_path)
+    if "template" not in _path.parts:
+        FILES[module_name(_path)].append(_path)
 
 
 @lru_cache
@@ -64,7 +66,7 @@ def imported(path: Path, modules: set[str]) -> Iterator[tuple[str, int]]:
             yield from ((name, node.lineno) for name in sorted(found & modules))
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             name = node.value.partition(":")[0]
-            if name.startswith("nsrlib.") and name in modules:
+            if name.startswith("nsrlib.") and name in modules and node.value != ENTRY_POINT:
                 yield name, node.lineno
 
 
