@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
 
+from nsrlib.complexity import count
+from nsrlib.models import create_model
 from nsrlib.plots.diagrams import arrow, box, chain, frame, line, note, plus
-from nsrlib.plots.style import HEAD
+from nsrlib.plots.figures import bubbles
+from nsrlib.plots.style import BLUE, HEAD, ORANGE
 
 
 def network() -> Figure:
@@ -113,3 +119,42 @@ def kernel_rows(rows: Mapping[str, np.ndarray], title: str = "") -> Figure:
         cells[0].text(-0.35, 0.5, label, transform=cells[0].transAxes, ha="right", va="center")
     fig.suptitle(title, **HEAD)
     return fig
+
+
+def kept_energy(kept: pd.DataFrame, title: str) -> Figure:
+    """How separable dense kernels are: :func:`nsrlib.papers.bsrn.separable.kept_energy` as histograms."""
+    fig, ax = plt.subplots(figsize=(7.2, 3))
+    palette = [BLUE, ORANGE]
+    sns.histplot(kept, x="kept", hue="kind", bins=40, element="step", stat="count", palette=palette, ax=ax)
+    ax.set(xlim=(0, 1), xlabel="share of a kernel's energy kept by its best separable approximation")
+    ax.set_ylabel("filters, inputs")
+    ax.set_title(title)
+    return fig
+
+
+def quality_and_size(printed: pd.DataFrame, measured: Mapping[str, tuple[str, float]]) -> Figure:
+    """Fig. 1: PSNR on Set5 over parameters, x4, as printed and as measured.
+
+    Args:
+        printed: the paper's numbers. measured: label -> name of the network, PSNR.
+    """
+    rows = printed.query("table == 'fig1'")
+    plotted = rows.pivot_table(index="row", columns="metric", values="value", aggfunc="first").astype(float)
+    table = printed.query("table == 'comparison' and scale == 4 and metric == 'multi_adds'")
+    adds = table.set_index("row")["value"].astype(float)
+    points: list[dict[str, Any]] = [
+        {"label": row, "x": p["params"], "y": p["psnr"], "multi_adds": adds.get(row, p["multi_adds"]), "ours": False,
+         "place": "below" if row == "LAPAR-A" else "right"}
+        for row, p in plotted.iterrows()
+    ]  # fmt: skip
+    for label, (name, value) in measured.items():
+        counted, place = count(create_model(name, 4), rule="thop"), "left" if label == "BSRN" else "below"
+        size = {"x": counted.params / 1e3, "y": value, "multi_adds": counted.multi_adds / 1e9}
+        points.append({"label": f"{label}, measured", **size, "ours": True, "place": place})
+    return bubbles(
+        pd.DataFrame(points),
+        highlight=["BSRN", "BSRN-S"],
+        xlim=(0, 1000),
+        ylabel="PSNR on Set5, x4 (dB)",
+        title="Parameters and quality",
+    )

@@ -1,0 +1,58 @@
+"""Are dense filters separable, and what a network loses whose filters are made so; and the way back."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from nsrlib.layers import BSConvU, factorise, merge_bsconv
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+KINDS = {"bsconv_u": "BSConv: one kernel a filter", "dsconv": "DSConv: one kernel an input"}
+
+
+def kept_energy(model: nn.Module) -> pd.DataFrame:
+    """Of RFDN's 3x3 convolutions: the share of a kernel's energy that its best separable approximation keeps.
+
+    Columns layer, kind, kept; a row for each filter (BSConv) or input channel (DSConv), attention left out.
+    """
+    import pandas as pd
+
+    rows = []
+    for name, layer in model.named_modules():
+        is_dense = isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3)
+        if is_dense and name.split(".")[-1].startswith("c") and "esa" not in name:
+            for kind, label in KINDS.items():
+                shares = factorise(layer.weight, kind)[1]
+                rows += [{"layer": name, "kind": label, "kept": float(share)} for share in shares]
+    return pd.DataFrame(rows)
+
+
+def separated(model: nn.Module, kind: str) -> nn.Module:
+    """A copy of RFDN whose refinement convolutions are replaced by their nearest separable kernels."""
+    model = copy.deepcopy(model)
+    for name, layer in model.named_modules():
+        if name.endswith("_r") and isinstance(layer, nn.Conv2d):
+            layer.weight.data = factorise(layer.weight, kind)[0]
+    return model
+
+
+def merged(model: nn.Module) -> nn.Module:
+    """A copy in which every BSConv is the dense convolution that it equals.
+
+    Example:
+        >>> import torch
+        >>> block, x = nn.Sequential(BSConvU(2, 3)), torch.rand(1, 2, 5, 6)
+        >>> torch.allclose(merged(block)(x), block(x), atol=1e-6)
+        True
+    """
+    model = copy.deepcopy(model)
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, BSConvU):
+                setattr(module, name, merge_bsconv(child))
+    return model
