@@ -112,9 +112,9 @@ def fit(
 
     Example:
         >>> from nsrlib import create_model, data
-        >>> patches = data.Patches(data.load("embedded", 2, limit=1), 8)
+        >>> patches = data.Patches(data.load("embedded", 2, limit=1), 16)
         >>> network = create_model("rfdn", 2, num_feats=4, num_blocks=1)
-        >>> fit(network, patches, Recipe(iterations=2, batch=1, patch=8), progress=False).steps
+        >>> fit(network, patches, Recipe(iterations=2, batch=1, patch=16), progress=False).steps
         2
     """
     if data.patch != recipe.patch:
