@@ -174,6 +174,28 @@ def test_a_notebook_argues_and_the_library_computes(path):
                 assert node.end_lineno - node.lineno < 40, f"{node.name}() is longer than a screen"
 
 
+def test_no_cell_is_longer_than_a_screen_of_the_lab(path):
+    assert not {cell.id: n for cell in code(path) if (n := len(cell.source.splitlines())) > 25}
+
+
+def test_it_opens_its_paper_in_a_short_cell(path):
+    setup = code(path)[1].source
+    assert len(setup.splitlines()) <= 12
+    assert f'session = nsrlib.papers.open("{path.stem}", profile, out_dir' in setup
+    assert "import nsrlib\n" in setup
+
+
+def test_skipping_is_said_by_the_session_and_ids_are_found_by_the_ledger(path):
+    for cell in code(path):
+        for node in ast.walk(tree(cell)):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert not node.value.lower().startswith("skipped"), cell.source
+            if isinstance(node, ast.JoinedStr):
+                assert not re.fullmatch(
+                    r"[\w{}.-]+(/[^ ]+)+/(psnr|ssim|params|multi_adds|ordering)", ast.unparse(node)[2:-1]
+                )
+
+
 def test_cells_that_need_data_name_data_that_exist(path):
     known = {*list_sets()["name"], *(Path(p).name for p in sources() if p.startswith("weights/"))}
     tags = {tag for cell in read(path).cells for tag in cell.metadata.get("tags", [])}

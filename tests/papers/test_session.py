@@ -1,0 +1,54 @@
+"""What a notebook opens: images, numbers, the line that says what is missing, the run's provenance."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+
+import nsrlib.papers
+
+
+@pytest.fixture
+def session(tmp_path):
+    return nsrlib.papers.open("drcn", "quick", tmp_path, sets="embedded", scale=3, max_images=1)
+
+
+def test_it_brings_images_and_printed_numbers(session):
+    assert [len(one) for one in session.images] == [1]
+    assert not session.on_benchmark
+    assert set(session.printed["table"]) >= {"table1", "fig4", "fig5"}
+    assert session.bicubic == {2: 33.66, 3: 30.39, 4: 28.42}
+
+
+@pytest.mark.parametrize("there", [None, False, {}, [], pd.DataFrame()], ids=repr)
+def test_what_is_missing_is_said_in_one_line(session, capsys, there):
+    capsys.readouterr()
+    assert not session.need("Set14", there)
+    assert capsys.readouterr().out == "Skipped: needs Set14.\n"
+
+
+@pytest.mark.parametrize(
+    "there", [True, {"a": 1}, pd.DataFrame({"a": [1]}), object()], ids=["yes", "dict", "table", "x"]
+)
+def test_what_is_there_needs_no_words(session, capsys, there):
+    capsys.readouterr()
+    assert session.need("Set14", there)
+    assert capsys.readouterr().out == ""
+
+
+def test_benchmarks_are_those_asked_for_or_the_profiles(session, monkeypatch):
+    assert session.sets("set5") == []  # none is at hand
+    monkeypatch.setattr(type(session), "on_benchmark", True)
+    assert session.sets("b100, mine") == ["b100", "mine"]
+    assert session.sets() == ["set5", "set14"]
+    session.profile = "gpu"
+    assert session.sets() == ["set5", "set14", "b100", "urban100"]
+
+
+def test_the_last_table_keeps_the_ledger_and_names_the_data(session, tmp_path):
+    (tmp_path / "drcn.json").unlink()
+    table = session.provenance()
+    assert json.loads((tmp_path / "drcn.json").read_text())["paper"] == "drcn"
+    assert {"command", "torch", "embedded x3"} <= set(table.index)
