@@ -13,8 +13,8 @@ Example:
 ### Where to begin
 
 * **Upscale a picture**: `nsrlib.create_model`, then `nsrlib.upscale` or `nsr upscale in.png out.png`.
-* **Measure a network**: `nsrlib.evaluate`; `nsrlib.metrics.Protocol` states every choice behind a PSNR, `nsrlib.imresize`
-  is MATLAB's, `nsrlib.data.load` finds the benchmarks.
+* **Measure a network**: `nsrlib.evaluate`; `nsrlib.metrics.Protocol` states every choice behind a PSNR,
+  `nsrlib.imresize` is MATLAB's, `nsrlib.data.load` finds the benchmarks.
 * **Reproduce a paper**: `nsr reproduce bsrn` runs its notebook; `nsrlib.papers.open` is what the notebook opens first,
   `nsrlib.claims` keeps published and own numbers side by side.
 * **Train**: `nsrlib.training.fit` with a `nsrlib.training.Recipe`; `nsrlib.studies` compares trainings, with intervals.
