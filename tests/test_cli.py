@@ -790,4 +790,4 @@ def test_study_runs_a_grid_and_repeats_nothing(nsr, monkeypatch):
 
 def test_study_lists_what_there_is(nsr):
     refused(nsr("study", "bsrn", "colours"), "bsrn has no study 'colours'; there are: decompositions, attention")
-    refused(nsr("study", "none"), "no studies for 'none'; there are: .*bsrn")
+    refused(nsr("study", "none"), "unknown paper 'none'; there are: .*bsrn")
