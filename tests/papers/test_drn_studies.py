@@ -13,10 +13,10 @@ from nsrlib import create_model, data
 from nsrlib.evaluation import upscale
 from nsrlib.files import ROOT
 from nsrlib.images import imresize, to_tensor
+from nsrlib.papers import Job, train
 from nsrlib.papers.drn import students, studies
 from nsrlib.papers.drn.costs import channel_costs
 from nsrlib.papers.drn.students import WIDTHS
-from nsrlib.papers.train import Job, train
 from nsrlib.training import Recipe
 
 STUDY = studies.studies("quick")["widths"]

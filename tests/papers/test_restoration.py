@@ -20,8 +20,8 @@ from nsrlib.data.patches import Patches
 from nsrlib.evaluation import evaluate, takes_gray
 from nsrlib.images import Degradation, imresize, jpeg, to_tensor, to_uint8
 from nsrlib.metrics import GRAY, RGB, psnr, ssim
+from nsrlib.papers import Job
 from nsrlib.papers.nsr import restoration
-from nsrlib.papers.train import Job
 from nsrlib.studies import StudyResult
 
 
