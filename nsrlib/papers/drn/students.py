@@ -274,7 +274,7 @@ def beside(out: str | None, name: str, settings: Mapping[str, Any]) -> Path | No
 
     Example:
         >>> beside("runs/one", "unpruned-seed0", {"scale": 4}).as_posix()
-        'runs/unpruned-seed0-0c9a5dcf.pt'
+        'runs/unpruned-seed0-32e7e546.pt'
     """
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     return None if out is None else Path(out).parent / f"{name}-{digest}.pt"
