@@ -6,27 +6,23 @@ rules are offered, see :data:`RULES`; the notebook shows which one reproduces wh
 Adder layers have no multiplications: a tap is a subtraction and an addition (``abs`` drops a sign bit and is free), and
 none of the three rules counts it among the multiply-adds. :func:`energy` turns additions and multiplications into
 millijoules as AdderSR does, :func:`energy_breakdown` adds what that leaves out.
+
+A layer says itself what only it does, by any of: ``taps``, pairs of additions for each output element (adder layers);
+``copies``, a factor on the multiply-adds of a convolution; ``extra_operations(x, y)``, after a call from x to y, origin
+(:data:`EXTRAS`) -> (multiplications, additions) that the papers' rule leaves out; ``within_extras``, layers inside it
+whose work is part of those.
 """
 
 from __future__ import annotations
 
 import copy
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from nsrlib.models import create_model
-from nsrlib.models.addersr import Adder2d, AdderUnit, PowerActivation
-from nsrlib.models.baselines import EDSRFrame, LumaResidual, ScaledResidual, WideBlock, WideFrame
-from nsrlib.models.nsr import MixedConv2d, gated_layers
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 RULES = {
     "macs": "multiply-adds of convolutions and Linear layers; nothing for biases, activations, pooling, resizing, adds "
@@ -77,7 +73,12 @@ class Complexity:
 
 
 def lr_size(scale: int, hr_size: tuple[int, int] = (720, 1280)) -> tuple[int, int]:
-    """Low-resolution ``(H, W)`` for a 1280x720 output: sides divided and cut (x3: 240x426, as the papers have it)."""
+    """Low-resolution ``(H, W)`` for a 1280x720 output: sides divided and cut (x3: 240x426, as the papers have it).
+
+    Example:
+        >>> lr_size(4)
+        (180, 320)
+    """
     return hr_size[0] // scale, hr_size[1] // scale
 
 
@@ -94,6 +95,10 @@ def count(
 
     Raises:
         ValueError: unknown rule, an input size that is not two positive numbers, or a fused network.
+
+    Example:
+        >>> print(count(nn.Conv2d(3, 8, 3, padding=1, bias=False), (10, 20)))
+        216 parameters, 0.000 G multiply-adds (macs, input 20x10)
     """
     if rule not in RULES:
         raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
@@ -105,11 +110,11 @@ def count(
     rows: list[dict[str, Any]] = []
     extras = {kind: [0, 0] for kind in EXTRAS}
     ghost = copy.deepcopy(model).to("meta").eval()
-    gating = {layer for mixed in gated_layers(ghost).values() for layer in mixed.mlp}
+    within = {layer for m in ghost.modules() for layer in getattr(m, "within_extras", ())}
     handles = [
         m.register_forward_hook(_recorder(name, rows))
         for name, m in ghost.named_modules()
-        if (isinstance(m, nn.Conv2d) or not any(True for _ in m.children())) and m not in gating
+        if (isinstance(m, nn.Conv2d) or not any(True for _ in m.children())) and m not in within
     ]
     handles += [m.register_forward_hook(_extra_recorder(extras)) for m in ghost.modules()]
     try:
@@ -152,14 +157,12 @@ def count(
 def _recorder(name: str, rows: list[dict[str, Any]]) -> Callable[[nn.Module, Any, Tensor], None]:
     def hook(module: nn.Module, args: Any, out: Tensor) -> None:
         conv, linear = isinstance(module, nn.Conv2d), isinstance(module, nn.Linear)
-        per_element = taps = 0
+        per_element = 0
         if isinstance(module, nn.Conv2d):
             taps_of_filter = module.in_channels // module.groups * math.prod(module.kernel_size)
             per_element = taps_of_filter * getattr(module, "copies", 1)
         elif isinstance(module, nn.Linear):
             per_element = module.in_features
-        elif isinstance(module, Adder2d):
-            taps = module.weight[0].numel()
         rows.append(
             {
                 "name": name,
@@ -171,7 +174,7 @@ def _recorder(name: str, rows: list[dict[str, Any]]) -> Callable[[nn.Module, Any
                 "elements": out.numel(),
                 "params": sum(p.numel() for p in module.parameters(recurse=False)),
                 "macs": out.numel() * per_element,
-                "taps": out.numel() * taps,
+                "taps": out.numel() * getattr(module, "taps", 0),
             }
         )
 
@@ -198,30 +201,18 @@ def _by_rule(row: dict[str, Any], rule: str) -> int:
 
 def _extra_recorder(extras: dict[str, list[int]]) -> Callable[[nn.Module, Any, Tensor], None]:
     def hook(module: nn.Module, args: Any, out: Tensor) -> None:
-        def note(kind: str, elements: int, multiplications: int, additions: int) -> None:
-            extras[kind][0] += multiplications * elements
-            extras[kind][1] += additions * elements
-
         if not isinstance(out, Tensor):  # a network that also returns its intermediate images
             return
-        n = out.numel()
-        if isinstance(module, MixedConv2d):
-            multiply_adds, pooled = module.overhead(args[0])
-            note("gates", 1, multiply_adds, multiply_adds + pooled)
+        found: dict[str, tuple[int, int]] = {}
         if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
-            note("bias", n, 0, 1)
+            found["bias"] = 0, out.numel()
         elif isinstance(module, nn.BatchNorm2d):
-            note("batch normalisation", n, 1, 1)
-        elif isinstance(module, PowerActivation):
-            note("power activation", n, POWER_OPERATIONS, POWER_OPERATIONS)
-        elif isinstance(module, AdderUnit):
-            note("self-shortcut", n, 0, int("shortcut" in module.steps))
-        elif isinstance(module, ScaledResidual):
-            note("residuals", n, int(module.res_scale != 1), 1)
-        elif isinstance(module, LumaResidual | WideBlock | WideFrame):
-            note("residuals", n, 0, 1)
-        elif isinstance(module, EDSRFrame):  # the long skip
-            note("residuals", n // (3 * module.scale**2) * module.num_feats, 0, 1)
+            found["batch normalisation"] = out.numel(), out.numel()
+        if hasattr(module, "extra_operations"):
+            found |= module.extra_operations(args[0], out)  # type: ignore[operator]
+        for kind, (multiplications, additions) in found.items():
+            extras[kind][0] += multiplications
+            extras[kind][1] += additions
 
     return hook
 
@@ -243,10 +234,6 @@ DRAM_BYTE = 160.0
 EXTRAS = ("bias", "batch normalisation", "self-shortcut", "residuals", "power activation", "gates")
 """What the papers' rule does not count, and :func:`energy_breakdown` does, where there is one."""
 
-POWER_OPERATIONS = 8
-"""Multiply-adds of ``exp(alpha log y)`` in float32: two polynomials of degree 4. An assumption; in int8 the activation
-is a table of 256 entries and is counted as free."""
-
 PIXELS_720P = (960, 960)
 """A square with exactly the pixels of 1280x720 that 2, 3 and 4 divide: no fractions of pixels at x3."""
 
@@ -256,6 +243,11 @@ def energy(complexity: Complexity, dtype: str = "float32") -> float:
 
     Raises:
         ValueError: ``dtype`` is not a key of :data:`PICOJOULES`.
+
+    Example:
+        >>> layer = count(nn.Conv2d(3, 64, 3, padding=1), (1000, 1000))
+        >>> round(energy(layer), 3)  # 1.728 G multiply-adds of 4.6 pJ
+        7.949
     """
     return _millijoules(complexity.multiplications, complexity.additions, _prices(dtype))
 
@@ -287,81 +279,3 @@ def energy_breakdown(complexity: Complexity, dtype: str = "float32") -> dict[str
     parts["wide sums"] = sums * (INT32_ADD - prices["add"]) * 1e-9 if dtype == "int8" else 0.0
     parts["memory"] = complexity.traffic * DRAM_BYTE * (1 if dtype == "int8" else 4) * 1e-9
     return parts
-
-
-_TWINS: tuple[tuple[str, str, str, int, dict[str, Any], dict[str, Any]], ...] = (
-    ("VDSR", "", "vdsr", 1, {}, {}),
-    *(("EDSR", v, "edsr", s, {}, {"variant": v}) for v in "BA" for s in (2, 3, 4)),
-    *(
-        (
-            "EDSR-baseline",
-            v,
-            "edsr_baseline",
-            2,
-            {},
-            {"variant": v, "num_feats": 64, "num_blocks": 16, "res_scale": 1.0},
-        )
-        for v in "BA"
-    ),
-)
-
-
-@functools.cache
-def _pairs() -> list[tuple[dict[str, Any], Complexity, Complexity]]:
-    """Convolutional network and adder twin, for one HR output of 1280x720 pixels."""
-    found = []
-    for model, variant, cnn, scale, plain, options in _TWINS:
-        adder = "addersr_vdsr" if cnn == "vdsr" else "addersr_edsr"
-        channels = 1 if cnn == "vdsr" else 3
-        with torch.device("meta"):
-            twins = create_model(cnn, scale, **plain), create_model(adder, scale, **options)
-        size = lr_size(scale, PIXELS_720P)
-        key = {"model": model, "scale": "any" if cnn == "vdsr" else f"x{scale}", "variant": variant}
-        a, b = (count(m, size, channels=channels) for m in twins)
-        found.append((key, a, b))
-    return found
-
-
-def energy_table() -> pd.DataFrame:
-    """AdderSR's energy comparison by the papers' rule, one 1280x720 output: VDSR (any scale: its input is upscaled) and
-    EDSR with the upsampler of adders (variant B) or convolutions (A).
-
-    Columns: model, scale, variant; ``cnn_ops`` (multiplications, and as many additions), ``ann_mul``, ``ann_add`` in G;
-    ``cnn_float32``, ``ann_float32``, ``ratio_float32`` in mJ, and the same for int8.
-    """
-    import pandas as pd
-
-    rows = []
-    for key, cnn, ann in _pairs():
-        row = key | {
-            "cnn_ops": cnn.multiplications / 1e9,
-            "ann_mul": ann.multiplications / 1e9,
-            "ann_add": ann.additions / 1e9,
-        }
-        for dtype in PICOJOULES:
-            a, b = energy(cnn, dtype), energy(ann, dtype)
-            row |= {f"cnn_{dtype}": a, f"ann_{dtype}": b, f"ratio_{dtype}": a / b}
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def honest_energy_table(dtype: str = "float32") -> pd.DataFrame:
-    """The same pairs with everything in :func:`energy_breakdown`, in mJ; a convolutional and an adder row for each.
-
-    Columns: model, scale, variant, network, the breakdown's parts, ``total``, and three ratios on the adder's row:
-    ``ratio`` of the rule, ``ratio_all_arithmetic`` with the extras, ``ratio_with_memory`` of the totals.
-    """
-    import pandas as pd
-
-    rows = []
-    for key, cnn, ann in _pairs():
-        a, b = energy_breakdown(cnn, dtype), energy_breakdown(ann, dtype)
-        ta, tb = sum(a.values()), sum(b.values())
-        ratios = {
-            "ratio": a["arithmetic"] / b["arithmetic"],
-            "ratio_all_arithmetic": (ta - a["memory"]) / (tb - b["memory"]),
-            "ratio_with_memory": ta / tb,
-        }
-        rows.append(key | {"network": "convolutions"} | a | {"total": ta})
-        rows.append(key | {"network": "adders"} | b | {"total": tb} | ratios)
-    return pd.DataFrame(rows)

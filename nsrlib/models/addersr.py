@@ -91,6 +91,11 @@ def _check_alpha(alpha: float) -> float:
     return float(alpha)
 
 
+POWER_OPERATIONS = 8
+"""Multiply-adds of ``exp(alpha log y)`` in float32: two polynomials of degree 4. An assumption; in int8 the activation
+is a table of 256 entries and is counted as free."""
+
+
 class PowerActivation(nn.Module):
     """:func:`power_activation` with one learnable ``alpha`` (a scalar: no weight decay falls on it)."""
 
@@ -100,6 +105,10 @@ class PowerActivation(nn.Module):
 
     def forward(self, y: Tensor) -> Tensor:
         return power_activation(y, self.alpha)
+
+    def extra_operations(self, x: Tensor, y: Tensor) -> dict[str, tuple[int, int]]:
+        """For :func:`nsrlib.complexity.count`."""
+        return {"power activation": (POWER_OPERATIONS * y.numel(), POWER_OPERATIONS * y.numel())}
 
     def extra_repr(self) -> str:
         return f"alpha={self.alpha.item():.3f}"
@@ -125,6 +134,11 @@ class Adder2d(nn.Module):
         self.weight = nn.Parameter(torch.randn(c_out, c_in, kernel, kernel))
         self.stride, self.padding, self.gradient = stride, padding, gradient
         self.tau = 1.0
+
+    @property
+    def taps(self) -> int:
+        """Pairs of additions for each output element; for :func:`nsrlib.complexity.count`."""
+        return self.weight[0].numel()
 
     def forward(self, x: Tensor) -> Tensor:
         if self.tau == 1 or not torch.is_grad_enabled():
@@ -257,6 +271,10 @@ class AdderUnit(nn.Module):
         for step in self.steps:
             left[step] = y = self._step(step, y, x)
         return left
+
+    def extra_operations(self, x: Tensor, y: Tensor) -> dict[str, tuple[int, int]]:
+        """For :func:`nsrlib.complexity.count`."""
+        return {"self-shortcut": (0, y.numel())} if "shortcut" in self.steps else {}
 
     def _step(self, step: str, y: Tensor, x: Tensor) -> Tensor:
         if step == "shortcut":

@@ -185,6 +185,10 @@ class LumaResidual(nn.Module):
             return up + self.detail(up)
         return up + 255 / 219 * self.detail((luma(up)[:, None] / 255).to(x.dtype))
 
+    def extra_operations(self, x: Tensor, y: Tensor) -> dict[str, tuple[int, int]]:
+        """For :func:`nsrlib.complexity.count`."""
+        return {"residuals": (0, y.numel())}
+
 
 class VDSR(LumaResidual):
     """VDSR (Kim et al., CVPR 2016): 20 convolutions of 64 channels on upscaled luma, 665,921 parameters.
@@ -235,6 +239,10 @@ class ScaledResidual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x + self.res_scale * self.body(x)
 
+    def extra_operations(self, x: Tensor, y: Tensor) -> dict[str, tuple[int, int]]:
+        """For :func:`nsrlib.complexity.count`."""
+        return {"residuals": (int(self.res_scale != 1) * y.numel(), y.numel())}
+
 
 def conv3x3(c_in: int, c_out: int) -> nn.Module:
     return nn.Conv2d(c_in, c_out, 3, padding=1)
@@ -275,6 +283,10 @@ class EDSRFrame(nn.Module):
         check_input(x, type(self).__name__, 3, self.min_size)
         head = self.head(self.sub_mean(x * self.img_range))
         return self.add_mean(self.tail(self.body(head) + head)) / self.img_range
+
+    def extra_operations(self, x: Tensor, y: Tensor) -> dict[str, tuple[int, int]]:
+        """The long skip; for :func:`nsrlib.complexity.count`."""
+        return {"residuals": (0, y.numel() // (3 * self.scale**2) * self.num_feats)}
 
 
 class EDSR(EDSRFrame):
@@ -339,6 +351,10 @@ class WideFrame(nn.Module):
         x = x - self.mean
         return self.shuf(self.inside(x) + self.skip(x)) + self.mean
 
+    def extra_operations(self, x: Tensor, y: Tensor) -> dict[str, tuple[int, int]]:
+        """For :func:`nsrlib.complexity.count`."""
+        return {"residuals": (0, y.numel())}
+
     def inside(self, x: Tensor) -> Tensor:
         """The body, ``(N, C, H, W)`` to ``(N, r r C, H, W)``."""
         return self.body(x)
@@ -379,6 +395,10 @@ class WideBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return residual(x, self.body(x))
+
+    def extra_operations(self, x: Tensor, y: Tensor) -> dict[str, tuple[int, int]]:
+        """For :func:`nsrlib.complexity.count`."""
+        return {"residuals": (0, y.numel())}
 
 
 def residual(x: Tensor, y: Tensor) -> Tensor:

@@ -201,12 +201,18 @@ class MixedConv2d(WeightNormConv2d):
         )
         return y
 
-    def overhead(self, x: Tensor) -> tuple[int, int]:
-        """Multiply-adds of the last call, on ``x``, beyond its convolution, and additions of pooling besides."""
+    @property
+    def within_extras(self) -> tuple[nn.Module, ...]:
+        """Layers inside that :meth:`extra_operations` counts; for :func:`nsrlib.complexity.count`."""
+        return tuple(self.mlp) if hasattr(self, "mlp") else ()
+
+    def extra_operations(self, x: Tensor, y: Tensor) -> dict[str, tuple[int, int]]:
+        """What the last call took beyond its convolution; for :func:`nsrlib.complexity.count`."""
         if not hasattr(self, "mlp"):
-            return self.mixing, 0
+            return {"gates": (self.mixing, self.mixing)}
         assert self.gates is not None
-        return self.mixing + self.gates.numel() * self.in_channels, x.numel()
+        multiply_adds = self.mixing + self.gates.numel() * self.in_channels
+        return {"gates": (multiply_adds, multiply_adds + x.numel())}  # pooling adds up all of x
 
 
 class PairedConv2d(MixedConv2d):

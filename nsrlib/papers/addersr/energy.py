@@ -1,0 +1,89 @@
+"""AdderSR's energy: its networks against their convolutional twins, by the paper's rule and with all it leaves out."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pandas as pd
+import torch
+
+from nsrlib.complexity import PICOJOULES, PIXELS_720P, Complexity, count, energy, energy_breakdown, lr_size
+from nsrlib.models import create_model
+
+_TWINS: tuple[tuple[str, str, str, int, dict[str, Any], dict[str, Any]], ...] = (
+    ("VDSR", "", "vdsr", 1, {}, {}),
+    *(("EDSR", v, "edsr", s, {}, {"variant": v}) for v in "BA" for s in (2, 3, 4)),
+    *(
+        (
+            "EDSR-baseline",
+            v,
+            "edsr_baseline",
+            2,
+            {},
+            {"variant": v, "num_feats": 64, "num_blocks": 16, "res_scale": 1.0},
+        )
+        for v in "BA"
+    ),
+)
+
+
+@functools.cache
+def _pairs() -> list[tuple[dict[str, Any], Complexity, Complexity]]:
+    """Convolutional network and adder twin, for one HR output of 1280x720 pixels."""
+    found = []
+    for model, variant, cnn, scale, plain, options in _TWINS:
+        adder = "addersr_vdsr" if cnn == "vdsr" else "addersr_edsr"
+        channels = 1 if cnn == "vdsr" else 3
+        with torch.device("meta"):
+            twins = create_model(cnn, scale, **plain), create_model(adder, scale, **options)
+        size = lr_size(scale, PIXELS_720P)
+        key = {"model": model, "scale": "any" if cnn == "vdsr" else f"x{scale}", "variant": variant}
+        a, b = (count(m, size, channels=channels) for m in twins)
+        found.append((key, a, b))
+    return found
+
+
+def energy_table() -> pd.DataFrame:
+    """AdderSR's energy comparison by the papers' rule, one 1280x720 output: VDSR (any scale: its input is upscaled) and
+    EDSR with the upsampler of adders (variant B) or convolutions (A).
+
+    Columns: model, scale, variant; ``cnn_ops`` (multiplications, and as many additions), ``ann_mul``, ``ann_add`` in G;
+    ``cnn_float32``, ``ann_float32``, ``ratio_float32`` in mJ, and the same for int8.
+
+    Example:
+        >>> energy_table().loc[0, ["model", "cnn_ops", "cnn_float32"]].tolist()  # doctest: +ELLIPSIS
+        ['VDSR', 612..., 281...]
+    """
+    rows = []
+    for key, cnn, ann in _pairs():
+        row = key | {
+            "cnn_ops": cnn.multiplications / 1e9,
+            "ann_mul": ann.multiplications / 1e9,
+            "ann_add": ann.additions / 1e9,
+        }
+        for dtype in PICOJOULES:
+            a, b = energy(cnn, dtype), energy(ann, dtype)
+            row |= {f"cnn_{dtype}": a, f"ann_{dtype}": b, f"ratio_{dtype}": a / b}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def honest_energy_table(dtype: str = "float32") -> pd.DataFrame:
+    """The same pairs with everything in :func:`energy_breakdown`, in mJ; a convolutional and an adder row for each.
+
+    Columns: model, scale, variant, network, the breakdown's parts, ``total``, and three ratios on the adder's row:
+    ``ratio`` of the rule, ``ratio_all_arithmetic`` with the extras, ``ratio_with_memory`` of the totals.
+    """
+    rows = []
+    for key, cnn, ann in _pairs():
+        a, b = energy_breakdown(cnn, dtype), energy_breakdown(ann, dtype)
+        ta, tb = sum(a.values()), sum(b.values())
+        ratios = {
+            "ratio": a["arithmetic"] / b["arithmetic"],
+            "ratio_all_arithmetic": (ta - a["memory"]) / (tb - b["memory"]),
+            "ratio_with_memory": ta / tb,
+        }
+        rows.append(key | {"network": "convolutions"} | a | {"total": ta})
+        rows.append(key | {"network": "adders"} | b | {"total": tb} | ratios)
+    return pd.DataFrame(rows)
