@@ -5,7 +5,8 @@ data set and each weights file. It only prints, so nothing after it misses it. W
 is missing, it is skipped, and no figure of the notebook is compared: they show other pictures.
 
 Every figure must look as it is stored, but for what another machine may render otherwise
-(``nsrlib.runs.drift.changed_pixels``), unless its cell has the tag ``figure:varies``: times, say.
+(``nsrlib.runs.drift.changed_pixels``), unless its cell has the tag ``figure:varies``, as one
+of times has.
 """
 
 import base64

@@ -210,6 +210,7 @@ class Ledger:
             tables = ", ".join(dict.fromkeys(self.published["table"]))
             raise ValueError(f"{self.paper} prints no table {table!r}; there are: {tables}")
         frame = frame.reset_index(drop=True)
+        frame.attrs = {}  # which pandas compares, and fails where they hold tables
         for word, value in same.items():
             frame[word] = value
         words = [word for word in ("row", "column", "scale") if word in frame]
