@@ -114,6 +114,13 @@ def imresize(
         TypeError: an integer dtype other than ``uint8``.
 
     Source: MATLAB documentation and files; checked bit by bit against images that MATLAB wrote.
+
+    Example:
+        >>> imresize(np.eye(8, dtype=np.uint8) * 255, 1 / 4)
+        array([[60,  4],
+               [ 4, 60]], dtype=uint8)
+        >>> imresize(torch.zeros(1, 3, 10, 12), 2).shape
+        torch.Size([1, 3, 20, 24])
     """
     if (scale is None) == (size is None):
         raise ValueError(f"give exactly one of scale and size, got scale={scale} and size={size}")
@@ -169,6 +176,10 @@ def modcrop(img: Array, scale: int) -> Array:
 
     Raises:
         ValueError: ``scale`` is not a positive whole number, or the image is smaller than it.
+
+    Example:
+        >>> modcrop(np.zeros((11, 14, 3)), 4).shape
+        (8, 12, 3)
     """
     if scale < 1 or int(scale) != scale:
         raise ValueError(f"scale must be a positive whole number, got {scale}")
@@ -193,6 +204,10 @@ def luma(rgb: Array, rounding: LumaRounding = "none") -> Array:
 
     Returns:
         Y in grey levels, **float64 16..235** whatever the input: numpy ``(H, W)`` or tensor ``(..., H, W)``.
+
+    Example:
+        >>> luma(np.array([[[255, 255, 255], [255, 0, 0]]], np.uint8)).round(3)
+        array([[235.   ,  81.481]])
     """
     if rounding not in ("none", "nearest", "matlab"):
         raise ValueError(f"rounding must be 'none', 'nearest' or 'matlab', got {rounding!r}")
@@ -227,6 +242,10 @@ def add_noise(img: Array, sigma: float, seed: int) -> Array:
 
     Returns:
         Float in [0, 1] scale (values may leave the range): float64 for numpy, the tensor's dtype (float32 for uint8).
+
+    Example:
+        >>> add_noise(np.zeros(3), 25, seed=0).round(4)
+        array([ 0.0123, -0.013 ,  0.0628])
     """
     if sigma < 0:
         raise ValueError(f"sigma must not be negative, got {sigma}")
@@ -243,6 +262,12 @@ def jpeg(img: np.ndarray, quality: int) -> np.ndarray:
     Args:
         img: ``uint8`` ``(H, W)`` or ``(H, W, 3)``.
         quality: 1..100.
+
+    Example:
+        >>> from skimage.data import camera
+        >>> low, high = (np.abs(jpeg(camera(), quality).astype(int) - camera()).mean() for quality in (10, 90))
+        >>> bool(low > 3 * high > 0)
+        True
     """
     from PIL import Image
 
@@ -271,6 +296,10 @@ class Degradation:
 
     Raises:
         ValueError: neither or both given, or out of range.
+
+    Example:
+        >>> print(Degradation(jpeg=30))
+        JPEG of quality 30 (Pillow)
     """
 
     noise: float | None = None
@@ -303,7 +332,12 @@ class Degradation:
 
 
 def degraded(img: np.ndarray, task: Degradation, name: str = "", device: str | torch.device = "cpu") -> Tensor:
-    """A picture after its degradation as the input of a network, float32 ``(1, C, H, W)``; noise leaves [0, 1]."""
+    """A picture after its degradation as the input of a network, float32 ``(1, C, H, W)``; noise leaves [0, 1].
+
+    Example:
+        >>> degraded(np.zeros((8, 9), np.uint8), Degradation(noise=25), "black").shape
+        torch.Size([1, 1, 8, 9])
+    """
     picture = task.apply(img, name)
     if picture.dtype == np.uint8:
         return to_tensor(picture, device)
@@ -316,13 +350,24 @@ def _is_number(value: Any) -> bool:
 
 
 def check_quality(quality: Any) -> None:
-    """Raise a ValueError unless ``quality`` is a whole number that JPEG encoders take."""
+    """Raise a ValueError unless ``quality`` is a whole number that JPEG encoders take.
+
+    Example:
+        >>> check_quality(0)
+        Traceback (most recent call last):
+        ValueError: jpeg must be a whole quality from 1 to 100, got 0
+    """
     if not isinstance(quality, int | np.integer) or isinstance(quality, bool) or not 1 <= quality <= 100:
         raise ValueError(f"jpeg must be a whole quality from 1 to 100, got {quality!r}")
 
 
 def name_seed(text: str) -> int:
-    """64 bits that follow from a text, on every machine."""
+    """64 bits that follow from a text, on every machine.
+
+    Example:
+        >>> name_seed("butterfly")
+        18229734961575263253
+    """
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
@@ -363,6 +408,11 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
     Raises:
         FileNotFoundError, PermissionError: as named.
         ValueError: not an image, or truncated; the message names the file.
+
+    Example:
+        >>> write_picture("gray.png", np.full((2, 3), 7, np.uint8))
+        >>> read_image("gray.png").shape
+        (2, 3, 3)
     """
     picture = _open(path)
     levels = _wide_levels(picture, path)  # Pillow alone would clip 16-bit gray to white
@@ -406,6 +456,12 @@ def read_picture(path: str | os.PathLike) -> Picture:
 
     Raises:
         FileNotFoundError, PermissionError, ValueError: as :func:`read_image`.
+
+    Example:
+        >>> write_picture("deep.tif", np.full((2, 3), 1000, np.uint16))
+        >>> picture = read_picture("deep.tif")
+        >>> picture.bits, picture.gray, picture.rgb.shape
+        (16, True, (2, 3, 3))
     """
     from PIL import ImageOps
 
@@ -432,7 +488,13 @@ def read_picture(path: str | os.PathLike) -> Picture:
 
 def check_target(path: str | os.PathLike) -> None:
     """Raise now what :func:`write_picture` would raise after the work: ValueError for a suffix that is no image format,
-    FileNotFoundError for a folder that does not exist, PermissionError for one that cannot be written."""
+    FileNotFoundError for a folder that does not exist, PermissionError for one that cannot be written.
+
+    Example:
+        >>> check_target("picture.doc")
+        Traceback (most recent call last):
+        ValueError: cannot tell the image format of 'picture.doc'; use a suffix such as .png, .jpg or .tif
+    """
     from PIL import Image
 
     path = Path(path)
@@ -457,6 +519,11 @@ def write_picture(
     Raises:
         ValueError: the suffix is not an image format, or the format cannot hold the picture.
         OSError: the file cannot be written.
+
+    Example:
+        >>> write_picture("white.png", np.full((2, 3, 3), 255, np.uint8))
+        >>> int(read_image("white.png").min())
+        255
     """
     from PIL import Image
 
@@ -483,7 +550,12 @@ def write_picture(
 
 
 def to_tensor(img: np.ndarray, device: str | torch.device = "cpu") -> Tensor:
-    """``uint8`` ``(H, W)`` or ``(H, W, C)`` picture -> float32 ``(1, C, H, W)`` in [0, 1]."""
+    """``uint8`` ``(H, W)`` or ``(H, W, C)`` picture -> float32 ``(1, C, H, W)`` in [0, 1].
+
+    Example:
+        >>> to_tensor(np.array([[0, 51, 255]], np.uint8))
+        tensor([[[[0.0000, 0.2000, 1.0000]]]])
+    """
     if img.dtype != np.uint8 or img.ndim not in (2, 3):
         raise ValueError(f"img must be uint8 (H, W) or (H, W, C), got {img.dtype} {img.shape}")
     planes = img[..., None] if img.ndim == 2 else img
@@ -494,6 +566,10 @@ def to_uint8(x: Tensor) -> np.ndarray:
     """Float ``(1, C, H, W)`` or ``(C, H, W)`` in [0, 1] -> ``uint8`` ``(H, W, C)``, or ``(H, W)`` when C is 1.
 
     Clipped and rounded half to even, as ``round()`` of torch and numpy do and as the papers' code does.
+
+    Example:
+        >>> to_uint8(torch.tensor([[[-0.1, 0.2, 1.3]]]))
+        array([[  0,  51, 255]], dtype=uint8)
     """
     x = x[0] if x.ndim == 4 else x
     if not x.isfinite().all():

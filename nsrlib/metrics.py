@@ -31,6 +31,11 @@ class Protocol:
         gray_as_is: a picture with a single channel is compared at 0..255 under ``y`` (MATLAB scripts); otherwise it is
             first made three equal channels and so lands in 16..235 (Python scripts).
         window, sigma: SSIM's Gaussian window, valid region only.
+
+    Example:
+        >>> print(Protocol(space="rgb", crop=4))
+        RGB; crop 4 px; output rounded to 8 bit; PSNR peak 255; SSIM 11x11 Gaussian, sigma 1.5, valid,
+        K 0.01 0.03, L 255; mean of per-image values
     """
 
     space: Literal["y", "rgb", "gray"] = "y"
@@ -69,22 +74,42 @@ class Protocol:
 
 
 def MATLAB_Y(crop: int = 0) -> Protocol:
-    """Super-resolution papers of the BasicSR era: luma of the 8-bit RGB output, luma itself not rounded."""
+    """Super-resolution papers of the BasicSR era: luma of the 8-bit RGB output, luma itself not rounded.
+
+    Example:
+        >>> MATLAB_Y(crop=4).luma_rounding
+        'none'
+    """
     return Protocol(space="y", luma_rounding="none", crop=crop)
 
 
 def SELFEXSR_Y(crop: int = 0) -> Protocol:
-    """Luma rounded to whole levels as MATLAB's uint8 ``rgb2ycbcr``; gray files left alone (Huang et al. 2015)."""
+    """Luma rounded to whole levels as MATLAB's uint8 ``rgb2ycbcr``; gray files left alone (Huang et al. 2015).
+
+    Example:
+        >>> SELFEXSR_Y(crop=4).gray_as_is
+        True
+    """
     return Protocol(space="y", luma_rounding="matlab", crop=crop, gray_as_is=True)
 
 
 def RGB(crop: int = 0) -> Protocol:
-    """All three channels together (NTIRE challenges)."""
+    """All three channels together (NTIRE challenges).
+
+    Example:
+        >>> RGB(crop=4).space
+        'rgb'
+    """
     return Protocol(space="rgb", crop=crop)
 
 
 def GRAY(crop: int = 0) -> Protocol:
-    """One plane at 0..255 (denoising, JPEG artefacts)."""
+    """One plane at 0..255 (denoising, JPEG artefacts).
+
+    Example:
+        >>> GRAY().space
+        'gray'
+    """
     return Protocol(space="gray", crop=crop)
 
 
@@ -98,6 +123,11 @@ def planes(img: np.ndarray | Tensor, protocol: Protocol) -> Tensor:
     Args:
         img: picture ``(H, W)`` or ``(H, W, C)`` numpy, or tensor ``(C, H, W)`` or ``(N, C, H, W)``; ``uint8``, or float
             in [0, 1]. C is 1 or 3.
+
+    Example:
+        >>> planes(np.full((6, 6, 3), 255, np.uint8), MATLAB_Y(crop=2))[0, 0]
+        tensor([[235., 235.],
+                [235., 235.]], dtype=torch.float64)
     """
     if isinstance(img, np.ndarray):
         if img.ndim not in (2, 3):
@@ -148,6 +178,12 @@ def psnr(a: np.ndarray | Tensor, b: np.ndarray | Tensor, protocol: Protocol | No
 
     Returns:
         inf for equal pictures.
+
+    Example:
+        >>> from skimage.data import astronaut
+        >>> picture = astronaut()
+        >>> round(psnr(picture, picture // 8 * 8 + 4, RGB()), 2)
+        39.91
     """
     x, y, batched = _pair(a, b, protocol or MATLAB_Y())
     value = 10 * torch.log10(255.0**2 / (x - y).square().mean((1, 2, 3)))
@@ -175,6 +211,12 @@ def ssim(a: np.ndarray | Tensor, b: np.ndarray | Tensor, protocol: Protocol | No
 
     Raises:
         ValueError: the cropped picture is smaller than the window.
+
+    Example:
+        >>> from skimage.data import astronaut
+        >>> picture = astronaut()
+        >>> round(ssim(picture, picture // 8 * 8 + 4, RGB()), 3)
+        0.898
     """
     protocol = protocol or MATLAB_Y()
     x, y, batched = _pair(a, b, protocol)

@@ -119,13 +119,23 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".g
 
 
 def key_of(name: str) -> str | None:
-    """The catalogue's spelling of a set's name, or None."""
+    """The catalogue's spelling of a set's name, or None.
+
+    Example:
+        >>> key_of("BSD-100")
+        'b100'
+    """
     plain = re.sub(r"[-_ ]", "", name).lower()
     return ({key.replace("_", ""): key for key in SETS} | _ALIASES).get(plain)
 
 
 def check_scale(name: str, spec: SetInfo | None, scale: Any, lr: str) -> int:
-    """The scale as a number (None becomes 1), checked against what the set offers (``spec`` None: a folder)."""
+    """The scale as a number (None becomes 1), checked against what the set offers (``spec`` None: a folder).
+
+    Example:
+        >>> check_scale("set5", SETS["set5"], None, "paper")
+        1
+    """
     whole = scale is None or (isinstance(scale, int | np.integer) and not isinstance(scale, bool))
     if spec is None or spec.kind == "embedded":
         if not whole or (scale is not None and scale < 1):
@@ -343,6 +353,10 @@ def fetch_set(name: str, scale: int | None = None, *, progress: bool = True) -> 
     Raises:
         ValueError: unknown name or scale.
         DataUnavailable: files that could not be had, or a set whose licence forbids redistribution.
+
+    Example:
+        >>> fetch_set("embedded")
+        {}
     """
     key = _set_or_weights(name)
     if key != "weights":
@@ -363,6 +377,10 @@ def list_sets() -> pd.DataFrame:
 
     ``where`` is ``NSRLIB_DATA``, ``cache`` or both (sizes are checked, contents are not), ``embedded``, ``download``
     (some files are not here yet) or, for sets that only the user can get, ``user``.
+
+    Example:
+        >>> list_sets().set_index("name").loc["embedded", ["role", "where"]].tolist()
+        ['test', 'embedded']
     """
     import pandas as pd
 
@@ -413,6 +431,10 @@ def verify(name: str | None = None) -> pd.DataFrame:
     Returns:
         columns ``set``, ``path``, ``where`` and ``status``: ``ok``, ``damaged``, ``missing``, or ``unverified``: here,
         but no hash is known. A file that lies in several places has a row for each.
+
+    Example:
+        >>> verify("set5").columns.tolist()
+        ['set', 'path', 'where', 'status']
     """
     import pandas as pd
 

@@ -64,7 +64,7 @@ def sources() -> Mapping[str, Source]:
     """All files of ``data/sources.csv``, by path.
 
     Raises:
-        FileNotFoundError: nsrlib was installed without its repository.
+        FileNotFoundError: the table is missing.
     """
     table = files.ROOT / "data" / "sources.csv"
     if not table.is_file():
@@ -225,6 +225,11 @@ def fetch(
     Raises:
         ValueError: a path that is not in the table.
         DataUnavailable: files that could not be had; the others are kept in the cache.
+
+    Example:
+        >>> fetch("Set5/baby.png")
+        Traceback (most recent call last):
+        ValueError: 'Set5/baby.png' is not in the table of sources; did you mean '...'?
     """
     table = sources() if table is None else table
     paths = [paths] if isinstance(paths, str) else list(paths)
@@ -243,6 +248,11 @@ def weights_path(filename: str, download: bool = True) -> Path:
     Raises:
         ValueError: no such file in the manifest.
         DataUnavailable: neither here nor to be downloaded.
+
+    Example:
+        >>> weights_path("net_g_BSRN_x5.pth")
+        Traceback (most recent call last):
+        ValueError: unknown weights 'net_g_BSRN_x5.pth': did you mean 'net_g_BSRN_x4.pth'? accepted: ...
     """
     known = {path.removeprefix("weights/"): s for path, s in sources().items() if path.startswith("weights/")}
     if filename not in known:
@@ -361,8 +371,7 @@ class _Downloader:
     A ``.part`` file stays behind when anything goes wrong, and the next attempt, now or in another process, goes on
     from there. A lock on the cache keeps two processes from writing one file and from doubling the load on a server.
 
-    It waits by itself, because urllib3's ``Retry`` sleeps in one thread, uninterruptibly, without a limit in all, and
-    never resumes a body that broke off; here all threads of a host wait together and Ctrl-C ends them.
+    urllib3's ``Retry`` will not do: it lets one thread sleep, deaf to Ctrl-C, and resumes no body that broke off.
     """
 
     def __init__(self, cache: Path, policy: DownloadPolicy, progress: bool):

@@ -32,7 +32,12 @@ class Batch(NamedTuple):
 
 
 def stream_seed(seed: int, step: int, stream: int = 0) -> int:
-    """A 63-bit seed for one use (``stream``) of one step, well mixed, the same on every machine."""
+    """A 63-bit seed for one use (``stream``) of one step, well mixed, the same on every machine.
+
+    Example:
+        >>> stream_seed(0, 0)
+        7896617691693857887
+    """
     return int(np.random.SeedSequence((seed, stream, step)).generate_state(1, np.uint64)[0] >> 1)
 
 
@@ -66,6 +71,13 @@ class Patches:
 
     Raises:
         ValueError: an argument out of range, an image smaller than a patch, no image at all.
+
+    Example:
+        >>> from nsrlib.data import load
+        >>> patches = Patches(load("embedded", scale=2), patch=16)
+        >>> x, y = patches.batch(8, stream_seed(seed=0, step=0))
+        >>> x.shape, y.shape
+        (torch.Size([8, 3, 16, 16]), torch.Size([8, 3, 32, 32]))
     """
 
     def __init__(

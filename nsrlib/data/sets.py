@@ -229,6 +229,13 @@ def load(
     Raises:
         ValueError: unknown name, scale, convention; a folder without images; later, when decoding, a broken file.
         DataUnavailable: the set is neither here nor to be downloaded.
+
+    Example:
+        >>> images = load("embedded", scale=4)
+        >>> images
+        ImageSet(embedded x4, 2 test images, origin embedded)
+        >>> images[0].name, images[0].lr.shape, images[0].hr.shape
+        ('chelsea', (75, 112, 3), (300, 448, 3))
     """
     _check_arguments(lr, limit, on_error)
     key = key_of(name) if isinstance(name, str) else None
@@ -309,6 +316,13 @@ def training_set(
     Raises:
         ValueError: a test or validation set, BSDS val and its parts B100 and BSD68 above all.
         DataUnavailable: as :func:`load`.
+
+    Example:
+        >>> training_set("embedded_gray_train", scale=2).names
+        ['camera', 'brick', 'grass', 'gravel']
+        >>> training_set("b100")
+        Traceback (most recent call last):
+        ValueError: do not train on b100: BSDS val, B100 and BSD68 are the same photographs; ...
     """
     names = [names] if isinstance(names, str | os.PathLike) else list(names)
     if not names:
@@ -355,6 +369,11 @@ def benchmark_or_embedded(
 
     Raises:
         ValueError: as :func:`load`; only missing data is forgiven.
+
+    Example:
+        >>> sets, sentence = benchmark_or_embedded(["embedded"], scale=4)
+        >>> sentence
+        'embedded: embedded in scikit-image and scikit-learn.'
     """
     names = [names] if isinstance(names, str | os.PathLike) else list(names)
     if not names:
