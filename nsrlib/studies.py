@@ -56,10 +56,6 @@ def set_up(setup: str, network: Any, recipe: Any, **options: Any) -> tuple[Hooks
         setup: ``module:function``, called as ``function(network, recipe, **options)``; empty: nothing. It returns
             the fields of :class:`~nsrlib.training.Hooks` as a dict, and may add ``measure``, which is called with the
             trained network and returns further numbers.
-
-    Example:
-        >>> set_up("", network=None, recipe=None)[1] is None
-        True
     """
     if not setup:
         return Hooks(), None
@@ -174,10 +170,6 @@ class Study:
         seeds: as many runs of each variant.
         task: a module-level function, or its ``module:name``.
         note: what a reader must know about the scale of the training.
-
-    Example:
-        >>> Study("width", {"narrow": {"config": {"num_feats": 8}}, "wide": {}}, {"scale": 2}).settings("narrow")
-        {'scale': 2, 'config': {'num_feats': 8}}
     """
 
     name: str
@@ -377,12 +369,6 @@ def summary(table: pd.DataFrame, metric: str, baseline: str | None = None) -> pd
     """Mean, spread and number of seeds of each variant, in the table's order; with ``baseline``, paired differences.
 
     Columns: mean, sd (sample standard deviation), seeds; difference, low and high (its 95 % interval).
-
-    Example:
-        >>> import pandas as pd
-        >>> runs = [("a", 0, 31.0), ("a", 1, 32.0), ("b", 0, 30.0), ("b", 1, 30.0)]
-        >>> summary(pd.DataFrame(runs, columns=["variant", "seed", "psnr"]), "psnr", "b")["difference"].to_dict()
-        {'a': 1.5, 'b': nan}
     """
     import pandas as pd
 
@@ -410,12 +396,6 @@ def ordering(table: pd.DataFrame, metric: str, claims: Sequence[tuple[str, str]]
 
     Raises:
         ValueError: a variant or metric that the table lacks.
-
-    Example:
-        >>> import pandas as pd
-        >>> runs = [("a", k, 31.0 + k / 10) for k in range(3)] + [("b", k, 30.0) for k in range(3)]
-        >>> ordering(pd.DataFrame(runs, columns=["variant", "seed", "psnr"]), "psnr", [("a", "b")])["verdict"][0]
-        'ordering holds'
     """
     import pandas as pd
 

@@ -45,10 +45,6 @@ class Job:
 
     Raises:
         ValueError: an unknown profile, or a field that a recipe has not; nothing to learn.
-
-    Example:
-        >>> print(Job("rfdn", 2, profile="quick").recipe)
-        200 steps of 8 patches of 24x24, l1, adam 0.001 to 1e-07, cosine, seed 0
     """
 
     model: str

@@ -37,13 +37,7 @@ class Training:
 
 
 def drawn_in(module: str, *names: str) -> dict[str, Callable[[], Figure]]:
-    """Functions of a module by name; it is imported when one is called, so a record needs no matplotlib.
-
-    Example:
-        >>> diagrams = drawn_in("nsrlib.papers.drcn.figures", "network", "recursion_designs")
-        >>> diagrams["network"]().axes[0].get_title("left")
-        'DRCN'
-    """
+    """Functions of a module by name; it is imported when one is called, so a record needs no matplotlib."""
 
     def draw(name: str) -> Figure:
         return getattr(import_module(module), name)()

@@ -21,10 +21,6 @@ def every() -> dict[str, Paper]:
         espcn = "nsrlib_espcn:PAPER"
 
     One that cannot be loaded is left out, with a warning.
-
-    Example:
-        >>> list(every())[:5]
-        ['nsr', 'addersr', 'bsrn', 'drcn', 'drn']
     """
     found = {paper.name: paper for paper in OWN}
     for point in sorted(metadata.entry_points(group="nsrlib.papers"), key=lambda p: p.name):
@@ -42,12 +38,7 @@ def every() -> dict[str, Paper]:
 
 
 def get(name: str) -> Paper:
-    """The paper of that name. ValueError lists those there are.
-
-    Example:
-        >>> get("drcn").title
-        'Kim et al., *Deeply-Recursive Convolutional Network for Image Super-Resolution*, CVPR 2016'
-    """
+    """The paper of that name. ValueError lists those there are."""
     table = every()
     if name not in table:
         raise ValueError(f"unknown paper {name!r}; there are: {', '.join(table)}")

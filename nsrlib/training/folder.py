@@ -29,10 +29,6 @@ class RunFolder:
         checkpoint_every: steps between checkpoints; 0: by time alone.
         checkpoint_seconds: time between checkpoints.
         metadata: kept with the weights: paper, model, ...
-
-    Example:
-        >>> RunFolder("runs/mine", checkpoint_every=1000).path
-        PosixPath('runs/mine')
     """
 
     def __init__(

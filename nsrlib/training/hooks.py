@@ -24,10 +24,6 @@ class Hooks:
         before_forward: called with (model, step) first of all, to set what depends on the step.
         before_step: called with (model, step) between the gradients and the optimiser, to rescale gradients.
         after_step: called with (model, steps done) at every row of the log; what it returns goes into that row.
-
-    Example:
-        >>> Hooks(after_step=lambda model, steps: {"half": steps / 2}).after_step(None, 4)
-        {'half': 2.0}
     """
 
     losses: Losses | None = None

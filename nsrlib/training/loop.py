@@ -109,13 +109,6 @@ def fit(
         FloatingPointError: the loss or a weight is NaN or infinite; tells the step, the loss and the last good
             checkpoint, which is never one of these.
         KeyboardInterrupt, SystemExit: on Ctrl-C and SIGTERM, after a checkpoint has been written.
-
-    Example:
-        >>> from nsrlib import create_model, data
-        >>> patches = data.Patches(data.load("embedded", 2, limit=1), 16)
-        >>> network = create_model("rfdn", 2, num_feats=4, num_blocks=1)
-        >>> fit(network, patches, Recipe(iterations=2, batch=1, patch=16), progress=False).steps
-        2
     """
     if data.patch != recipe.patch:
         raise ValueError(f"recipe.patch={recipe.patch}, but data was cut for patches of {data.patch}")

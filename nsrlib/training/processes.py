@@ -37,12 +37,7 @@ class Processes:
         return self.rank == 0
 
     def share(self, batch: int) -> slice:
-        """This process's part of a batch. ValueError if the batch cannot be divided.
-
-        Example:
-            >>> Processes(torch.device("cpu"), rank=1, count=2).share(6)
-            slice(3, 6, None)
-        """
+        """This process's part of a batch. ValueError if the batch cannot be divided."""
         if batch % self.count:
             raise ValueError(f"recipe.batch={batch} cannot be divided among {self.count} processes")
         own = batch // self.count

@@ -16,31 +16,14 @@ from nsrlib.files import whole_file
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Draw a network's first weights from ``seed``, on the CPU, and leave its generator as it was.
-
-    Example:
-        >>> def draw():
-        ...     with seeded(1):
-        ...         return nn.Linear(2, 1).weight
-        >>> torch.equal(draw(), draw())
-        True
-    """
+    """Draw a network's first weights from ``seed``, on the CPU, and leave its generator as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
 
 
 def save_weights(model: nn.Module, path: str | os.PathLike, metadata: Mapping[str, Any] | None = None) -> None:
-    """Write a network's weights as ``.safetensors``, whole or not at all, with ``metadata`` (as strings) inside.
-
-    Example:
-        >>> import tempfile
-        >>> from nsrlib import load_weights
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     save_weights(nn.Linear(2, 1), f"{folder}/w.safetensors", {"scale": 2})
-        ...     load_weights(nn.Linear(2, 1), f"{folder}/w.safetensors")
-        Linear(in_features=2, out_features=1, bias=True)
-    """
+    """Write a network's weights as ``.safetensors``, whole or not at all, with ``metadata`` (as strings) inside."""
     from safetensors.torch import save
 
     tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}

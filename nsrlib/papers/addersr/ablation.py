@@ -19,11 +19,6 @@ KEPT = {"BN x100": "bn", "BN, shortcut, power x100": "bn_shortcut_power"}
 def by_rate(result: StudyResult) -> pd.DataFrame:
     """The study's runs with the rate in a column of its own instead of in the variant's name; CNN has none and is left
     out.
-
-    Example:
-        >>> runs = [{"variant": v, "seed": 0, "metrics": {"psnr": 30.0}} for v in ("BN x10", "CNN")]
-        >>> by_rate(StudyResult("ablation", runs, {}))[["variant", "rate"]].values.tolist()
-        [['BN', 10.0]]
     """
     table = result.table
     found = table["variant"].str.extract(r"^(?P<variant>.*) x(?P<rate>[0-9.]+)$")

@@ -45,12 +45,6 @@ def solve_filter(
     Raises:
         ArithmeticError: a certificate did not survive the exact check.
         ValueError: windows of different lengths, or as many targets as windows are missing.
-
-    Example:
-        >>> solve_filter([(-1,), (0,), (1,)], [-2, -1, 0]).weights  # -|x - 1|
-        (Fraction(1, 1),)
-        >>> print(solve_filter([(-1,), (0,), (1,)], [0, 0, 0], free_offset=True).weights)
-        None
     """
     taps = len(windows[0])
     if any(len(x) != taps for x in windows) or len(targets) != len(windows):

@@ -26,21 +26,12 @@ def dc_response(weight: Tensor, level: Tensor) -> Tensor:
 
     Returns:
         ``(O, S)``.
-
-    Example:
-        >>> dc_response(torch.tensor([[1.0, -1.0]]), torch.tensor([0.0, 1.0, 2.0]))  # flat up to the weights
-        tensor([[-2., -2., -4.]])
     """
     return -(level[None, :, None] - weight.flatten(1)[:, None]).abs().sum(2)
 
 
 def dc_slope(weight: Tensor, level: Tensor) -> Tensor:
-    """Slope of :func:`dc_response`, ``#(w > s) - #(w < s)``; ``(O, S)``, whole numbers from -D to D.
-
-    Example:
-        >>> dc_slope(torch.tensor([[1.0, -1.0]]), torch.tensor([-2.0, 0.0, 2.0]))
-        tensor([[ 2,  0, -2]])
-    """
+    """Slope of :func:`dc_response`, ``#(w > s) - #(w < s)``; ``(O, S)``, whole numbers from -D to D."""
     w = weight.flatten(1)[:, None]
     s = level[None, :, None]
     return (w > s).sum(2) - (w < s).sum(2)
@@ -57,11 +48,6 @@ def difference_filters(taps: Sequence[int], bound: float) -> tuple[Tensor, Tenso
 
     Raises:
         ValueError: another value among the taps.
-
-    Example:
-        >>> plus, minus = difference_filters([1, 0, -1], 2.0)
-        >>> plus, minus
-        (tensor([ 2.,  2., -2.], dtype=torch.float64), tensor([-2.,  2.,  2.], dtype=torch.float64))
     """
     c = torch.tensor(taps, dtype=torch.float64)
     if not set(taps) <= {-1, 0, 1}:
@@ -146,13 +132,7 @@ def unit_traces(model: nn.Module, image: Tensor) -> dict[str, dict[str, Tensor]]
 
 
 def correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Correlation of two sets of maps ``(N, C, H, W)`` channel by channel, ``(C,)`` float64; NaN for constant maps.
-
-    Example:
-        >>> maps = torch.arange(8.0).view(1, 2, 2, 2)
-        >>> correlation(maps, -3 * maps).round(decimals=6)
-        tensor([-1., -1.], dtype=torch.float64)
-    """
+    """Correlation of two sets of maps ``(N, C, H, W)`` channel by channel, ``(C,)`` float64; NaN for constant maps."""
     a, b = (m.double().transpose(0, 1).flatten(1) for m in (a, b))
     a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
     return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
@@ -162,11 +142,6 @@ def laplacian_share(maps: Tensor) -> float:
     """Energy of the Laplacian over the energy without the mean, ``(N, C, H, W)``, all channels together.
 
     The 5-point Laplacian over 8, its gain for a checkerboard: 0 for flat maps, 1 for a checkerboard, 5/16 for noise.
-
-    Example:
-        >>> board = (torch.arange(8)[:, None] + torch.arange(8)) % 2
-        >>> round(laplacian_share(board[None, None]), 6)
-        1.0
     """
     m = maps.double()
     kernel = m.new_tensor([[0, 1, 0], [1, -4, 1], [0, 1, 0]]) / 8

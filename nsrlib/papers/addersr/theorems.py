@@ -240,10 +240,6 @@ def unexplained_variance(taps: int) -> float:
     """``1 - 1 / (1 + (D - 1)(1 - 2 / pi))``: share of a coordinate's variance that the best affine map of one adder
     output leaves, for x from N(0, I): the coordinate's own weight far away, where ``|x - w|`` is linear, and the others
     at their median, where ``|x - w|`` varies least.
-
-    Example:
-        >>> round(unexplained_variance(9), 2)
-        0.74
     """
     return 1 - 1 / (1 + (taps - 1) * (1 - 2 / math.pi))
 
@@ -417,12 +413,7 @@ def power_activation_checks(seed: int = 0) -> list[Check]:
 
 
 def gaps() -> pd.DataFrame:
-    """Where the printed statements and proofs are loose: columns place, printed, correct, check (an id).
-
-    Example:
-        >>> gaps()["place"][0]
-        'Theorem 1, wording'
-    """
+    """Where the printed statements and proofs are loose: columns place, printed, correct, check (an id)."""
     import pandas as pd
 
     rows = [

@@ -31,10 +31,6 @@ def parameters(recursions: int, features: int = 256, design: str = "a") -> int:
 
     Args:
         design: ``a``, ``b``, ``c``, or ``chain`` (D different layers, one reconstruction).
-
-    Example:
-        >>> parameters(16), parameters(16, design="c")
-        (1775105, 99211280)
     """
     d, f = recursions, features
     embed, inner, recon = 10 * f + 9 * f * f + f, 9 * f * f + f, 9 * f * f + f + 9 * f + 1
@@ -78,10 +74,6 @@ def macs(recursions: int, features: int = 256, size: tuple[int, int] = (720, 128
     """Multiply-adds of all D predictions of one luma image of ``size`` (H, W), whatever the scale; additive skip.
 
     ``collapsed``: of :meth:`DRCN.collapsed`, whose last layer runs once.
-
-    Example:
-        >>> macs(16, size=(1, 1))
-        19503360
     """
     f, d = features, recursions
     return size[0] * size[1] * (9 * f + 9 * f * f * (1 + 2 * d) + 9 * f * (1 if collapsed else d))
@@ -91,12 +83,7 @@ def macs(recursions: int, features: int = 256, size: tuple[int, int] = (720, 128
 
 
 def receptive_field(recursions: int) -> int:
-    """Side of the square that an output pixel depends on: D + 4 convolutions of 3x3 in the longest chain.
-
-    Example:
-        >>> receptive_field(16)
-        41
-    """
+    """Side of the square that an output pixel depends on: D + 4 convolutions of 3x3 in the longest chain."""
     return 2 * recursions + 9
 
 
@@ -119,12 +106,7 @@ def footprint(recursions: int, identity: bool = False, side: int = 0) -> Tensor:
 
 
 def measured_receptive_field(recursions: int, identity: bool = False) -> int:
-    """Side of the square that :func:`footprint` finds.
-
-    Example:
-        >>> measured_receptive_field(6)
-        21
-    """
+    """Side of the square that :func:`footprint` finds."""
     seen = footprint(recursions, identity)
     rows, columns = (int(seen.any(axis).sum()) for axis in (1, 0))
     if rows != columns:
@@ -321,10 +303,6 @@ def fused_recursion_bound(
         ``recompute``: multiply-adds over those of library calls; ``library_arithmetic``, ``library_traffic``,
         ``fused_arithmetic``, ``fused_traffic``: seconds per recursion and megapixel; ``gain``: bound of the library
         calls over that of the kernel, the most that fusing can gain if both reach their bounds.
-
-    Example:
-        >>> fused_recursion_bound(256)["weights_fit"]
-        False
     """
     for name, value in (("features", features), ("tile", tile), ("fused", fused)):
         _positive(name, value)

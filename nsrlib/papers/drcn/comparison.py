@@ -16,12 +16,7 @@ SCALES = {2: ("scales", "x2"), 3: ("depth", "D=16"), 4: ("scales", "x4")}
 
 
 def ensembles(trained: Mapping[str, StudyResult], metric: str = "psnr_set5") -> dict[int, StudyResult]:
-    """Scale -> :func:`~nsrlib.papers.drcn.studies.against_singles`, where its study is among ``trained``.
-
-    Example:
-        >>> ensembles({})
-        {}
-    """
+    """Scale -> :func:`~nsrlib.papers.drcn.studies.against_singles`, where its study is among ``trained``."""
     found = {scale: (trained[name], variant) for scale, (name, variant) in SCALES.items() if name in trained}
     return {scale: against_singles(result, variant, metric) for scale, (result, variant) in found.items()}
 

@@ -32,10 +32,6 @@ def candidate_widths(channels: int, ratio: float, multiple: int = 4) -> tuple[in
 
     Cut to whole numbers, rounded to a multiple of 4 (a remainder of 2 down), at least 4 and at most ``channels``; some
     come twice.
-
-    Example:
-        >>> candidate_widths(64, 0.3)
-        (20, 24, 32, 36, 40, 44)
     """
     check_ratio(ratio)
     found = []
@@ -51,10 +47,6 @@ def soft_channel_mask(alpha: Tensor, candidates: Sequence[int] | Tensor, channel
 
     Args:
         alpha: ``(K,)`` logits, differentiable. candidates: K widths.
-
-    Example:
-        >>> soft_channel_mask(torch.zeros(2), (1, 3), 4)  # either width is as likely
-        tensor([1.0000, 0.5000, 0.5000, 0.0000])
     """
     widths = torch.as_tensor(candidates, device=alpha.device)
     counts = widths[:, None] > torch.arange(channels, device=alpha.device)  # (K, channels)
@@ -267,12 +259,6 @@ def discretise(
     """Each layer's likeliest width (probabilities of equal candidates are added up).
 
     While a budget is exceeded, the layer that loses least log-probability per multiply-add saved takes a smaller one.
-
-    Example:
-        >>> discretise(np.array([[0.4, 0.6]]), [(4, 8)], np.array([10]), fixed=5)
-        [8]
-        >>> discretise(np.array([[0.4, 0.6]]), [(4, 8)], np.array([10]), fixed=5, budget=50)
-        [4]
     """
     layers = []
     for p, widths in zip(probabilities, candidates, strict=True):

@@ -121,12 +121,6 @@ def from_settings(settings: Mapping[str, Any]) -> tuple[Network, Pruning, Tuning
 
     Raises:
         TypeError: settings that are unknown or missing.
-
-    Example:
-        >>> common = {"model": "drn_s", "scale": 4, "config": {}, "recipe": {}, "train": ["t91"], "test": ["set5"]}
-        >>> network, pruning, tuning = from_settings(common | {"tune": {}, "calibrate": (2, 8), "widths": "searched"})
-        >>> WIDTHS[pruning.widths]
-        Widths(by='search', at_cost=False)
     """
     kinds = Network, Pruning, Tuning
     if unknown := set(settings) - {f.name for kind in kinds for f in fields(kind)}:
@@ -214,12 +208,7 @@ def unpruned(network: Network, recipe: Recipe, patches: Patches, out: str | None
 def choose_widths(
     widths: Widths, parent: DRN, ratio: float, seed: int, search: Callable[[float | None], list[int]]
 ) -> list[int]:
-    """Widths of a student; ``search(budget)`` searches them, for a cost or, with None, as the paper does.
-
-    Example:
-        >>> choose_widths(Widths("uniform"), DRN(2, num_feats=4, num_blocks=1), 0.5, 0, lambda budget: [])
-        [2, 4, 4]
-    """
+    """Widths of a student; ``search(budget)`` searches them, for a cost or, with None, as the paper does."""
     if widths.by == "full":
         return parent.widths
     if widths == Widths("uniform"):
@@ -270,12 +259,7 @@ def searched(
 
 
 def beside(out: str | None, name: str, settings: Mapping[str, Any]) -> Path | None:
-    """File that the runs of a study share: its name changes with the settings.
-
-    Example:
-        >>> beside("runs/one", "unpruned-seed0", {"scale": 4}).as_posix()
-        'runs/unpruned-seed0-32e7e546.pt'
-    """
+    """File that the runs of a study share: its name changes with the settings."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     return None if out is None else Path(out).parent / f"{name}-{digest}.pt"
 

@@ -17,12 +17,6 @@ def keep_channels(model: DRN, slot: Slot, channels: Sequence[int]) -> None:
 
     Raises:
         ValueError: none, repeated or unknown channels; names the layer.
-
-    Example:
-        >>> model = DRN(2, num_feats=4, num_blocks=1)
-        >>> keep_channels(model, model.slots[0], [0, 3])
-        >>> model.widths
-        [2, 8, 8]
     """
     producer, consumer = convolution(model, slot.producer), convolution(model, slot.consumer)
     index = torch.as_tensor(_checked_channels(slot, channels, consumer.in_channels), device=consumer.weight.device)
@@ -35,12 +29,7 @@ def keep_channels(model: DRN, slot: Slot, channels: Sequence[int]) -> None:
 
 
 def shrink(model: DRN, kept: Mapping[str, Sequence[int]]) -> DRN:
-    """A smaller copy that keeps the channels named for each layer (all where a layer is not named).
-
-    Example:
-        >>> shrink(DRN(2, num_feats=4, num_blocks=1), {"down0": [0, 3]}).widths
-        [2, 8, 8]
-    """
+    """A smaller copy that keeps the channels named for each layer (all where a layer is not named)."""
     small = copy.deepcopy(model)
     by_name = {slot.name: slot for slot in small.slots}
     if unknown := sorted(set(kept) - set(by_name)):
@@ -51,12 +40,7 @@ def shrink(model: DRN, kept: Mapping[str, Sequence[int]]) -> DRN:
 
 
 def masked(model: DRN, kept: Mapping[str, Sequence[int]]) -> DRN:
-    """A copy of full size in which the other channels are read with zero kernels: what :func:`shrink` computes.
-
-    Example:
-        >>> masked(DRN(2, num_feats=4, num_blocks=1), {"down0": [0, 3]}).widths
-        [4, 8, 8]
-    """
+    """A copy of full size in which the other channels are read with zero kernels: what :func:`shrink` computes."""
     copied = copy.deepcopy(model)
     for slot in copied.slots:
         if slot.name in kept:

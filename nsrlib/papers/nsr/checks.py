@@ -37,11 +37,6 @@ def sliced_product(
     Returns:
         ``x``, ``W1`` ``(k c, c_in)``, ``hidden`` (after ReLU and selection), ``W2`` ``(c_out, k c)``; ``y``, the whole
         product, and ``y_sliced``, that of the chosen blocks, float64; ``full`` and ``sliced``, their multiply-adds.
-
-    Example:
-        >>> example = sliced_product(k=4)
-        >>> int(example["full"] / example["sliced"])
-        4
     """
     g = torch.Generator().manual_seed(seed)
     w1, w2 = (torch.randn(s, generator=g, dtype=torch.float64) for s in ((k * c, c_in), (c_out, k * c)))

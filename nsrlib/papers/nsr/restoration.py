@@ -164,12 +164,7 @@ def scores(
 
 
 def task_name(task: Degradation) -> str:
-    """``noise 25`` or ``jpeg 10``.
-
-    Example:
-        >>> task_name(Degradation(noise=25)), task_name(Degradation(jpeg=10))
-        ('noise 25', 'jpeg 10')
-    """
+    """``noise 25`` or ``jpeg 10``."""
     return f"noise {task.noise:g}" if task.jpeg is None else f"jpeg {task.jpeg}"
 
 

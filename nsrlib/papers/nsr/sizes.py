@@ -17,12 +17,7 @@ if TYPE_CHECKING:
 
 
 def restorers() -> dict[str, Complexity]:
-    """The paper's networks for gray pictures, counted on 48x48 pixels.
-
-    Example:
-        >>> list(restorers())
-        ['baseline', 'sparse A', 'sparse B']
-    """
+    """The paper's networks for gray pictures, counted on 48x48 pixels."""
     study, found = studies("paper")["denoising"], {}
     for label in ("baseline", "sparse A", "sparse B"):
         settings = study.settings(label)
