@@ -50,10 +50,6 @@ def energy_table() -> pd.DataFrame:
 
     Columns: model, scale, variant; ``cnn_ops`` (multiplications, and as many additions), ``ann_mul``, ``ann_add`` in G;
     ``cnn_float32``, ``ann_float32``, ``ratio_float32`` in mJ, and the same for int8.
-
-    Example:
-        >>> energy_table().loc[0, ["model", "cnn_ops", "cnn_float32"]].tolist()  # doctest: +ELLIPSIS
-        ['VDSR', 612..., 281...]
     """
     rows = []
     for key, cnn, ann in _pairs():
