@@ -64,7 +64,7 @@ def conventions(counts: pd.DataFrame, printed: pd.DataFrame) -> pd.DataFrame:
         rows[name.upper()] = [count(model, (96, 96)).multi_adds / 1e9, count(model).multi_adds / 1e9]
     table = counts[counts["scale"] == 4].set_index("model")
     for name in ("DRN-S", "DRN-S30"):
-        rows[name] = table.loc[name, ["multi_adds_96", "multi_adds_720p"]].tolist()
+        rows[name] = [table["multi_adds_96"][name], table["multi_adds_720p"][name]]
     mixed = pd.DataFrame.from_dict(rows, "index", columns=["96x96 input (G)", "1280x720 output (G)"])
     adds = printed[printed["metric"].eq("multi_adds") & printed["column"].eq("model")]
     for name, title in (("table1", "Table 1 prints"), ("table2", "Table 2 prints")):
@@ -116,6 +116,7 @@ def table(printed: pd.DataFrame, name: str, scale: int, measured: pd.DataFrame) 
         out[column] = wide[column, "psnr"] + " / " + wide[column, "ssim"]
     titles = {str(column).lower(): column for column in out}
     for way, mine in measured[measured["scale"] == scale].groupby("way", sort=False):
-        cells = {titles.get(m.set, m.set): f"{m.psnr:.2f} / {m.ssim:.3f}" for m in mine.itertuples()}
+        scores = mine.to_dict("records")
+        cells = {titles.get(m["set"], m["set"]): f"{m['psnr']:.2f} / {m['ssim']:.3f}" for m in scores}
         out.loc[f"Bicubic, measured ({way})"] = pd.Series(cells).reindex(out.columns)
     return out.fillna("")
