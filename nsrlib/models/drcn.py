@@ -179,18 +179,6 @@ class DRCN(nn.Module):
         ys = self.predictions(x)
         return self.combine(ys), ys
 
-    def single(self, x: Tensor, d: int) -> Tensor:
-        """``y_d`` alone, at the cost of d recursions and one reconstruction."""
-        check_plane(x, "DRCN", self.channels)
-        if not 1 <= d <= self.recursions or not (self.ensemble or d == self.recursions):
-            raise ValueError(f"d must be one of the {self.recursions} recursions that have a prediction, got {d!r}")
-        if hasattr(self, "paths"):
-            return cast(DRCN, self.paths[d - 1]).predictions(x)[0]
-        for k, h in enumerate(self.states(x)):
-            if k == d:
-                return self.reconstruct(h, x, d)
-        raise AssertionError
-
     def collapsed(self, x: Tensor) -> Tensor:
         """``y`` with one last layer instead of D, exactly: it is linear, so it may follow the weighted sum.
 
@@ -239,7 +227,6 @@ class LumaDRCN(nn.Module):
 
     Attributes:
         net: the :class:`DRCN`, or a :class:`FastDRCN` in the form that :meth:`fast` returns.
-        recursion: None: the ensemble; d: the single prediction ``y_d`` (see :meth:`only`).
 
     Args:
         scale: 1 for input that has been upscaled already; the weights do not depend on it.
@@ -270,7 +257,6 @@ class LumaDRCN(nn.Module):
             ensemble=ensemble, learn_weights=learn_weights, recur_init=recur_init, last_gain=last_gain,
         )  # fmt: skip
         self.halo = math.ceil(self.net.halo / scale) + 3
-        self.recursion: int | None = None
 
     def forward(self, x: Tensor, *, upscaled: bool = False, every: bool = False) -> Any:
         """``upscaled``: the input has its final size already, whatever the scale; ``every``: see the class."""
@@ -296,22 +282,12 @@ class LumaDRCN(nn.Module):
     def _plane(self, y: Tensor) -> Tensor:
         if isinstance(self.net, FastDRCN):
             return self.net(y)
-        return self.net.collapsed(y) if self.recursion is None else self.net.single(y, self.recursion)
-
-    def only(self, d: int | None) -> LumaDRCN:
-        """The same network and weights with the single prediction ``y_d`` as its output; None: the ensemble."""
-        if d is not None and not (isinstance(d, int) and 1 <= d <= self.net.recursions):
-            raise ValueError(f"d must be None or 1..{self.net.recursions}, got {d!r}")
-        if isinstance(self.net, FastDRCN):
-            raise ValueError("the fast form has no single predictions; take the network that it was made from")
-        view = copy.copy(self)
-        view.recursion = d
-        return view
+        return self.net.collapsed(y)
 
     def fast(self, dtype: torch.dtype | None = None, compile: bool = False) -> LumaDRCN:
         """A copy for inference, with :class:`FastDRCN` inside where that can stand in (else channels last)."""
         result = copy.deepcopy(self)
-        if isinstance(result.net, DRCN) and self.recursion is None and FastDRCN.accepts(result.net):
+        if isinstance(result.net, DRCN) and FastDRCN.accepts(result.net):
             result.net = FastDRCN(result.net, dtype, compile)
         return result.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
@@ -346,12 +322,7 @@ def _check_alpha(name: str, alpha: float) -> None:
         raise ValueError(f"{name} must be in [0, 1], got {alpha!r}")
 
 
-Reduction = Literal["sum", "mean"]
-
-
-def drcn_losses(
-    model: nn.Module, x: Tensor, target: Tensor, alpha: float, *, reduction: Reduction = "sum"
-) -> dict[str, Tensor]:
+def drcn_losses(model: nn.Module, x: Tensor, target: Tensor, alpha: float) -> dict[str, Tensor]:
     """The paper's loss as weighted terms (Eqs. 7 to 9): ``recursions`` is ``alpha * l1``, ``ensemble`` the rest.
 
     ``l1 = 1 / (2 D N) sum_d sum_i |t_i - y_{d,i}|^2``, ``l2 = 1 / (2 N) sum_i |t_i - y_i|^2``, over N images. The
@@ -363,8 +334,6 @@ def drcn_losses(
         x: luma ``(N, 1, H, W)`` in [0, 1] at the target's size, or, for :class:`LumaDRCN`, at low resolution.
         target: ``(N, 1, rH, rW)``.
         alpha: weight of the recursions' losses; from :func:`alpha_schedule`.
-        reduction: ``sum`` over pixels as in the paper; ``mean``: divided by the pixels of an image, for a learning
-            rate that does not depend on the patch.
 
     Raises:
         ValueError: alpha outside [0, 1], sizes that do not belong together.
@@ -377,21 +346,19 @@ def drcn_losses(
         y, ys = model(x)
     if y.shape != target.shape:
         raise ValueError(f"target of {tuple(target.shape)} does not fit the output of {tuple(y.shape)}")
-    terms = loss_terms(y, ys, target, reduction)
+    terms = loss_terms(y, ys, target)
     return {"recursions": alpha * terms["recursions"], "ensemble": (1 - alpha) * terms["ensemble"]}
 
 
-def loss_terms(y: Tensor, ys: list[Tensor], target: Tensor, reduction: Reduction = "sum") -> dict[str, Tensor]:
+def loss_terms(y: Tensor, ys: list[Tensor], target: Tensor) -> dict[str, Tensor]:
     """``l1`` (recursions), ``l2`` (ensemble) and the loss of the last prediction alone (last), unweighted."""
-    if reduction not in ("sum", "mean"):
-        raise ValueError(f"reduction must be 'sum' or 'mean', got {reduction!r}")
-    n = 2 * (target.shape[0] if reduction == "sum" else target.numel())
+    n = 2 * target.shape[0]
     each = [(target - p).square().sum() / n for p in ys]
     return {"recursions": torch.stack(each).mean(), "ensemble": (target - y).square().sum() / n, "last": each[-1]}
 
 
 def training_setup(
-    model: nn.Module, recipe: Any, *, start: float = 1.0, end: float = 0.0, until: float = 0.75, reduction: str = "sum"
+    model: nn.Module, recipe: Any, *, start: float = 1.0, end: float = 0.0, until: float = 0.75
 ) -> dict[str, Any]:
     """Fields of :class:`nsrlib.training.Hooks`: the losses with the decaying alpha.
 
@@ -399,12 +366,12 @@ def training_setup(
 
     Args:
         model, recipe: as given to ``fit``; batches hold luma, upscaled already or not.
-        start, end, until: of :func:`alpha_schedule`. reduction: of :func:`drcn_losses`.
+        start, end, until: of :func:`alpha_schedule`.
     """
 
     def losses(network: nn.Module, batch: Any, step: int) -> Mapping[str, Tensor]:
         alpha = alpha_schedule(step, recipe.iterations, start=start, end=end, until=until)
-        return drcn_losses(network, batch.input, batch.target, alpha, reduction=cast(Reduction, reduction))
+        return drcn_losses(network, batch.input, batch.target, alpha)
 
     def measure(network: Any) -> dict[str, float]:
         net = getattr(network, "net", network)

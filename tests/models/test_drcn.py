@@ -71,8 +71,6 @@ def test_the_network_is_the_papers_equations(skip, last_relu):
     y, ys = net(x)
     torch.testing.assert_close(ys, expected, rtol=0, atol=1e-13)
     torch.testing.assert_close(y, sum(w * e for w, e in zip(p["w"], expected, strict=True)), rtol=0, atol=1e-13)
-    for d in range(1, 5):
-        torch.testing.assert_close(net.single(x, d), expected[d - 1], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("design", DESIGNS)
@@ -125,7 +123,6 @@ def test_the_basic_model_has_one_prediction_and_no_weights():
     assert len(ys) == 1
     assert y is ys[0]
     assert not hasattr(net, "w")
-    torch.testing.assert_close(net.single(x, 4), y, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +144,7 @@ def test_a_network_that_cannot_be_is_refused(config, message):
         create_model("drcn", 2, **{"features": 2, **config})
 
 
-@pytest.mark.parametrize("call", [lambda n, x: n(x), lambda n, x: n.collapsed(x), lambda n, x: n.single(x, 1)])
+@pytest.mark.parametrize("call", [lambda n, x: n(x), lambda n, x: n.collapsed(x)])
 def test_inputs_that_do_not_fit_are_refused(call):
     net = network()
     with pytest.raises(
@@ -160,14 +157,6 @@ def test_inputs_that_do_not_fit_are_refused(call):
         call(net, torch.rand(1, 2, 9, 9))
     with pytest.raises(TypeError, match=r"float values in \[0, 1\], got torch.uint8"):
         call(net, torch.zeros(1, 1, 9, 9, dtype=torch.uint8))
-
-
-@pytest.mark.parametrize("d", [0, 5])
-def test_a_recursion_that_is_not_there_is_refused(d):
-    with pytest.raises(ValueError, match=f"d must be one of the 4 recursions that have a prediction, got {d}"):
-        network().single(image(), d)
-    with pytest.raises(ValueError, match=rf"d must be None or 1\.\.4, got {d}"):
-        LumaDRCN(2, 2, 4).only(d)
 
 
 # --- low resolution, colour -------------------------------------------------------------------------------------------
@@ -196,14 +185,10 @@ def test_colour_pictures_get_the_networks_luma_and_bicubic_colours(scale, natura
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_single_recursions_are_views_that_share_weights(channels):
+def test_single_predictions_come_with_the_ensemble(channels):
     model, x = luma_network(), torch.cat([image(seed=k) for k in range(channels)], 1)
     y, ys = model(x, every=True)
-    for d in range(1, 5):
-        view = model.only(d)
-        torch.testing.assert_close(view(x), ys[d - 1], rtol=0, atol=0)
-        torch.testing.assert_close(optimise(view)(x), ys[d - 1].detach(), rtol=0, atol=1e-13)
-        assert view.net is model.net
+    assert [one.shape for one in ys] == [y.shape] * 4
     torch.testing.assert_close(model(x), y, rtol=0, atol=1e-13)
 
 
@@ -315,8 +300,6 @@ def test_optimise_takes_the_fast_form_and_leaves_the_model_alone():
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     torch.testing.assert_close(optimise(fast)(x), fast(x), rtol=0, atol=0)
     with pytest.raises(ValueError, match="the fast form has no single predictions"):
-        fast.only(1)
-    with pytest.raises(ValueError, match="the fast form has no single predictions"):
         fast(x, every=True)
 
 
@@ -332,8 +315,6 @@ def test_losses_are_the_papers_sums():
     l2 = ((target - y) ** 2).sum() / (2 * 3)
     torch.testing.assert_close(terms["recursions"], 0.3 * l1, rtol=1e-12, atol=0)
     torch.testing.assert_close(terms["ensemble"], 0.7 * l2, rtol=1e-12, atol=0)
-    mean = drcn_losses(net, x, target, 0.3, reduction="mean")
-    torch.testing.assert_close(mean["ensemble"] * 13 * 10, terms["ensemble"], rtol=1e-12, atol=0)
 
 
 def test_losses_take_low_resolution_upscaled_input_and_the_network_itself():
@@ -355,8 +336,6 @@ def test_an_alpha_outside_its_range_is_refused(alpha):
 def test_losses_refuse_what_does_not_fit():
     with pytest.raises(ValueError, match=r"target of \(1, 1, 9, 9\) does not fit the output of \(1, 1, 13, 10\)"):
         drcn_losses(network(), image(), image(9, 9), 0.5)
-    with pytest.raises(ValueError, match="reduction must be 'sum' or 'mean', got 'max'"):
-        drcn_losses(network(), image(), image(), 0.5, reduction="max")
 
 
 def test_alpha_falls_linearly_and_stays():
@@ -373,9 +352,9 @@ def test_alpha_falls_linearly_and_stays():
 def test_the_training_setup_follows_the_schedule_and_reports_the_weights():
     model = luma_network()
     batch = SimpleNamespace(input=image(), target=image(26, 20, seed=1))
-    setup = training_setup(model, SimpleNamespace(iterations=8), end=0.5, reduction="mean")
+    setup = training_setup(model, SimpleNamespace(iterations=8), end=0.5)
     for step in (0, 3, 8):
-        expected = drcn_losses(model, batch.input, batch.target, alpha_schedule(step, 8, end=0.5), reduction="mean")
+        expected = drcn_losses(model, batch.input, batch.target, alpha_schedule(step, 8, end=0.5))
         assert setup["losses"](model, batch, step) == expected
     weights = setup["measure"](model)
     assert list(weights) == ["w_1", "w_2", "w_3", "w_4"]

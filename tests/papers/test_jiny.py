@@ -14,6 +14,7 @@ from nsrlib import evaluation
 from nsrlib.data.download import DataUnavailable, weights_path
 from nsrlib.models import optimise
 from nsrlib.papers.drcn import jiny
+from nsrlib.papers.drcn.studies import recursion_scores
 
 
 def crc32c(content: bytes) -> int:
@@ -264,5 +265,5 @@ def test_the_published_checkpoint_reaches_37_29_db_on_set5(benchmark):
     model, images = jiny.load_model(prefix), benchmark("set5", 2)
     assert sum(p.numel() for p in model.parameters()) == 250_963
     assert evaluation.evaluate(model, images)["psnr"].mean() == pytest.approx(jiny.ENSEMBLE, abs=0.02)
-    single = [evaluation.evaluate(model.only(d), images)["psnr"].mean() for d in range(1, 10)]
-    assert single == pytest.approx(jiny.RECURSIONS, abs=0.05)
+    single = recursion_scores(model, images)["psnr"]
+    assert [single[d] for d in range(1, 10)] == pytest.approx(jiny.RECURSIONS, abs=0.05)

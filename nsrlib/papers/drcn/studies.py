@@ -96,7 +96,7 @@ def training_setup(network: Any, recipe: Any, *, test: str = "set5", **schedule:
     (``psnr_best``) and of their plain mean (``psnr_equal``), and the weights (``w_1`` ...).
 
     Args:
-        test: the set to measure on. schedule: of :func:`~nsrlib.models.drcn.alpha_schedule`, and ``reduction``.
+        test: the set to measure on. schedule: of :func:`~nsrlib.models.drcn.alpha_schedule`.
     """
     from nsrlib import data
     from nsrlib.models import drcn
