@@ -17,8 +17,8 @@ from pathlib import Path
 
 import filelock
 import pytest
-from test_sweeps import TINY, pretend_in_line
-from tiny import DIES, FAILS, GOOD, PARAMETERS, write_notebook
+from test_sweeps import pretend_in_line
+from tiny import DIES, FAILS, GOOD, PARAMETERS, TINY, write_notebook
 
 from nsrlib.runs import Run, report, reproduce, sweep, sweeps
 from nsrlib.runs.record import Sweep
