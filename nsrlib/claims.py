@@ -199,11 +199,6 @@ class Ledger:
 
         Raises:
             ValueError: a table without cells; a number that fits two of them, or two numbers for one.
-
-        Example:
-            >>> ours = pd.DataFrame({"set": ["set5", "kodak24"], "psnr": [33.66, 30.1]})
-            >>> Ledger("drcn").cells("table1", ours.rename(columns={"set": "column"}), row="Bicubic", scale=2)
-            {'table1/Bicubic/x2/Set5/psnr': 33.66}
         """
         printed = self.published[self.published["table"] == table].reset_index(drop=True)
         if printed.empty:
@@ -237,10 +232,6 @@ class Ledger:
 
         Raises:
             ValueError: an ordering that the table does not print.
-
-        Example:
-            >>> Ledger("drcn").orderings("fig4", [("D=6", "D=1")])
-            {'fig4/D=6->-D=1/ordering': ('D=6', 'D=1')}
         """
         named = pairs if isinstance(pairs, Mapping) else {f"{a} > {b}": (a, b) for a, b in pairs}
         frame = pd.DataFrame({"row": list(named), "ordering": range(len(named))})

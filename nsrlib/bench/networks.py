@@ -40,12 +40,6 @@ def latency(
 
     Raises:
         ValueError: ``repeats`` or ``threads`` below 1, or no such device.
-
-    Example:
-        >>> from nsrlib import create_model
-        >>> table = latency({"bicubic": create_model("bicubic", 2)}, [(16, 20)], device="cpu", repeats=1)
-        >>> table[["model", "input"]].values.tolist()
-        [['bicubic', '20x16']]
     """
     import pandas as pd
 

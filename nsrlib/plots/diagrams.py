@@ -24,13 +24,7 @@ FILLS = {"conv1": "#dbe9f4", "conv3": "#fde8c4", "attention": "#d9efe6", "other"
 
 
 def frame(title: str, height: float = 1.7, ylim: tuple[float, float] = (-0.6, 1.2)) -> tuple[Figure, Axes]:
-    """An empty drawing of 11 by ``height`` inches, from -0.4 to 11.6 across and ``ylim`` upwards.
-
-    Example:
-        >>> fig, ax = frame("A network")
-        >>> ax.get_title("left"), ax.get_xlim() == (-0.4, 11.6)
-        ('A network', True)
-    """
+    """An empty drawing of 11 by ``height`` inches, from -0.4 to 11.6 across and ``ylim`` upwards."""
     fig, ax = plt.subplots(figsize=(11, height))
     ax.set(xlim=(-0.4, 11.6), ylim=ylim)
     ax.set_title(title, loc="left")
@@ -39,14 +33,7 @@ def frame(title: str, height: float = 1.7, ylim: tuple[float, float] = (-0.6, 1.
 
 
 def box(ax: Axes, x: float, y: float, text: str, fill: str, width: float = 1.24) -> None:
-    """A box with its middle at (x, y); ``fill`` is a name in :data:`FILLS`.
-
-    Example:
-        >>> fig, ax = frame("A network")
-        >>> box(ax, 1.0, 0.2, "conv 3x3", "conv3")
-        >>> ax.texts[0].get_text()
-        'conv 3x3'
-    """
+    """A box with its middle at (x, y); ``fill`` is a name in :data:`FILLS`."""
     patch = FancyBboxPatch(
         (x - width / 2, y - 0.28), width, 0.56,
         boxstyle="round,pad=0,rounding_size=0.08", facecolor=FILLS[fill], edgecolor=EDGE,
@@ -82,11 +69,6 @@ def chain(
 
     Args:
         start: middle of the first box. gap: from one middle to the next. width: of a box.
-
-    Example:
-        >>> fig, ax = frame("A network")
-        >>> chain(ax, [("conv 3x3", "conv3"), ("ReLU", "other")], start=1.0, gap=2.0, width=1.0)
-        3.5
     """
     for k, (text, fill) in enumerate(steps):
         x = start + k * gap

@@ -40,13 +40,6 @@ def largest_gains(
 
     Returns:
         Up to ``number`` crops ``(top, left, height, width)`` that do not overlap, largest gain in squared error first.
-
-    Example:
-        >>> truth = np.zeros((48, 64, 3), np.uint8)
-        >>> worse = truth.copy()
-        >>> worse[10:20, 30:40] = 50
-        >>> largest_gains(truth, worse, truth, size=(10, 10))
-        [(10, 30, 10, 10)]
     """
     h, w = size
     if truth.shape[0] < h or truth.shape[1] < w:
@@ -71,13 +64,6 @@ def compare(
     Args:
         pictures: label -> ``uint8`` ``(H, W, 3)``, same size as ``truth``.
         crop: (top, left, height, width).
-
-    Example:
-        >>> from nsrlib.metrics import MATLAB_Y
-        >>> truth = np.full((48, 64, 3), 100, np.uint8)
-        >>> fig = compare({"brighter": truth + 10}, truth, (10, 20, 16, 16), MATLAB_Y(2), "a picture")
-        >>> len(fig.axes)  # the whole, the crop, the truth
-        3
     """
     top, left, h, w = crop
     fig, axes = plt.subplots(
@@ -112,13 +98,6 @@ def gallery(
         images: loaded at the models' scale.
         models: label -> network, at least two.
         number: how many pictures, the largest mean gain first.
-
-    Example:
-        >>> from nsrlib import create_model, data, metrics
-        >>> models = {"bicubic": create_model("bicubic", 4), "once more": create_model("bicubic", 4)}
-        >>> figures = gallery(data.load("embedded", 4)[:1], models, metrics.MATLAB_Y(4))
-        >>> len(figures), len(figures[0].axes)  # the whole, two crops, the truth
-        (1, 4)
     """
     before, after = list(models)[-2:]
     found = []
@@ -154,12 +133,6 @@ def bubbles(
         points: columns label, x, y, multi_adds (G), ours (bool: measured here, drawn as a red ring), and place: where
             the label goes, "right" (default), "left" or "below". Points beyond ``xlim`` are drawn at the edge.
         highlight: labels in colour.
-
-    Example:
-        >>> points = pd.DataFrame({"label": ["RFDN"], "x": [550], "y": [32.24], "multi_adds": [23.9], "ours": [False]})
-        >>> fig = bubbles(points, highlight=["RFDN"], title="Set5, x4")
-        >>> fig.axes[0].get_xlabel()
-        'parameters (K)'
     """
     fig, ax = plt.subplots(figsize=(7.4, 4.6))
 
@@ -211,13 +184,7 @@ def bars(
     title: str = "",
     colours: Mapping[str, str] | None = None,
 ) -> Figure:
-    """Horizontal bars from zero, the value written at the end of each.
-
-    Example:
-        >>> fig = bars({"luma rounded": 8.0, "no crop": -15.4}, unit=" mdB")
-        >>> [text.get_text() for text in fig.axes[0].texts]
-        ['8 mdB', '-15.4 mdB']
-    """
+    """Horizontal bars from zero, the value written at the end of each."""
     colours = colours or {}
     fig, ax = plt.subplots(figsize=(6.6, 0.34 * len(values) + 0.7))
     labels, numbers = list(values), list(values.values())
@@ -253,15 +220,6 @@ def study(
         baseline: the variant that the others are compared with, seed by seed.
         metric: a column of ``result.table``. label: what it is, with its unit.
         reference: name and value of a line to compare with, bicubic for example.
-
-    Example:
-        >>> runs = [
-        ...     {"variant": name, "seed": seed, "metrics": {"psnr": psnr + seed / 100}}
-        ...     for name, psnr in (("plain", 30.0), ("attention", 30.2)) for seed in range(3)
-        ... ]
-        >>> result = StudyResult("attention", runs, {"plain": {}, "attention": {}})
-        >>> study(result, "psnr", baseline="plain").axes[1].get_xlabel()
-        'difference to plain, 95 % interval'
     """
     table = summary(result.table, metric, baseline)
     names = list(table.index)
@@ -295,11 +253,6 @@ def learning_curves(curves: pd.DataFrame, metric: str = "psnr", *, title: str = 
 
     Args:
         curves: columns variant, seed, step and ``metric``, as ``StudyResult.curves``.
-
-    Example:
-        >>> curves = pd.DataFrame({"variant": "plain", "seed": 0, "step": [100, 200], "psnr": [29.1, 29.8]})
-        >>> learning_curves(curves).axes[0].get_legend().get_texts()[0].get_text()
-        'plain'
     """
     fig, ax = plt.subplots(figsize=(7, 3.2))
     groups = curves.dropna(subset=[metric]).groupby("variant", sort=False)
@@ -326,11 +279,6 @@ def sweep(
     Args:
         table: columns variant, seed, ``by`` (the setting) and ``metric``.
         references: name -> value, a vertical line each.
-
-    Example:
-        >>> table = pd.DataFrame({"variant": "plain", "seed": 0, "rate": [1, 10], "psnr": [29.1, 29.8]})
-        >>> [text.get_text() for text in sweep(table, "psnr", "rate").axes[0].get_legend().get_texts()]
-        ['rate x1', 'rate x10']
     """
     names, settings = list(dict.fromkeys(table["variant"])), sorted(table[by].unique())
     fig, ax = plt.subplots(figsize=(7.6, 0.9 + 0.5 * len(names)))
@@ -361,11 +309,6 @@ def maps(rows: Mapping[str, Mapping[str, np.ndarray]], title: str = "") -> Figur
 
     Args:
         rows: label of the row -> (label -> ``(H, W)``).
-
-    Example:
-        >>> fig = maps({"block 1": {"input": np.eye(8), "output": np.ones((8, 8))}})
-        >>> [ax.get_title() for ax in fig.axes]
-        ['input', 'output']
     """
     columns = max(len(pictures) for pictures in rows.values())
     h, w = next(iter(next(iter(rows.values())).values())).shape
@@ -385,12 +328,7 @@ def maps(rows: Mapping[str, Mapping[str, np.ndarray]], title: str = "") -> Figur
 
 
 def history(rows: pd.DataFrame, title: str = "") -> Figure:
-    """A training run: the loss (logarithmic) and, where it was validated, the PSNR.
-
-    Example:
-        >>> history(pd.DataFrame({"step": [1, 2], "loss": [0.5, 0.1]})).axes[0].get_yscale()
-        'log'
-    """
+    """A training run: the loss (logarithmic) and, where it was validated, the PSNR."""
     validated = "psnr" in rows.columns
     fig, axes = plt.subplots(1, 2 if validated else 1, figsize=(8.6 if validated else 5, 2.8), squeeze=False)
     axes[0, 0].semilogy(rows["step"], rows["loss"], color=BLUE)

@@ -51,11 +51,6 @@ def summary(
         groups: (paper and table, or run; verdict -> count), a bar each.
         times: (notebook or run, seconds, status), a bar each; one that failed is marked.
         lines: provenance, small print at the foot.
-
-    Example:
-        >>> fig = summary("A run", "", [("bsrn table 1", {"reproduced": 3, "open": 1})], [("bsrn", 61.0, "ok")], [])
-        >>> [text.get_text() for text in fig.axes[1].texts]
-        [' 61 s']
     """
     with mpl.rc_context(STYLE):
         fig = Figure(figsize=(8.27, 11.69), layout=ConstrainedLayoutEngine(rect=(0.03, 0.02, 0.94, 0.92), h_pad=0.08))
@@ -138,13 +133,6 @@ def over(table: pd.DataFrame, swept: Mapping[str, Sequence[Any]]) -> list[tuple[
     Args:
         table: the tidy table of :func:`nsrlib.runs.sweeps.table`.
         swept: parameter -> its values.
-
-    Example:
-        >>> same = {"kind": "claim", "table": "1", "row": "D", "column": "", "scale": 4, "metric": "psnr", "unit": "dB"}
-        >>> table = pd.DataFrame([{**same, "run": d, "param_depth": d, "value": 30 + d} for d in (1, 2, 3)])
-        >>> [(title, figure)] = over(table, {"depth": [1, 2, 3]})
-        >>> title, figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()
-        ('1: psnr', 'depth', 'psnr (dB)')
     """
     axes = [name for name in swept if name not in REPLICATES] or list(swept)
     axes = sorted(axes, key=lambda name: -len(swept[name]))[:2]

@@ -50,37 +50,18 @@ HEAD: dict[str, Any] = {"x": 0.01, "ha": "left", "fontweight": "bold", "fontsize
 
 
 def use_style() -> None:
-    """Give all figures drawn from now on the look of :data:`STYLE`.
-
-    Example:
-        >>> with mpl.rc_context():  # so that this example changes nothing for the next
-        ...     use_style()
-        ...     mpl.rcParams["axes.titlelocation"]
-        'left'
-    """
+    """Give all figures drawn from now on the look of :data:`STYLE`."""
     mpl.rcParams.update(STYLE)
 
 
 def save(fig: Figure, name: str, out_dir: str | Path = "") -> None:
-    """Keep a figure as ``<out_dir>/figures/<name>.png`` when there is an ``out_dir``.
-
-    Example:
-        >>> save(Figure(), "figure1")  # nowhere to keep it: a notebook that is read, not run in a batch
-    """
+    """Keep a figure as ``<out_dir>/figures/<name>.png`` when there is an ``out_dir``."""
     if str(out_dir):
         write(fig, Path(out_dir) / "figures" / f"{name}.png")
 
 
 def write(fig: Figure, *paths: Path) -> None:
-    """Write a figure to files of the kinds that their names end in, whole or not at all, without a date.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write(Figure(), Path(folder) / "a.png", Path(folder) / "b.pdf")
-        ...     sorted(path.name for path in Path(folder).iterdir())
-        ['a.png', 'b.pdf']
-    """
+    """Write a figure to files of the kinds that their names end in, whole or not at all, without a date."""
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         kind = path.suffix[1:]
@@ -92,12 +73,7 @@ def write(fig: Figure, *paths: Path) -> None:
 
 
 def style_numbers(table: pd.DataFrame, digits: Mapping[str, int] | int = 3) -> pd.DataFrame:
-    """The table with its float columns as text, for display: ``digits`` decimals each.
-
-    Example:
-        >>> style_numbers(pd.DataFrame({"set": ["Set5", "Set14"], "psnr": [33.6612, float("nan")]}), 2)["psnr"].tolist()
-        ['33.66', '']
-    """
+    """The table with its float columns as text, for display: ``digits`` decimals each."""
     shown = table.copy()
     for column in shown.select_dtypes("float"):
         d = digits if isinstance(digits, int) else digits.get(str(column), 3)
@@ -106,12 +82,7 @@ def style_numbers(table: pd.DataFrame, digits: Mapping[str, int] | int = 3) -> p
 
 
 def left_aligned(table: pd.DataFrame) -> Any:
-    """A table of sentences for a page: text from the left, lines wrapped, no index.
-
-    Example:
-        >>> "a &lt; b" in left_aligned(pd.DataFrame({"statement": ["a < b"]})).data
-        True
-    """
+    """A table of sentences for a page: text from the left, lines wrapped, no index."""
     from IPython.display import HTML
 
     left: Any = [{"selector": "th, td", "props": "text-align: left; white-space: normal; vertical-align: top"}]

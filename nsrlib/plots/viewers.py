@@ -49,12 +49,7 @@ UPLOAD_LIMIT = 8_000_000
 
 
 def to_gray(plane: Any, low: float, high: float) -> Picture:
-    """``(H, W)`` numbers as ``uint8``: ``low`` and below black, ``high`` and above white.
-
-    Example:
-        >>> to_gray([[-1, 0, 1]], -1, 1)
-        array([[  0, 128, 255]], dtype=uint8)
-    """
+    """``(H, W)`` numbers as ``uint8``: ``low`` and below black, ``high`` and above white."""
     if not high > low:
         raise ValueError(f"high must be above low, got {low} and {high}")
     share = (np.clip(np.asarray(plane, dtype=np.float64), low, high) - low) / (high - low)
@@ -163,11 +158,6 @@ def explore(
     Raises:
         TypeError: ``draw`` takes no such argument, or a control is none of the above.
         ValueError: a default lies outside its control.
-
-    Example:
-        >>> explorer = explore(lambda level=3: np.full((64, 64), 16 * level, np.uint8), level=(0, 15))
-        >>> explorer.inputs["level"].value, len(explorer.views)
-        (3, 1)
     """
     if not callable(draw):
         raise TypeError(f"draw must be a function, got {type(draw).__name__}")
@@ -222,12 +212,7 @@ def _parts(drawn: Drawing) -> tuple[list[Picture | Figure], str]:
 
 
 def png(picture: Picture | Figure) -> bytes:
-    """A picture or a figure as a PNG file; a figure is closed, so that no later cell shows it again.
-
-    Example:
-        >>> png(np.zeros((8, 8), np.uint8))[:4]
-        b'\\x89PNG'
-    """
+    """A picture or a figure as a PNG file; a figure is closed, so that no later cell shows it again."""
     buffer = io.BytesIO()
     if isinstance(picture, Figure):
         picture.savefig(buffer, format="png")
@@ -266,11 +251,6 @@ def compare(
         pictures: label -> ``uint8`` ``(H, W, 3)`` or ``(H, W)``, at least one, all of one size.
         truth: the same size; also one of the choices.
         protocol: of the PSNR in the caption; default: luma, nothing cropped.
-
-    Example:
-        >>> viewer = compare({"darker": np.full((40, 40), 90, np.uint8)}, np.full((40, 40), 100, np.uint8))
-        >>> viewer.inputs["right"].options
-        ('darker', 'ground truth')
     """
     shown = {label: _rgb(picture, label) for label, picture in pictures.items()}
     if not shown:
@@ -316,12 +296,7 @@ def compare(
 
 
 def error_map(picture: Picture, truth: Picture, limit: int = 32) -> Picture:
-    """``picture - truth`` of the channels' mean as gray: 128 where equal, black and white at ``limit`` levels.
-
-    Example:
-        >>> error_map(np.array([[100, 132]], np.uint8), np.array([[100, 100]], np.uint8))
-        array([[128, 255]], dtype=uint8)
-    """
+    """``picture - truth`` of the channels' mean as gray: 128 where equal, black and white at ``limit`` levels."""
     d = picture.astype(np.float64) - truth
     return to_gray(d.mean(2) if d.ndim == 3 else d, -limit, limit)
 
@@ -409,11 +384,6 @@ def own_picture(default: Picture, make: Callable[[Picture], Any], *, side: int =
         side: larger pictures are cut to their middle, not shrunk: a shrunk picture is sharper than a photograph.
 
     A file that is too large or no picture changes nothing but the message.
-
-    Example:
-        >>> own = own_picture(np.zeros((40, 40, 3), np.uint8), lambda picture: {"inverted": 255 - picture})
-        >>> own.upload.description
-        'your picture'
     """
     _check(default, "default")
     if side < 16:
@@ -422,12 +392,7 @@ def own_picture(default: Picture, make: Callable[[Picture], Any], *, side: int =
 
 
 def middle(picture: Picture, side: int) -> Picture:
-    """The middle of a picture, at most ``side`` pixels each way.
-
-    Example:
-        >>> middle(np.zeros((40, 50, 3)), 32).shape
-        (32, 32, 3)
-    """
+    """The middle of a picture, at most ``side`` pixels each way."""
     h, w = picture.shape[:2]
     top, left = max(h - side, 0) // 2, max(w - side, 0) // 2
     return picture[top : top + side, left : left + side]
@@ -438,11 +403,6 @@ def decode(content: bytes, name: str) -> tuple[Picture, tuple[str, ...]]:
 
     Raises:
         ValueError: too large, no picture, or smaller than 16 pixels.
-
-    Example:
-        >>> picture, lost = decode(png(np.zeros((20, 30), np.uint8)), "gray.png")
-        >>> picture.shape
-        (20, 30, 3)
     """
     if len(content) > UPLOAD_LIMIT:
         raise ValueError(f"{name} has {len(content) / 1e6:.1f} MB; at most {UPLOAD_LIMIT / 1e6:.0f} MB are taken")

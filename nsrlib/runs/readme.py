@@ -16,23 +16,13 @@ from nsrlib.papers import Paper, every
 
 
 def board_of(papers: Iterable[Paper] | None = None) -> pd.DataFrame:
-    """:func:`nsrlib.claims.scoreboard` of papers, in their order; default: all of :func:`nsrlib.papers.every`.
-
-    Example:
-        >>> list(board_of()["paper"].unique())[:5]
-        ['nsr', 'addersr', 'bsrn', 'drcn', 'drn']
-    """
+    """:func:`nsrlib.claims.scoreboard` of papers, in their order; default: all of :func:`nsrlib.papers.every`."""
     papers = every().values() if papers is None else papers
     return scoreboard([paper.name for paper in papers if paper.published.is_file()])
 
 
 def scoreboard_markdown(board: pd.DataFrame | None = None) -> str:
-    """The scoreboard by paper and table as a Markdown table; default: :func:`board_of` all papers.
-
-    Example:
-        >>> scoreboard_markdown().splitlines()[0][:27]
-        '| paper | table | cells | e'
-    """
+    """The scoreboard by paper and table as a Markdown table; default: :func:`board_of` all papers."""
     board = board_of() if board is None else board
     lines = [
         "| paper | table | cells | exact | with weights | trend | noise | differs | open | quoted | command |",

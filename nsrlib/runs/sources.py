@@ -16,10 +16,6 @@ def notebooks(folder: str | Path | None = None) -> dict[str, Path]:
 
     Raises:
         ValueError: there is none.
-
-    Example:
-        >>> sorted(notebooks())[:2]
-        ['addersr', 'bsrn']
     """
     if folder is None:
         found = {paper.name: paper.notebook for paper in papers.every().values() if paper.notebook.is_file()}
@@ -32,12 +28,7 @@ def notebooks(folder: str | Path | None = None) -> dict[str, Path]:
 
 
 def list_papers(notebooks_dir: str | Path | None = None) -> list[str]:
-    """Names of the notebooks that can be run, sorted.
-
-    Example:
-        >>> {"bsrn", "drcn"} <= set(list_papers())
-        True
-    """
+    """Names of the notebooks that can be run, sorted."""
     return list(notebooks(notebooks_dir))
 
 
@@ -46,10 +37,6 @@ def choose(names: str | Iterable[str] | None, there: Mapping[str, Path]) -> dict
 
     Raises:
         ValueError: a name that is not there; lists those that are.
-
-    Example:
-        >>> choose("a", {"a": Path("a.ipynb"), "b": Path("b.ipynb")})
-        {'a': PosixPath('a.ipynb')}
     """
     names = list(there if names is None else [names] if isinstance(names, str) else names)
     for name in names:
