@@ -51,32 +51,22 @@ How = Literal["exact", "weights", "trained"]
 
 @dataclass(frozen=True)
 class Numbers:
-    """Where the numbers of one paper lie: those it printed, and those that were measured.
-
-    Attributes:
-        name: of the paper.
-        root: a folder with ``data/published/<name>.csv`` and ``data/results/<name>``.
-    """
+    """Where the numbers of one paper lie; ``root`` holds ``data/published/<name>.csv`` and ``data/results/<name>``."""
 
     name: str
     root: Path = ROOT
 
     @property
     def published(self) -> Path:
-        """The file of printed numbers."""
         return self.root / "data" / "published" / f"{self.name}.csv"
 
     @property
     def results(self) -> Path:
-        """The folder of measured numbers."""
         return self.root / "data" / "results" / self.name
 
 
 def known() -> dict[str, Numbers]:
-    """The papers whose numbers are at hand, by name: the repository's, and those of packages that add a paper.
-
-    Such a package has an entry point in the group ``nsrlib.papers``.
-    """
+    """The papers whose numbers are at hand: the repository's, and those of entry points in ``nsrlib.papers``."""
     stems = sorted(path.stem for path in (ROOT / "data" / "published").glob("*.csv"))
     table = {stem: Numbers(stem, ROOT) for stem in stems}
     for point in metadata.entry_points(group="nsrlib.papers"):
@@ -132,10 +122,7 @@ def judge(value: float, printed: str, metric: str, how: How) -> str:
 class Ledger:
     """The claims of one paper in one run of its notebook.
 
-    Args:
-        paper: as in ``data/published``.
-        profile: quick, cpu, gpu or paper.
-        out_dir: where ``<paper>.json`` is written after every change; empty: nowhere.
+    ``<paper>.json`` is written into ``out_dir`` after every change; into nothing, where that is empty.
     """
 
     def __init__(self, paper: str, profile: str = "quick", out_dir: str | os.PathLike = "") -> None:
@@ -154,25 +141,21 @@ class Ledger:
     def compare(
         self, measured: Mapping[str, float], how: How, *, known: Mapping[str, str] | None = None
     ) -> pd.DataFrame:
-        """Put measured values beside the published ones and keep the verdicts.
+        """Put measured values beside the published ones, keep the verdicts, and return :meth:`table` of these cells.
 
         Args:
             measured: id of the published number -> our value in the same unit.
-            how: how it was measured.
             known: id -> reason, for cells that are known to differ; they do not raise in :meth:`verdict`.
-
-        Returns:
-            :meth:`table` of these cells.
 
         Raises:
             KeyError: an id that was never published; the message gives the nearest one.
             ValueError: a value that is not finite. The ledger is unchanged then.
         """
         known = known or {}
-        for key in measured:
+        for key, value in measured.items():
             self._published_row(key)
-            if not math.isfinite(measured[key]):
-                raise ValueError(f"{key} is not a finite number: {measured[key]}")
+            if not math.isfinite(value):
+                raise ValueError(f"{key} is not a finite number: {value}")
         for key, value in measured.items():
             cell = self._published_row(key)
             self.rows[key] = self._row(key) | {
@@ -189,13 +172,10 @@ class Ledger:
         """Our numbers by the ids of the printed cells that they belong to, for :meth:`compare`.
 
         Args:
-            table: of the paper.
             frame: a column for each metric, named as the printed ones (psnr, params), and the columns row, column and
-                scale as far as they tell the cells apart; capitals do not matter.
+                scale as far as they tell the cells apart; capitals do not matter. What is not a number, or was not
+                printed, is left out.
             same: row, column or scale where all lines have the same.
-
-        Returns:
-            id -> number, line by line; what is not a number, or was not printed, is left out.
 
         Raises:
             ValueError: a table without cells; a number that fits two of them, or two numbers for one.
@@ -226,7 +206,6 @@ class Ledger:
         """Printed orderings by their ids, for :meth:`trend`.
 
         Args:
-            table: of the paper.
             pairs: (better variant, worse variant), as printed; or the printed row ``better > worse`` -> such a pair.
             same: as in :meth:`cells`.
 
@@ -245,13 +224,12 @@ class Ledger:
         """Test orderings that the paper claims (published value ``>0``) on a trained study.
 
         Args:
-            study: its runs; None, where it is not stored, gives an empty table.
+            study: None, where it is not stored, gives an empty table.
             metric: one of its columns, in the claims' unit.
             claims: id of the published ordering -> (better variant, worse variant).
 
         Returns:
-            :meth:`table` of these cells; ours is the mean difference, the verdict that of
-            :func:`nsrlib.studies.ordering`: trend holds, differs, within noise, or open with too few seeds.
+            :meth:`table` of these cells; ours is the mean difference, the verdict that of :func:`studies.ordering`.
 
         Raises:
             KeyError: an id that was never published. ValueError: an unknown variant or metric; an id that is no
@@ -365,9 +343,6 @@ class Ledger:
             reasons: pattern of ids (``comparison/*/Manga109/*``; the first match counts) -> why.
             quoted: patterns of ids that the paper took from other papers and does not claim; ``reasons`` come first.
             default: why, for the rest.
-
-        Returns:
-            Columns verdict, reason, cells, example.
         """
         for key in self.published.index:
             if key in self.rows:
@@ -492,11 +467,9 @@ def _read_ledger(path: Path, name: str) -> dict[str, Any]:
 
 
 def scoreboard(papers: Sequence[str] | None = None) -> pd.DataFrame:
-    """Every published number with its verdict: paper, table, row, column, scale, metric, published, ours, difference,
-    how, verdict, reason, command. Papers without stored results are all ``open``.
+    """Every published number of papers (default: all) with its verdict and the command that measures it.
 
-    Args:
-        papers: their names; default: all that have numbers.
+    Papers without stored results are all ``open``.
     """
     frames = []
     for paper in [name for name in known() if name != PROTOCOL] if papers is None else papers:

@@ -65,11 +65,7 @@ def note(ax: Axes, x: float, y: float, text: str, ha: str = "center", va: str = 
 def chain(
     ax: Axes, steps: Sequence[tuple[str, str]], start: float, y: float = 0.2, gap: float = 1.9, width: float = 1.4
 ) -> float:
-    """Boxes (text, fill) from left to right with arrows between them; returns where the last one ends.
-
-    Args:
-        start: middle of the first box. gap: from one middle to the next. width: of a box.
-    """
+    """Boxes (text, fill) from left to right, ``gap`` between their middles, with arrows; returns where they end."""
     for k, (text, fill) in enumerate(steps):
         x = start + k * gap
         if k:

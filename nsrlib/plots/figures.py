@@ -32,11 +32,7 @@ Crop = tuple[int, int, int, int]
 def largest_gains(
     better: np.ndarray, worse: np.ndarray, truth: np.ndarray, size: tuple[int, int] = (48, 64), number: int = 1
 ) -> list[Crop]:
-    """Where one picture is closer to the truth than another: crops chosen by code, not by eye.
-
-    Args:
-        better, worse, truth: ``uint8`` ``(H, W, 3)``.
-        size: crop (height, width).
+    """Where one ``uint8`` ``(H, W, 3)`` picture is closer to the truth than another, chosen by code, not by eye.
 
     Returns:
         Up to ``number`` crops ``(top, left, height, width)`` that do not overlap, largest gain in squared error first.
@@ -92,12 +88,9 @@ def gallery(
     number: int = 3,
     size: tuple[int, int] = (48, 64),
 ) -> list[Figure]:
-    """:func:`compare` for the crops where the last model gains most on the one before it.
+    """:func:`compare` for the ``number`` crops where the last model gains most on the one before it.
 
-    Args:
-        images: loaded at the models' scale.
-        models: label -> network, at least two.
-        number: how many pictures, the largest mean gain first.
+    ``images`` are loaded at the models' scale.
     """
     before, after = list(models)[-2:]
     found = []
@@ -217,8 +210,7 @@ def study(
     """A trained study: every seed's value on the left, paired differences with their 95 % interval on the right.
 
     Args:
-        baseline: the variant that the others are compared with, seed by seed.
-        metric: a column of ``result.table``. label: what it is, with its unit.
+        metric: a column of ``result.table``.
         reference: name and value of a line to compare with, bicubic for example.
     """
     table = summary(result.table, metric, baseline)
@@ -249,11 +241,7 @@ def study(
 
 
 def learning_curves(curves: pd.DataFrame, metric: str = "psnr", *, title: str = "", label: str = "PSNR (dB)") -> Figure:
-    """Mean over seeds against the step, one line a variant, with the seeds' range.
-
-    Args:
-        curves: columns variant, seed, step and ``metric``, as ``StudyResult.curves``.
-    """
+    """Mean over seeds of ``StudyResult.curves`` against the step, one line a variant, with the seeds' range."""
     fig, ax = plt.subplots(figsize=(7, 3.2))
     groups = curves.dropna(subset=[metric]).groupby("variant", sort=False)
     for colour, (name, rows) in zip(itertools.cycle(LINES), groups, strict=False):
@@ -305,11 +293,7 @@ def sweep(
 
 
 def maps(rows: Mapping[str, Mapping[str, np.ndarray]], title: str = "") -> Figure:
-    """Rows of labelled gray pictures, each on its own scale from darkest to brightest.
-
-    Args:
-        rows: label of the row -> (label -> ``(H, W)``).
-    """
+    """Rows of labelled gray ``(H, W)`` pictures, each on its own scale from darkest to brightest."""
     columns = max(len(pictures) for pictures in rows.values())
     h, w = next(iter(next(iter(rows.values())).values())).shape
     margin = 0.2 + 0.075 * max(map(len, rows))  # for the rows' labels

@@ -48,9 +48,9 @@ def summary(
     """A page of A4: the scoreboard as stacked bars, the times, and what it was measured with.
 
     Args:
-        groups: (paper and table, or run; verdict -> count), a bar each.
-        times: (notebook or run, seconds, status), a bar each; one that failed is marked.
-        lines: provenance, small print at the foot.
+        groups: (paper and table, or run; verdict -> count).
+        times: (notebook or run, seconds, status); one that failed is marked.
+        lines: small print at the foot.
     """
     with mpl.rc_context(STYLE):
         fig = Figure(figsize=(8.27, 11.69), layout=ConstrainedLayoutEngine(rect=(0.03, 0.02, 0.94, 0.92), h_pad=0.08))
@@ -130,9 +130,7 @@ def over(table: pd.DataFrame, swept: Mapping[str, Sequence[Any]]) -> list[tuple[
     One parameter gives lines, two give a heatmap for each number; of more, the two with most values are shown and the
     others are averaged over, as are replicates (:data:`REPLICATES`), whose range is drawn as a band.
 
-    Args:
-        table: the tidy table of :func:`nsrlib.runs.sweeps.table`.
-        swept: parameter -> its values.
+    ``table`` is that of :func:`nsrlib.runs.sweep_pages.table`.
     """
     axes = [name for name in swept if name not in REPLICATES] or list(swept)
     axes = sorted(axes, key=lambda name: -len(swept[name]))[:2]

@@ -60,13 +60,9 @@ def to_gray(plane: Any, low: float, high: float) -> Picture:
 
 
 class Explorer(widgets.VBox):
-    """What :func:`explore` returns: a widget that shows itself.
+    """What :func:`explore` returns: the widgets that set ``draw``'s arguments, the pictures, and a line below them.
 
-    Attributes:
-        inputs: name -> the widget that sets this argument of ``draw``.
-        views: the pictures, PNG.
-        caption: the line below them, which also says why a drawing failed.
-        pointer: what listens to the pointer over the first picture, or None.
+    The caption also says why a drawing failed; ``pointer`` listens over the first picture, where it is followed.
     """
 
     pointer: Any = None
@@ -136,7 +132,6 @@ class Explorer(widgets.VBox):
 
 
 def _bundle(bundle: dict[str, Any], labels: list[str]) -> dict[str, Any]:
-    """What a cell shows: the widget, or a sentence where no kernel is running."""
     return bundle | {"text/plain": f"Interactive where a kernel is running: {', '.join(labels)}."}
 
 
@@ -252,9 +247,9 @@ def compare(
         truth: the same size; also one of the choices.
         protocol: of the PSNR in the caption; default: luma, nothing cropped.
     """
-    shown = {label: _rgb(picture, label) for label, picture in pictures.items()}
-    if not shown:
+    if not pictures:
         raise ValueError("pictures must hold at least one picture")
+    shown = {label: _rgb(picture, label) for label, picture in pictures.items()}
     if truth is not None:
         shown["ground truth"] = _rgb(truth, "truth")
     sizes = {label: picture.shape[:2] for label, picture in shown.items()}
@@ -262,12 +257,11 @@ def compare(
         raise ValueError("pictures must have one size, got " + ", ".join(f"{n} {h}x{w}" for n, (h, w) in sizes.items()))
     h, w = next(iter(sizes.values()))
     labels = list(shown)
-    target = shown.get("ground truth") if truth is not None else None
+    target = None if truth is None else shown["ground truth"]
     scores = {}
-    if target is not None:
-        for label in pictures:
-            equal = np.array_equal(shown[label], target)
-            scores[label] = "equal" if equal else f"{psnr(shown[label], target, protocol):.2f} dB"
+    for label in pictures if target is not None else ():
+        equal = np.array_equal(shown[label], target)
+        scores[label] = "equal" if equal else f"{psnr(shown[label], target, protocol):.2f} dB"
 
     def draw(left: str, right: str, edge: float, zoom: int, at: tuple[int, int]) -> Drawing:
         a, b = shown[left], shown[right]
@@ -281,15 +275,12 @@ def compare(
         else:
             tiles["ground truth"] = target[crop]
             tiles |= {f"error of {one}": error_map(shown[one][crop], target[crop]) for one in (left, right)}
-        whole = np.concatenate([a[:, :x], b[:, x:]], 1)
-        whole = _marked(whole, x, (top, start, side))
-        caption = f"left: {left} {scores.get(left, '')} | right: {right} {scores.get(right, '')}"
-        return whole, _sheet(tiles), caption
+        whole = _marked(np.concatenate([a[:, :x], b[:, x:]], 1), x, (top, start, side))
+        return whole, _sheet(tiles), f"left: {left} {scores.get(left, '')} | right: {right} {scores.get(right, '')}"
 
     names = widgets.Dropdown(options=labels, value=labels[0], description="left")
-    other = widgets.Dropdown(options=labels, value=labels[min(1, len(labels) - 1)], description="right")
-    if len(pictures) > 1:
-        other.value = list(pictures)[-1]
+    second = labels[len(pictures) - 1] if len(pictures) > 1 else labels[-1]
+    other = widgets.Dropdown(options=labels, value=second, description="right")
     edge = widgets.FloatSlider(value=50, min=0, max=100, step=1, description="edge (%)", readout_format=".0f")
     zoom = widgets.Dropdown(options={"x2": 2, "x4": 4, "x8": 8}, value=4, description="zoom")
     return explore(draw, at=(h // 2, w // 2), width=_WHOLE, left=names, right=other, edge=edge, zoom=zoom)
@@ -336,11 +327,7 @@ def _sheet(tiles: Mapping[str, Picture], columns: int = 3) -> Picture:
 
 
 class OwnPicture(widgets.VBox):
-    """What :func:`own_picture` returns: the upload, a message and the comparer.
-
-    Attributes:
-        upload, message: widgets. comparer: the present :class:`Explorer`.
-    """
+    """What :func:`own_picture` returns: the upload, a message and the present comparer."""
 
     def __init__(self, default: Picture, make: Callable[[Picture], Any], side: int) -> None:
         self._make, self._side = make, side
