@@ -37,51 +37,45 @@ MAX_SLOPE = 10.0
 
 class _Power(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, y: Tensor, alpha: Tensor, max_slope: float) -> Tensor:
+    def forward(ctx: Any, y: Tensor, alpha: Tensor) -> Tensor:
         a = alpha.clamp(*ALPHA_RANGE)
         p = y.sign() * y.abs().pow(a)
         ctx.save_for_backward(y, alpha, p)
-        ctx.max_slope = max_slope
         return p
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         y, alpha, p = ctx.saved_tensors
         a = alpha.clamp(*ALPHA_RANGE)
         # |y| = 0 counts as the least normal number: a power of it is 0, 1 or clamped, and 0 times its logarithm is 0
         log = y.abs().clamp_min(torch.finfo(y.dtype).tiny).log()
         dy = da = None
         if ctx.needs_input_grad[0]:
-            dy = grad * (a * ((a - 1) * log).exp()).clamp_max(ctx.max_slope)
+            dy = grad * (a * ((a - 1) * log).exp()).clamp_max(MAX_SLOPE)
         if ctx.needs_input_grad[1]:
             total = (grad * p * log).sum(dtype=torch.promote_types(y.dtype, torch.float32))
             # outside its range alpha acts as the nearest end, and only a step back inside is a gradient
             outwards = ((alpha > ALPHA_RANGE[1]) & (total < 0)) | ((alpha < ALPHA_RANGE[0]) & (total > 0))
             da = total.masked_fill(outwards, 0).to(alpha.dtype)
-        return dy, da, None
+        return dy, da
 
 
-def power_activation(y: Tensor, alpha: Tensor | float, max_slope: float = MAX_SLOPE) -> Tensor:
+def power_activation(y: Tensor, alpha: Tensor | float) -> Tensor:
     """``sgn(y) |y|**alpha`` (Eq. 11), with gradients that are finite everywhere.
 
     Plain autograd gives NaN at 0, of which a ReLU makes plenty. Here ``dP/dy`` is ``alpha |y|**(alpha - 1)``, at most
-    ``max_slope`` (for alpha < 1 it is infinite at 0); ``dP/dalpha = P log |y|`` is 0 at 0. Differentiable once.
+    :data:`MAX_SLOPE` (for alpha < 1 it is infinite at 0); ``dP/dalpha = P log |y|`` is 0 at 0. Differentiable once.
 
     Args:
-        y: any shape, floating point.
-        alpha: a number, or a tensor with one element; a tensor outside :data:`ALPHA_RANGE` acts as the nearest end.
-
-    Raises:
-        ValueError: a number outside the range, a tensor of several elements, or ``max_slope`` that is not positive.
+        alpha: a number, or a tensor with one element; a tensor outside :data:`ALPHA_RANGE` acts as the nearest end,
+            a number there is refused.
     """
-    if not max_slope > 0:
-        raise ValueError(f"max_slope must be positive, got {max_slope}")
     if isinstance(alpha, Tensor):
         if alpha.numel() != 1:
             raise ValueError(f"alpha must have one element (one scalar a layer), got shape {tuple(alpha.shape)}")
-        return _Power.apply(y, alpha.reshape(()), max_slope)
-    return _Power.apply(y, torch.tensor(_check_alpha(alpha), device=y.device, dtype=torch.float64), max_slope)
+        return _Power.apply(y, alpha.reshape(()))
+    return _Power.apply(y, torch.tensor(_check_alpha(alpha), device=y.device, dtype=torch.float64))
 
 
 def _check_alpha(alpha: float) -> float:
@@ -107,7 +101,6 @@ class PowerActivation(nn.Module):
         return power_activation(y, self.alpha)
 
     def extra_operations(self, x: Tensor, y: Tensor) -> dict[str, tuple[int, int]]:
-        """For :func:`nsrlib.complexity.count`."""
         return {"power activation": (POWER_OPERATIONS * y.numel(), POWER_OPERATIONS * y.numel())}
 
     def extra_repr(self) -> str:
@@ -182,11 +175,7 @@ def set_tau(model: nn.Module, tau: float) -> None:
 
 
 def annealed_tau(network: nn.Module, recipe: Any, first: float = 1.0, last: float = 4.0) -> dict[str, Any]:
-    """``tau`` from ``first`` to ``last`` in equal steps over the training; a ``setup`` of a study. Beyond the paper.
-
-    Args:
-        recipe: with ``iterations``.
-    """
+    """``tau`` from ``first`` to ``last`` in equal steps over the training; a ``setup`` of a study. Beyond the paper."""
     span = max(1, recipe.iterations - 1)
     set_tau(network, min(first, last))  # refuses what is not positive before training begins
     return {"before_forward": lambda model, step: set_tau(model, first + (last - first) * step / span)}
@@ -196,11 +185,8 @@ def adaptive_lr(model: nn.Module, step: int = 0, *, eta: float = 0.2) -> None:
     """AdderNet's adaptive local learning rate: ``g <- eta sqrt(K) g / ||g||`` for each adder layer, in place.
 
     K counts the layer's weights, the norm is the whole layer's, at least 1e-12. A ``before_step`` hook of
-    :func:`nsrlib.training.fit`; it asks for SGD, because Adam undoes a layer's common factor.
-
-    Args:
-        step: not used; hooks are called with it.
-        eta: 0.2 by the authors (issues 17 and 53).
+    :func:`nsrlib.training.fit`; it asks for SGD, because Adam undoes a layer's common factor. ``eta`` is 0.2 by the
+    authors (issues 17 and 53).
     """
     if not eta > 0:
         raise ValueError(f"eta must be positive, got {eta}")
@@ -224,9 +210,6 @@ class AdderUnit(nn.Module):
         gradient: of the adder, ``adder`` (full precision and HardTanh) or ``sign`` (the derivative).
         alpha: of the power activation at the start.
 
-    Raises:
-        ValueError: an unknown or repeated step, an unknown layer, alpha out of range, or a shortcut between different
-            numbers of channels.
     """
 
     def __init__(
@@ -273,7 +256,6 @@ class AdderUnit(nn.Module):
         return left
 
     def extra_operations(self, x: Tensor, y: Tensor) -> dict[str, tuple[int, int]]:
-        """For :func:`nsrlib.complexity.count`."""
         return {"self-shortcut": (0, y.numel())} if "shortcut" in self.steps else {}
 
     def _step(self, step: str, y: Tensor, x: Tensor) -> Tensor:
@@ -329,8 +311,6 @@ class AdderEDSR(EDSRFrame):
         variant: ``A`` or ``B``. B's upsampler is adder and normalisation only: from c to 4c or 9c channels there is no
             self-shortcut, and EDSR has no activation there.
         steps, layer, gradient, alpha: of every :class:`AdderUnit`.
-        relu2: keep the ReLU of a block's second unit, where EDSR has none. The layer after the blocks never has one.
-        img_range: 1, because adder weights start at size 1 and compare themselves with the features.
     """
 
     def __init__(
@@ -344,26 +324,21 @@ class AdderEDSR(EDSRFrame):
         layer: str = "adder",
         gradient: Gradient = "adder",
         alpha: float = 1.0,
-        relu2: bool = False,
-        img_range: float = 1.0,
     ) -> None:
         if variant not in ("A", "B"):
             raise ValueError(f"variant must be 'A' (upsampler of convolutions) or 'B' (of adders), got {variant!r}")
         c, options = num_feats, (layer, gradient, alpha)
         linear = _without(steps, "relu")
         blocks = [
-            ScaledResidual(
-                res_scale,
-                AdderUnit(c, c, steps, *options),
-                AdderUnit(c, c, steps if relu2 else linear, *options),
-            )
+            ScaledResidual(res_scale, AdderUnit(c, c, steps, *options), AdderUnit(c, c, linear, *options))
             for _ in range(num_blocks)
         ]
 
         def upsampling(c_in: int, c_out: int) -> nn.Module:
             return conv3x3(c_in, c_out) if variant == "A" else AdderUnit(c_in, c_out, "bn", *options)
 
-        super().__init__(scale, c, [*blocks, AdderUnit(c, c, linear, *options)], img_range, upsampling)
+        # range 1, because adder weights start at size 1 and compare themselves with the features
+        super().__init__(scale, c, [*blocks, AdderUnit(c, c, linear, *options)], 1.0, upsampling)
 
 
 # --- int8 inference ---------------------------------------------------------------------------------------------------
@@ -373,7 +348,6 @@ class Int8Adder2d(nn.Module):
     """An :class:`Adder2d` on int8 features and weights that share one grid; inference only.
 
     Args:
-        layer: the adder layer.
         low, high: range of its input, as calibrated; 0 (the padding) is always taken in.
         method: ``shared``: one symmetric scale for the larger of features and weights (Wang et al., arXiv 2101.10015).
             ``clamped``: scale and zero point are those of the features alone, which is exact twice over: a zero point
@@ -413,10 +387,9 @@ def to_int8(model: nn.Module, images: Iterable[Tensor], method: str = "clamped")
     """A copy of a trained network whose adder layers run in int8; everything else stays as it is.
 
     Args:
-        model: has adder layers; not modified.
         images: inputs ``(N, C, H, W)`` to calibrate on: the range of every adder layer's input is what they show, and
             values beyond it saturate later.
-        method: ``clamped`` or ``shared``, see :class:`Int8Adder2d`.
+        method: see :class:`Int8Adder2d`.
 
     Raises:
         ValueError: no images, no adder layers, an unknown method, or features that are not finite.

@@ -56,7 +56,6 @@ class RFDN(nn.Module):
     all others.
 
     Args:
-        scale: any whole number.
         conv: kind of the 3x3 convolutions in head, blocks, ESA and ``LR_conv`` (BSRN's decomposition table).
     """
 
@@ -186,16 +185,13 @@ class LumaResidual(nn.Module):
         return up + 255 / 219 * self.detail((luma(up)[:, None] / 255).to(x.dtype))
 
     def extra_operations(self, x: Tensor, y: Tensor) -> dict[str, tuple[int, int]]:
-        """For :func:`nsrlib.complexity.count`."""
         return {"residuals": (0, y.numel())}
 
 
 class VDSR(LumaResidual):
     """VDSR (Kim et al., CVPR 2016): 20 convolutions of 64 channels on upscaled luma, 665,921 parameters.
 
-    Args:
-        scale: 1 for input that has been upscaled already; the weights do not depend on it.
-        num_layers: convolutions in all, at least 3.
+    The weights do not depend on the scale; 1 is for input that has been upscaled already.
     """
 
     def __init__(self, scale: int = 4, num_feats: int = 64, num_layers: int = 20) -> None:
@@ -240,7 +236,6 @@ class ScaledResidual(nn.Module):
         return x + self.res_scale * self.body(x)
 
     def extra_operations(self, x: Tensor, y: Tensor) -> dict[str, tuple[int, int]]:
-        """For :func:`nsrlib.complexity.count`."""
         return {"residuals": (int(self.res_scale != 1) * y.numel(), y.numel())}
 
 
@@ -285,7 +280,6 @@ class EDSRFrame(nn.Module):
         return self.add_mean(self.tail(self.body(head) + head)) / self.img_range
 
     def extra_operations(self, x: Tensor, y: Tensor) -> dict[str, tuple[int, int]]:
-        """The long skip; for :func:`nsrlib.complexity.count`."""
         return {"residuals": (0, y.numel() // (3 * self.scale**2) * self.num_feats)}
 
 
@@ -298,11 +292,10 @@ class EDSR(EDSRFrame):
         num_feats: int = 256,
         num_blocks: int = 32,
         res_scale: float = 0.1,
-        img_range: float = 255.0,
     ) -> None:
         c = num_feats
         blocks = [ScaledResidual(res_scale, conv3x3(c, c), nn.ReLU(), conv3x3(c, c)) for _ in range(num_blocks)]
-        super().__init__(scale, c, [*blocks, conv3x3(c, c)], img_range)
+        super().__init__(scale, c, [*blocks, conv3x3(c, c)], 255.0)
 
 
 class EDSRBaseline(EDSR):
@@ -314,9 +307,8 @@ class EDSRBaseline(EDSR):
         num_feats: int = 64,
         num_blocks: int = 16,
         res_scale: float = 1.0,
-        img_range: float = 255.0,
     ) -> None:
-        super().__init__(scale, num_feats, num_blocks, res_scale, img_range)
+        super().__init__(scale, num_feats, num_blocks, res_scale)
 
 
 # --- WDSR -------------------------------------------------------------------------------------------------------------
@@ -352,7 +344,6 @@ class WideFrame(nn.Module):
         return self.shuf(self.inside(x) + self.skip(x)) + self.mean
 
     def extra_operations(self, x: Tensor, y: Tensor) -> dict[str, tuple[int, int]]:
-        """For :func:`nsrlib.complexity.count`."""
         return {"residuals": (0, y.numel())}
 
     def inside(self, x: Tensor) -> Tensor:
@@ -397,7 +388,6 @@ class WideBlock(nn.Module):
         return residual(x, self.body(x))
 
     def extra_operations(self, x: Tensor, y: Tensor) -> dict[str, tuple[int, int]]:
-        """For :func:`nsrlib.complexity.count`."""
         return {"residuals": (0, y.numel())}
 
 
@@ -416,9 +406,7 @@ class WDSR(WideFrame):
 
     With ``width=1`` it is the dense counterpart of :class:`~nsrlib.models.nsr.NSR`, which its authors call EDSR.
 
-    Args:
-        width: channels inside a block over ``num_feats``.
-        channels: of the images, 1 or 3.
+    ``width``: channels inside a block over ``num_feats``.
     """
 
     def __init__(
@@ -439,8 +427,6 @@ class DnCNN(nn.Module):
     files have the batch normalisation of the 15 inner layers merged into the convolutions, so that is the default here.
 
     Args:
-        scale: 1.
-        channels: 1, or 3 for colour.
         num_layers: convolutions in all, at least 3; 17 in the paper for one noise level, 20 for unknown ones.
         batch_norm: normalise between the inner convolutions and their ReLU, as the authors did in training.
     """

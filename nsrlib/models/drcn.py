@@ -56,10 +56,8 @@ class DRCN(nn.Module):
     ===============  ===========  ==============================================  =====================
 
     Args:
-        channels: 1, or 3 for RGB.
         features: F. recursions: D.
         skip: the input is added to each prediction, concatenated to the last layer's input, or not used.
-        share_recon, share_recursion: see above.
         last_relu: ReLU after the last layer.
         normalize_weights: divide the ensemble's weights by their sum.
         ensemble: False: the basic model, whose only prediction is ``y_D`` (Sec. 3.1).
@@ -68,8 +66,6 @@ class DRCN(nn.Module):
         last_gain: factor of the last layer's first weights; He's (1) makes a large first error, 0.1 starts near the
             input.
 
-    Raises:
-        ValueError: an argument out of range; an input of other channels or smaller than a kernel.
     """
 
     min_size = 3
@@ -229,8 +225,7 @@ class LumaDRCN(nn.Module):
         net: the :class:`DRCN`, or a :class:`FastDRCN` in the form that :meth:`fast` returns.
 
     Args:
-        scale: 1 for input that has been upscaled already; the weights do not depend on it.
-        features ... last_gain: of :class:`DRCN`.
+        scale: 1 for input that has been upscaled already; the weights do not depend on it. Others: of :class:`DRCN`.
     """
 
     min_size = 3
@@ -302,9 +297,6 @@ def alpha_schedule(step: int, iterations: int, *, start: float = 1.0, end: float
     says that alpha starts high and decays, not how. At 0 single predictions lose their meaning; an ``end`` of 0.5 keeps
     them images.
 
-    Raises:
-        ValueError: alphas outside [0, 1], ``until`` outside (0, 1].
-
     Example:
         >>> [alpha_schedule(step, 8) for step in (0, 3, 6, 7)]
         [1.0, 0.5, 0.0, 0.0]
@@ -333,10 +325,7 @@ def drcn_losses(model: nn.Module, x: Tensor, target: Tensor, alpha: float) -> di
             prediction, and both terms are its loss.
         x: luma ``(N, 1, H, W)`` in [0, 1] at the target's size, or, for :class:`LumaDRCN`, at low resolution.
         target: ``(N, 1, rH, rW)``.
-        alpha: weight of the recursions' losses; from :func:`alpha_schedule`.
-
-    Raises:
-        ValueError: alpha outside [0, 1], sizes that do not belong together.
+        alpha: from :func:`alpha_schedule`.
     """
     _check_alpha("alpha", alpha)
     inner = getattr(model, "module", model)
@@ -364,9 +353,7 @@ def training_setup(
 
     ``measure`` (for :func:`nsrlib.studies.train_and_score`) returns the learned weights, divided by their sum.
 
-    Args:
-        model, recipe: as given to ``fit``; batches hold luma, upscaled already or not.
-        start, end, until: of :func:`alpha_schedule`.
+    Batches hold luma, upscaled already or not; ``start``, ``end``, ``until`` are of :func:`alpha_schedule`.
     """
 
     def losses(network: nn.Module, batch: Any, step: int) -> Mapping[str, Tensor]:

@@ -15,15 +15,14 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nsrlib.data import ImageSet, Pair
 from nsrlib.data.patches import Batch, Patches
 from nsrlib.images import imresize
 from nsrlib.layers import check_input
@@ -180,8 +179,6 @@ class DRN(nn.Module):
         widths: inner width of every layer in the order of :func:`full_widths`; default: full. A pruned network is an
             ordinary one with other widths.
 
-    Raises:
-        ValueError: an unknown scale, sizes that are not positive, widths that do not fit.
     """
 
     min_size = 1
@@ -230,8 +227,8 @@ class DRN(nn.Module):
         """Inner width of every layer, in the order of :func:`full_widths`."""
         return [self.get_submodule(slot.consumer).in_channels for slot in self.slots]  # type: ignore[misc]
 
-    def features(self, x: Tensor) -> list[Tensor]:
-        """``(N, 3, H, W)`` -> what each image is read from, ``(N, C, 2^k H, 2^k W)`` for k = 0 .. log2(scale)."""
+    def forward(self, x: Tensor, all_levels: bool = False) -> Any:
+        """The largest image, or with ``all_levels`` the list of all, ``(N, 3, 2^k H, 2^k W)``, smallest first."""
         check_input(x, type(self).__name__, 3, self.min_size)
         x = self.head(self.sub_mean(self.upsample(x * 255)))
         copies = []
@@ -242,15 +239,7 @@ class DRN(nn.Module):
         for up, copy in zip(self.up_blocks, reversed(copies), strict=True):
             x = torch.cat((up(x), copy), 1)
             found.append(x)
-        return found
-
-    def images(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """:meth:`features` -> an image at every size, the smallest first, ``(N, 3, 2^k H, 2^k W)``."""
-        return [self.add_mean(tail(f)) / 255 for tail, f in zip(self.tail, features, strict=True)]
-
-    def forward(self, x: Tensor, all_levels: bool = False) -> Any:
-        """The largest image, or with ``all_levels`` the list of all, smallest (of the input's size) first."""
-        images = self.images(self.features(x))
+        images = [self.add_mean(tail(f)) / 255 for tail, f in zip(self.tail, found, strict=True)]
         return images if all_levels else images[-1]
 
 
@@ -263,29 +252,17 @@ def _mean_shift(sign: int) -> nn.Conv2d:
 
 
 class DRNS(DRN):
-    """DRN-S: 4.8 M parameters at x4, 5.4 M at x8; x2, which was not published, takes the sizes of x4.
-
-    Args:
-        num_feats: default 16, at x8 8.
-        num_blocks, widths: see :class:`DRN`.
-    """
+    """DRN-S: 4.8 M parameters at x4, 5.4 M at x8, where ``num_feats`` is 8 instead of 16; x2, which was not published,
+    takes the sizes of x4."""
 
     def __init__(
-        self,
-        scale: int = 4,
-        num_feats: int | None = None,
-        num_blocks: int = 30,
-        widths: Sequence[int] | None = None,
+        self, scale: int = 4, num_feats: int | None = None, num_blocks: int = 30, widths: Sequence[int] | None = None
     ) -> None:
         super().__init__(scale, num_feats or (8 if scale == 8 else 16), num_blocks, widths)
 
 
 class DRNL(DRN):
-    """DRN-L: 9.8 M parameters at x4, 10.0 M at x8; x2, which was not published, takes the sizes of x4.
-
-    Args:
-        num_feats: default 20, at x8 10. num_blocks: default 40, at x8 36. widths: see :class:`DRN`.
-    """
+    """DRN-L: 9.8 M parameters at x4, 10.0 M at x8; x2, which was not published, takes the sizes of x4."""
 
     def __init__(
         self,
@@ -336,11 +313,7 @@ def released(network: str, scale: int) -> DRN | None:
     Their files have no published hash, so they are neither downloaded nor verified: put them into ``weights/`` of a
     folder of ``NSRLIB_DATA`` or of the cache. They are read without running code from them, and every tensor must fit.
 
-    Args:
-        network: ``DRN-S``, ``DRN-L``, or ``DRN-S30``, ``DRN-S50``, ``DRN-S70``.
-
-    Raises:
-        ValueError: a network that was not released; a file that does not fit.
+    ``network``: ``DRN-S``, ``DRN-L``, or ``DRN-S30``, ``DRN-S50``, ``DRN-S70``.
     """
     from nsrlib.data.download import local_roots
 
@@ -368,8 +341,6 @@ def pyramid(batch: Batch) -> list[Tensor]:
     The authors read the middle levels from files. Here they are MATLAB's bicubic of the *patch*, in float: not rounded
     to whole grey levels nor clipped, and within ``2r`` pixels of its edge the patch is mirrored where the files go on.
 
-    Raises:
-        ValueError: sides of which one is not 2, 4 or 8 times the other.
     """
     (h, w), (hr_h, hr_w) = batch.input.shape[-2:], batch.target.shape[-2:]
     r = hr_h // h
@@ -387,8 +358,6 @@ def dual_regression_loss(
     Args:
         outputs: p^0 .. p^S. targets: x^0 .. x^S. duals: D_1 .. D_S, or none: the dual term is 0 then.
 
-    Raises:
-        ValueError: another number of levels, or sizes that differ; names the level.
     """
     if len(outputs) != len(targets) or (len(duals) and len(duals) != len(outputs) - 1):
         raise ValueError(
@@ -419,7 +388,6 @@ def drn_losses(
     lambda_: float = 0.1,
     *,
     dual_hr: bool = False,
-    teacher: DRN | None = None,
     unpaired: Patches | None = None,
     unpaired_share: float = 0.3,
 ) -> Callable[..., dict[str, Tensor]]:
@@ -431,16 +399,12 @@ def drn_losses(
     Args:
         lambda_: weight of the dual term. 0: without; the dual networks may be left out then.
         dual_hr: also bring HR down and up again, ``lambda_ * |P(D_1(...D_S(y))) - y|``: twice the cost.
-        teacher: distil from this larger network, as the authors do after pruning: squared difference between the mean
-            over channels of what the last image is read from. Weighted by 1 with values of 0..255.
         unpaired: low-resolution images without HR (CVPR 2020, Sec. 3.3): their ``input`` is used, their target is
             never looked at. They add ``lambda_ * |D_1(...D_S(p^S)) - x|``, for nothing else is known of them; the
             authors' code for this was not released.
         unpaired_share: rho, their share of each batch, on top of the paired patches that ``fit`` draws. All terms are
             means over both kinds, so the primal one counts ``1 - rho``.
 
-    Raises:
-        ValueError: a negative ``lambda_``, a share outside (0, 1); when called, dual networks that are missing.
     """
     if not 0 <= lambda_ < math.inf:
         raise ValueError(f"lambda_ must be 0 or more, got {lambda_!r}")
@@ -448,24 +412,19 @@ def drn_losses(
         raise ValueError(f"unpaired_share must be between 0 and 1, got {unpaired_share!r}")
     if lambda_ == 0 and (dual_hr or unpaired is not None):
         raise ValueError("dual_hr and unpaired are dual terms: they need lambda_ above 0")
-    others = {"patches": unpaired}  # moved to the device once
 
     def losses(model: Any, batch: Batch, step: int, dual: Any = None) -> dict[str, Tensor]:
+        nonlocal unpaired
         if lambda_ and dual is None:
             raise ValueError('lambda_ above 0 needs networks={"dual": dual_networks(scale, num_feats)}')
         duals = list(dual) if lambda_ else []
-        if teacher is None:
-            outputs = model(batch.input, all_levels=True)
-        else:
-            features = model.features(batch.input)
-            outputs = model.images(features)
-        primal, back = dual_regression_loss(outputs, pyramid(batch), duals)
-        if others["patches"] is not None:
-            patches = others["patches"] = others["patches"].to(batch.input.device)
+        primal, back = dual_regression_loss(model(batch.input, all_levels=True), pyramid(batch), duals)
+        if unpaired is not None:
+            unpaired = unpaired.to(batch.input.device)  # once
             n = len(batch.input)
             m = max(1, round(n * unpaired_share / (1 - unpaired_share)))
             # fit seeds PyTorch's generator anew for every step and process
-            x = patches.batch(m, int(torch.randint(2**62, ()))).input
+            x = unpaired.batch(m, int(torch.randint(2**62, ()))).input
             alone = F.l1_loss(brought_back(duals, model(x)), x)
             primal, back = primal * n / (n + m), (n * back + m * alone) / (n + m)
         terms = {"primal": primal}
@@ -473,10 +432,6 @@ def drn_losses(
             terms["dual"] = lambda_ * back
         if dual_hr:
             terms["dual HR"] = lambda_ * F.l1_loss(model(brought_back(duals, batch.target)), batch.target)
-        if teacher is not None:
-            with torch.no_grad():
-                wanted = teacher.to(batch.input.device).eval().features(batch.input)[-1].mean(1)
-            terms["distillation"] = F.mse_loss(features[-1].mean(1), wanted) / 255  # the rest is in [0, 1]
         return terms
 
     return losses
@@ -491,29 +446,6 @@ def training_setup(network: DRN, recipe: Any, lambda_: float = 0.1, dual_hr: boo
             torch.manual_seed(recipe.seed)
             networks["dual"] = dual_networks(network.scale, network.num_feats)
     return {"losses": drn_losses(lambda_, dual_hr=dual_hr), "networks": networks}
-
-
-def degraded(images: ImageSet | Sequence[Pair], kind: Literal["nearest", "blur"], sigma: float = 1.6) -> list[Pair]:
-    """The same HR images with LR made in another way, for adaptation (CVPR 2020, Sec. 4.3).
-
-    ``nearest``: every r-th pixel, counted from the middle of each r x r square; ``blur``: after a Gaussian of standard
-    deviation ``sigma`` (mirrored at the edge). How strongly the authors blurred was not found.
-    """
-    from scipy.ndimage import gaussian_filter
-
-    if kind not in ("nearest", "blur"):
-        raise ValueError(f"kind must be 'nearest' or 'blur', got {kind!r}")
-    made = []
-    for pair in images:
-        if pair.lr is None:
-            raise ValueError(f"{pair.name} has no scale: load the set at one")
-        r = pair.hr.shape[0] // pair.lr.shape[0]
-        hr = pair.hr
-        if kind == "blur":
-            blurred = gaussian_filter(hr.astype(np.float64), (sigma, sigma, *(0,) * (hr.ndim - 2)))
-            hr = np.clip(np.floor(blurred + 0.5), 0, 255).astype(np.uint8)
-        made.append(replace(pair, lr=np.ascontiguousarray(hr[r // 2 :: r, r // 2 :: r])))
-    return made
 
 
 # --- what the dual loss can see ---------------------------------------------------------------------------------------
@@ -541,9 +473,6 @@ def visibility(scale: int, size: int = 32) -> Visibility:
 
     The map is ``X -> A X A^T``, so its rank is that of A squared and its singular values are products of A's. The dual
     loss of ``y + z`` equals that of ``y`` for every z in the null space, a share ``1 - 1 / r^2`` of all directions.
-
-    Raises:
-        ValueError: a size that the scale does not divide.
     """
     values = np.linalg.svd(_reduction(scale, size), compute_uv=False)
     rank = int((values > 1e-10).sum())

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -74,7 +74,6 @@ class Gating:
         patch: side of the training patches, and so of the tiles and of the map's windows.
         cell: side of the map's cells. Below 8 pixels k convolutions are mixed pixel by pixel, at k times the cost.
         hard: take the kernel of the largest gate alone: really sparse inference.
-        entropies: a list that every layer adds the mean entropy of its gates to, for a penalty; None: no list.
     """
 
     variant: str = "softmax"
@@ -83,7 +82,6 @@ class Gating:
     patch: int = 48
     cell: int = 32
     hard: bool = False
-    entropies: list[Tensor] | None = field(default=None, repr=False)
 
     @property
     def one_hot(self) -> bool:
@@ -103,8 +101,6 @@ class Gating:
             z = z - torch.empty_like(z).exponential_().log()
         z = z / self.temperature
         values = z.sigmoid() if self.variant in ("sigmoid", "se") else z.softmax(1)
-        if self.entropies is not None:
-            self.entropies.append(entropy(values).mean())
         return Gate(values.to(x.dtype), self.cell if mapped else None)
 
 
@@ -192,13 +188,8 @@ class MixedConv2d(WeightNormConv2d):
         wide = tile is not None and tile**2 < TILE_PIXELS
         self.copies = self.k if wide else 1
         cells = values[:, 0, 0].numel()
-        self.mixing = (
-            self.k * y.numel()
-            if wide
-            else 0
-            if self.gating.one_hot
-            else cells * self.out_channels * self.in_channels * 9
-        )
+        mixed = 0 if self.gating.one_hot else cells * self.out_channels * self.in_channels * 9
+        self.mixing = self.k * y.numel() if wide else mixed
         return y
 
     @property
@@ -274,19 +265,12 @@ class NSR(WideFrame):
     """NSR on WDSR's trunk, 4,877,812 parameters at x2 in the released size.
 
     Args:
-        scale: 1 (denoising, deblocking), 2, 3 or 4.
         num_feats: U. num_blocks: B. width: channels inside a block over ``num_feats``.
         groups: k, kernels of a layer. cardinals: d, groups of filters that choose on their own. Without meaning for the
             variants ``se`` and ``dense``.
         variant: one of :data:`VARIANTS`.
         paired: the two layers of a block share one gate; always so for ``branches``.
-        channels: of the images, 1 or 3.
-        temperature: logits are divided by it.
-        patch: side of the training patches, see :class:`Gating`. cell: of the gate map's cells.
-        inference: one of :data:`INFERENCE`; also an attribute.
-
-    Raises:
-        ValueError: names the argument, its value and what is accepted.
+        temperature, patch, cell, inference: see :class:`Gating`.
     """
 
     def __init__(
@@ -390,37 +374,29 @@ def tile_grid(h: int, w: int, patch: int = 48) -> list[tuple[int, int, float]]:
     if min(h, w) < patch:
         raise ValueError(f"tiles of {patch} pixels do not fit into {h}x{w}, a margin of {TILE_MARGIN} included")
     step = patch - 2 * TILE_MARGIN - TILE_OVERLAP
-    rows, columns = (
-        [step * i for i in range((h - patch) // step + 1)],
-        [step * i for i in range((w - patch) // step + 1)],
-    )
+    rows, columns = range(0, h - patch + 1, step), range(0, w - patch + 1, step)
     bottom, right = h - patch, w - patch
     rest_h, rest_w = bottom - rows[-1], right - columns[-1]
     grid = [(y + rest_h // 2, x + rest_w // 2, 1.0) for y in rows for x in columns]
     grid += [(0, x, BORDER_WEIGHT) for x in columns] + [(y, right, BORDER_WEIGHT) for y in rows]
-    return (
-        grid + [(bottom, x + rest_w, BORDER_WEIGHT) for x in columns] + [(y + rest_h, 0, BORDER_WEIGHT) for y in rows]
-    )
+    grid += [(bottom, x + rest_w, BORDER_WEIGHT) for x in columns] + [(y + rest_h, 0, BORDER_WEIGHT) for y in rows]
+    return grid
 
 
-def by_tiles(body: Callable[[Tensor], Tensor], x: Tensor, patch: int = 48, at_once: int = 32) -> Tensor:
+def by_tiles(body: Callable[[Tensor], Tensor], x: Tensor, patch: int = 48) -> Tensor:
     """Apply ``body`` as the official evaluation does: to overlapping tiles, merged by a weighted mean.
 
     The picture is mirrored by 4 pixels; a tile loses as many on each side before it is merged, and shares 8 with its
     neighbours.
 
-    Args:
-        body: ``(N, C, patch, patch)`` to ``(N, C', patch, patch)``.
-        x: ``(N, C, H, W)``.
-        at_once: tiles in a call.
     """
     m, (h, w) = TILE_MARGIN, x.shape[2:]
     padded = F.pad(x, (m, m, m, m), mode="reflect")
     grid = tile_grid(h, w, patch)
     own = patch - 2 * m
     total, weights = None, x.new_zeros(h, w)
-    for start in range(0, len(grid), at_once):
-        part = grid[start : start + at_once]
+    for start in range(0, len(grid), 32):  # as many at once
+        part = grid[start : start + 32]
         y = body(torch.cat([padded[..., i : i + patch, j : j + patch] for i, j, _ in part]))
         y = y[..., m:-m, m:-m].unflatten(0, (len(part), -1))  # (tiles, N, C', own, own)
         total = x.new_zeros(x.shape[0], y.shape[2], h, w) if total is None else total
@@ -458,9 +434,6 @@ DEAD = 0.01
 def gate_usage(values: Mapping[str, Tensor]) -> pd.DataFrame:
     """How gates are used, a row for each layer.
 
-    Args:
-        values: from :func:`gates`.
-
     Returns:
         Columns layer; entropy (nats, mean over samples or cells and over cardinal groups; at most log k); largest (mean
         of the largest weight); dead (share of the k d kernel groups with a mean weight below :data:`DEAD`); never
@@ -475,19 +448,15 @@ def gate_usage(values: Mapping[str, Tensor]) -> pd.DataFrame:
         cells = g.movedim((1, 2), (-2, -1)).reshape(-1, k, d).float()
         choice = cells.argmax(1)  # (cells, d)
         chosen = F.one_hot(choice, k).sum(0)  # (d, k)
-        rows.append(
-            {
-                "layer": layer,
-                "entropy": float(entropy(cells).mean()),
-                "largest": float(cells.amax(1).mean()),
-                "dead": float((cells.mean(0) < DEAD).float().mean()),
-                "never": float((chosen == 0).float().mean()),
-                "patterns": len(choice.unique(dim=0)),
-                "possible": float(k) ** d,
-                "cells": len(cells),
-            }
+        means = (
+            entropy(cells).mean(),
+            cells.amax(1).mean(),
+            (cells.mean(0) < DEAD).float().mean(),
+            (chosen == 0).float().mean(),
         )
-    return pd.DataFrame(rows)
+        rows.append((layer, *map(float, means), len(choice.unique(dim=0)), float(k) ** d, len(cells)))
+    columns = ["layer", "entropy", "largest", "dead", "never", "patterns", "possible", "cells"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 class GateLog:
@@ -519,29 +488,11 @@ class GateLog:
 def annealed(
     recipe: Any, first: float = 1.0, last: float = 0.05, until: float = 0.75
 ) -> Callable[[nn.Module, int], None]:
-    """A ``before_forward`` hook: the temperature falls from ``first`` to ``last`` by a constant factor a step.
-
-    Args:
-        recipe: with ``iterations``. until: the share of them after which it stays.
-    """
+    """A ``before_forward`` hook: the temperature falls from ``first`` to ``last`` by a constant factor a step, over the
+    share ``until`` of the recipe's iterations."""
     span = max(1.0, until * recipe.iterations)
 
     def hook(model: Any, step: int) -> None:
         model.temperature = first * (last / first) ** min(1.0, step / span)
 
     return hook
-
-
-def entropy_penalty(weight: float) -> Callable[..., dict[str, Tensor]]:
-    """A loss for :func:`nsrlib.training.fit`: L1 and ``weight`` times the mean entropy of all gates, in nats."""
-
-    def losses(model: Any, batch: Any, step: int) -> dict[str, Tensor]:
-        gating = model.gating
-        gating.entropies = []
-        try:
-            l1 = F.l1_loss(model(batch.input), batch.target)
-            return {"l1": l1, "entropy": weight * torch.stack(gating.entropies).mean()}
-        finally:
-            gating.entropies = None
-
-    return losses

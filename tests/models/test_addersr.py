@@ -87,9 +87,9 @@ def test_power_rises_and_keeps_zero(alpha):
 @pytest.mark.parametrize("alpha", [0.3, 1.0, 2.5])
 def test_power_gradients_are_the_derivatives_away_from_zero(alpha):
     y = rand(60, low=-2, high=2)
-    y = (y.sign() * y.abs().clamp_min(2e-3)).requires_grad_()
+    y = (y.sign() * y.abs().clamp_min(2e-2)).requires_grad_()
     a = torch.tensor(alpha, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda y, a: power_activation(y, a, 1e9), (y, a))
+    assert torch.autograd.gradcheck(power_activation, (y, a))
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.3, 1.0, 2.5, 4.0])
@@ -129,11 +129,9 @@ def test_alpha_outside_its_range_is_refused(alpha):
             make(alpha)
 
 
-def test_alpha_is_one_scalar_and_the_slope_is_positive():
+def test_alpha_is_one_scalar():
     with pytest.raises(ValueError, match=r"alpha must have one element .* got shape \(3,\)"):
         power_activation(torch.ones(3), torch.ones(3))
-    with pytest.raises(ValueError, match="max_slope must be positive, got 0"):
-        power_activation(torch.ones(3), 1.0, 0)
 
 
 # --- the unit ---------------------------------------------------------------------------------------------------------
@@ -405,7 +403,7 @@ def test_edsr_takes_the_names_of_the_released_files():
 
 
 def test_adder_edsr_is_edsr_with_units():
-    model = small("addersr_edsr", 3, relu2=False).double().train()
+    model = small("addersr_edsr", 3).double().train()
     x = rand(2, 3, 6, 5, low=0)
     mean = torch.tensor([0.4488, 0.4371, 0.4040]).double()[:, None, None]
     head = f = model.head[0](x - mean)
@@ -424,7 +422,6 @@ def test_variants_and_options_of_adder_edsr():
     b = small("addersr_edsr", 4, variant="B")
     assert [m.steps for m in b.tail[0] if isinstance(m, AdderUnit)] == [("bn",), ("bn",)]
     assert b(torch.rand(1, 3, 4, 5)).shape == (1, 3, 16, 20)
-    assert small("addersr_edsr", 2, relu2=True).body[0].body[1].steps == STEPS
     with pytest.raises(ValueError, match=r"variant must be 'A' .* or 'B' .*, got 'C'"):
         small("addersr_edsr", variant="C")
     with pytest.raises(ValueError, match=r"num_layers must be at least 3 .*, got 2"):

@@ -26,7 +26,6 @@ from nsrlib.models.drn import (
     MEAN,
     RELEASED,
     brought_back,
-    degraded,
     drn_losses,
     dual_networks,
     dual_regression_loss,
@@ -360,18 +359,6 @@ def test_unpaired_images_count_by_their_share_and_their_target_is_never_seen(nat
     torch.testing.assert_close(terms["dual"], 0.2 * (0.6 * dual + 0.4 * alone))
 
 
-def test_a_teacher_is_met_in_the_mean_over_channels(natural):
-    model, teacher = small(), small(seed=3, num_feats=5)
-    batch = batch_of(natural(16, 16), 4)
-    losses = drn_losses(0, teacher=teacher)
-    found = losses(model, batch, 0)["distillation"]
-    gap = model.features(batch.input)[-1].mean(1) - teacher.features(batch.input)[-1].mean(1)
-    torch.testing.assert_close(found, gap.square().mean() / 255)
-    found.backward()
-    assert all(p.grad is None for p in teacher.parameters())
-    assert drn_losses(0, teacher=model)(model, batch, 0)["distillation"] == 0
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -464,20 +451,6 @@ def test_released_networks_are_found_by_their_file_names(tmp_path, monkeypatch):
         released("DRN-S50", 4)
     with pytest.raises(ValueError, match="DRN-M x4 was not released; there are: DRN-S x4, DRN-S x8, DRN-L x4"):
         released("DRN-M", 4)
-
-
-def test_degraded_sets_have_another_lr_and_the_same_hr():
-    images = data.load("embedded", 4)[:1]
-    (nearest,) = degraded(images, "nearest")
-    (blurred,) = degraded(images, "blur")
-    pair = images[0]
-    assert nearest.lr.shape == blurred.lr.shape == pair.lr.shape
-    assert np.array_equal(nearest.lr[3, 5], pair.hr[14, 22])
-    assert np.array_equal(nearest.hr, pair.hr)
-    rough = [float(np.abs(np.diff(p.lr.astype(float), axis=0)).mean()) for p in (nearest, pair, blurred)]
-    assert rough[0] > rough[2]
-    with pytest.raises(ValueError, match="kind must be 'nearest' or 'blur', got 'jpeg'"):
-        degraded(images, "jpeg")
 
 
 # --- what the dual loss can see ---------------------------------------------------------------------------------------

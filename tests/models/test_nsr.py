@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from nsrlib import create_model, evaluation
 from nsrlib.complexity import count
-from nsrlib.data.patches import Batch
 from nsrlib.layers import WeightNormConv2d
 from nsrlib.models import load_weights, nsr, optimise
 from nsrlib.models.nsr import Gating, MixedConv2d, by_tiles, gate_usage, gated_layers, gates, pool_cells, tile_grid
@@ -600,22 +599,6 @@ def test_annealing_falls_by_a_constant_factor_and_then_stays():
         found.append(model.temperature)
     assert found[:6] == pytest.approx([10 ** (-0.4 * i) for i in range(6)])
     assert found[5:] == pytest.approx([0.01] * 5)
-
-
-def test_a_penalty_on_entropy_makes_gates_decide():
-    model = small(groups=4).float().train()
-    batch = Batch(picture(24, 24, n=4).float(), picture(48, 48, n=4).float())
-    losses = nsr.entropy_penalty(10.0)
-    optimiser = torch.optim.Adam(model.parameters(), 0.02)
-    before = losses(model, batch, 0)
-    for step in range(20):
-        optimiser.zero_grad()
-        sum(losses(model, batch, step).values()).backward()
-        optimiser.step()
-    after = losses(model, batch, 20)
-    assert float(before["entropy"]) == pytest.approx(10 * math.log(4), rel=0.1)
-    assert after["entropy"] < before["entropy"] / 3
-    assert model.gating.entropies is None
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------

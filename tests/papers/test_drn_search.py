@@ -79,26 +79,22 @@ def test_a_certain_choice_is_the_network_with_these_widths():
     torch.testing.assert_close(expected, 255 * (primal + 0.1 * dual))
 
 
-@pytest.mark.parametrize("second_order", [False, True])
-def test_the_gradient_of_the_bilevel_objective_is_that_of_finite_differences(second_order):
+def test_the_gradient_of_the_bilevel_objective_is_that_of_finite_differences():
     model = net(f=4)
     train, validation = batches(2)
     relaxed = Relaxed(ClosedLoop(model, duals_of(model)), [(2, 4), (3, 6), (2, 8)])
-    lr = 0.01  # large enough that the second order is a good part of the whole
+    lr = 0.01
     torch.manual_seed(0)
     alpha = torch.randn(3, 2, dtype=torch.float64)
 
-    def virtual(at: Tensor) -> dict[str, Tensor]:
-        weights = {n: p.detach().requires_grad_() for n, p in relaxed.weights().items()}
-        gradients = torch.autograd.grad(relaxed.loss(weights, at, train), list(weights.values()))
-        return {n: (w - lr * g).detach() for (n, w), g in zip(weights.items(), gradients, strict=True)}
-
-    fixed = virtual(alpha)
+    weights = {n: p.detach().requires_grad_() for n, p in relaxed.weights().items()}
+    gradients = torch.autograd.grad(relaxed.loss(weights, alpha, train), list(weights.values()))
+    fixed = {n: (w - lr * g).detach() for (n, w), g in zip(weights.items(), gradients, strict=True)}
 
     def objective(at: Tensor) -> float:
-        return float(relaxed.loss(virtual(at) if second_order else fixed, at, validation))
+        return float(relaxed.loss(fixed, at, validation))
 
-    gradient, loss = architecture_gradient(relaxed, alpha, train, validation, lr, second_order)
+    gradient, loss = architecture_gradient(relaxed, alpha, train, validation, lr)
     assert float(loss) == pytest.approx(objective(alpha))
     step = 1e-6
     for i in range(3):
@@ -106,8 +102,6 @@ def test_the_gradient_of_the_bilevel_objective_is_that_of_finite_differences(sec
         delta[i, 0] = step
         slope = (objective(alpha + delta) - objective(alpha - delta)) / (2 * step)
         assert float(gradient[i, 0]) == pytest.approx(slope, rel=1e-3, abs=1e-6)
-    other, _ = architecture_gradient(relaxed, alpha, train, validation, lr, not second_order)
-    assert (gradient - other).abs().max() > 1e-3 * gradient.abs().max()
 
 
 def search(**options):
@@ -131,7 +125,6 @@ def test_the_search_repeats_itself_and_leaves_its_arguments_alone():
     assert list(one.history["step"]) == [1, 2, 3]
     assert one.multi_adds == count(DRN(2, 8, 1, one.widths), (96, 96)).multi_adds
     assert np.isfinite(one.history.to_numpy()).all()
-    assert not np.array_equal(search(second_order=True, virtual_lr=1e-3).probabilities, one.probabilities)
 
 
 def test_a_budget_makes_the_search_pay_for_width():
@@ -154,7 +147,7 @@ def test_a_budget_that_is_met_costs_nothing():
 def test_the_likeliest_width_adds_up_equal_candidates_and_gives_way_to_a_budget():
     p = np.array([[0.35, 0.3, 0.35], [0.2, 0.1, 0.7]])
     candidates, costs = [(4, 8, 8), (4, 8, 12)], np.array([1, 10])
-    assert discretise(p, candidates, costs, 0) == [8, 12]
+    assert discretise(p, candidates, costs, 0, None) == [8, 12]
     # 0.62 nats for 4 units, against 1.95 for 40 or 1.25 for 80: the last is cheapest per unit
     assert discretise(p, candidates, costs, 0, 127) == [8, 4]
     assert discretise(p, candidates, costs, 0, 45) == [4, 4]

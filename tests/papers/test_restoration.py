@@ -18,7 +18,7 @@ from nsrlib import claims, cli, create_model, studies
 from nsrlib.data import Pair, load
 from nsrlib.data.patches import Patches
 from nsrlib.evaluation import evaluate, takes_gray
-from nsrlib.images import Degradation, imresize, jpeg, to_tensor, to_uint8
+from nsrlib.images import Degradation, imresize, jpeg, to_uint8
 from nsrlib.metrics import GRAY, RGB, psnr, ssim
 from nsrlib.papers import Job
 from nsrlib.papers.nsr import restoration
@@ -387,24 +387,6 @@ def test_measuring_a_reference_gives_a_number_for_every_test(folder):
     noise, compressed = (next(k for k in found if k.startswith("psnr") and task in k) for task in ("noise", "jpeg"))
     assert found[noise] != other[noise]
     assert found[compressed] == other[compressed]
-
-
-def test_pictures_bear_their_psnr():
-    clean = photo(40, 48)
-    for degradation, label in (({"noise": 25}, "noise 25"), ({"jpeg": 10}, "jpeg 10")):
-        shown = restoration.pictures(clean, degradation, {"none": create_model("bicubic", 1)}, "name")
-        degraded, restored = list(shown)[1:]
-        np.testing.assert_array_equal(shown["clean"], clean)
-        np.testing.assert_array_equal(shown[degraded], shown[restored])
-        assert degraded == f"{label}, {psnr(shown[degraded], clean, GRAY()):.2f} dB"
-        assert restored.startswith("none, ")
-        np.testing.assert_array_equal(
-            shown[degraded], to_uint8(torch.from_numpy(as_float(Degradation(**degradation).apply(clean, "name")))[None])
-        )
-
-
-def as_float(img: np.ndarray) -> np.ndarray:
-    return to_tensor(img)[0, 0].numpy() if img.dtype == np.uint8 else img.astype(np.float32)
 
 
 # --- training ---------------------------------------------------------------------------------------------------------

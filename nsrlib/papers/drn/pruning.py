@@ -11,21 +11,14 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from nsrlib.data.patches import Batch, Patches, stream_seed
 from nsrlib.models.drn import DRN, Slot, check_widths, drn_losses
-from nsrlib.papers.drn.criteria import (
-    CRITERIA,
-    Criterion,
-    LayerStatistics,
-    layer_statistics,
-    select_channels,
-    watch,
-)
+from nsrlib.papers.drn.criteria import CRITERIA, Criterion, LayerStatistics, layer_statistics, select_channels
 from nsrlib.papers.drn.search import ClosedLoop
 from nsrlib.papers.drn.surgery import convolution, keep_channels
 from nsrlib.training import Hooks, Recipe, TrainingResult, fit
@@ -36,13 +29,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pruned:
-    """What :func:`prune` returns.
-
-    Attributes:
-        model: the smaller network.
-        kept: layer -> channels kept, numbered as in the unpruned network.
-        layers: layer, width before and after, relative reconstruction error (before anything is fine-tuned).
-    """
+    """What :func:`prune` returns: the smaller network and by layer the channels ``kept``, numbered as in the unpruned
+    one; ``layers``: layer, width before and after, relative reconstruction error (before anything is fine-tuned)."""
 
     model: DRN
     kept: dict[str, list[int]]
@@ -58,8 +46,6 @@ def prune(
     duals: nn.Module | None = None,
     gamma: float = 1.0,
     lambda_: float = 0.1,
-    refit: Literal["least_squares", "sgd", "none"] = "least_squares",
-    lr: float = 5e-5,
     per_step: int = 1,
     positions: int = 256,
     seed: int = 0,
@@ -73,34 +59,27 @@ def prune(
 
     What differs from the authors' code: after each choice and at the end, the kept kernels *and* the bias are the exact
     least-squares solution of L_M, for every criterion alike, so that criteria differ in what they choose and nothing
-    else. What kept channels could do for L_DR is taken out of the scores, as fitting them to the whole loss would, to
-    first order (:meth:`LayerStatistics.beyond`). ``refit="sgd"`` is the authors' way. Their CP and ThiNet compare
-    contributions with an output that still contains the bias, and add it once more; here it is taken off.
+    else; the authors take steps of SGD on the whole loss. What kept channels could do for L_DR is taken out of the
+    scores, as fitting them to the whole loss would, to first order (:meth:`LayerStatistics.beyond`). Their CP and
+    ThiNet compare contributions with an output that still contains the bias, and add it once more; here it is taken
+    off.
 
     Args:
-        model: the unpruned network; not changed.
         widths: channels to keep in each layer; from :func:`~nsrlib.papers.drn.search.search_widths`,
             :func:`~nsrlib.papers.drn.costs.widths_at_cost` or :func:`~nsrlib.models.drn.uniform_widths`.
         batches: see :func:`~nsrlib.papers.drn.criteria.calibration`.
-        criterion: key of :data:`CRITERIA`.
         duals: dual networks of ``model``; ``drc`` needs them.
         gamma: weight of the dual regression loss in the score; 0: reconstruction alone.
         lambda_: weight of the dual term inside it.
-        refit: ``least_squares``; ``sgd``: one pass over ``batches`` on the whole loss with Nesterov momentum 0.9 and
-            ``lr``, from the unpruned kernels; ``none``: the unpruned kernels.
         per_step: channels added for each scoring. 1 as in the paper; 4 takes a quarter of the time.
         positions: sampled per patch, see :func:`~nsrlib.papers.drn.criteria.layer_statistics`.
 
-    Raises:
-        ValueError: unknown criterion or refit, widths that do not fit, a negative gamma, missing dual networks.
     """
     import pandas as pd
     from tqdm.auto import tqdm
 
     if criterion not in CRITERIA:
         raise ValueError(f"criterion must be one of {', '.join(CRITERIA)}, got {criterion!r}")
-    if refit not in ("least_squares", "sgd", "none"):
-        raise ValueError(f"refit must be 'least_squares', 'sgd' or 'none', got {refit!r}")
     if not 0 <= gamma < math.inf:
         raise ValueError(f"gamma must be 0 or more, got {gamma!r}")
     if per_step < 1:
@@ -115,24 +94,21 @@ def prune(
     original = copy.deepcopy(model).eval().requires_grad_(False)
     student = copy.deepcopy(original)
     loop = ClosedLoop(student, None if criterion == "dcp" else copy.deepcopy(duals), lambda_).requires_grad_(False)
-    if criterion not in ("drc", "dcp") and refit != "sgd":
-        gamma = 0.0
     kept, rows = {}, []
     todo = list(zip(student.slots, goals, strict=True))
-    for number, (slot, width) in enumerate(
-        tqdm(todo, desc="pruning", disable=None if progress is None else not progress)
-    ):
+    hidden = None if progress is None else not progress
+    for number, (slot, width) in enumerate(tqdm(todo, desc="pruning", disable=hidden)):
         before = convolution(student, slot.consumer).in_channels
         if width == before:
             kept[slot.name] = list(range(before))
             continue
         s = layer_statistics(student, original, slot, batches, positions, seed)
-        layer = LayerPruning(loop, original, slot, s, batches, gamma, refit, lr)
+        layer = LayerPruning(loop, slot, s, batches, gamma)
         if criterion in ("drc", "dcp"):
             chosen = layer.grow(width, per_step)
         else:
             chosen = select_channels(s, width, criterion, stream_seed(seed, number))
-            layer.fit(chosen)
+            layer.set(*s.solve(chosen))
         weight, bias = layer.current()
         rows.append({"layer": slot.name, "before": before, "after": width, "error": s.error(weight, bias)})
         keep_channels(student, slot, chosen)
@@ -145,18 +121,9 @@ class LayerPruning:
     """One consumer while its channels are chosen: kernels of the student, zero for channels not (yet) kept."""
 
     def __init__(
-        self,
-        loop: ClosedLoop,
-        original: DRN,
-        slot: Slot,
-        statistics: LayerStatistics,
-        batches: Sequence[Batch],
-        gamma: float,
-        refit: str,
-        lr: float,
+        self, loop: ClosedLoop, slot: Slot, statistics: LayerStatistics, batches: Sequence[Batch], gamma: float
     ) -> None:
-        self.loop, self.original, self.slot, self.s = loop, original, slot, statistics
-        self.batches, self.gamma, self.refit, self.lr = batches, gamma, refit, lr
+        self.loop, self.s, self.batches, self.gamma = loop, statistics, batches, gamma
         self.conv = convolution(loop.model, slot.consumer)
 
     def current(self) -> tuple[Tensor, Tensor | None]:
@@ -164,79 +131,35 @@ class LayerPruning:
         return self.conv.weight.detach().double().cpu().flatten(2).clone(), bias
 
     @torch.no_grad()
-    def _set(self, weight: Tensor, bias: Tensor | None) -> None:
+    def set(self, weight: Tensor, bias: Tensor | None) -> None:
         self.conv.weight.copy_(weight.view(self.conv.weight.shape))
         if bias is not None:
             self.conv.bias.copy_(bias)  # type: ignore[union-attr]
-
-    def fit(self, channels: Sequence[int], new: Sequence[int] | None = None) -> None:
-        """Set the kernels of ``channels``; with ``sgd``, those of ``new`` start from the unpruned ones."""
-        if self.refit == "least_squares":
-            return self._set(*self.s.solve(channels))
-        weight, bias = self.current()
-        if new is None:
-            weight, new = torch.zeros_like(weight), channels
-        weight[:, list(new)] = self.s.weight[:, list(new)]
-        self._set(weight, bias)
-        if self.refit == "sgd":
-            self._descend(channels)
-        return None
-
-    def _descend(self, channels: Sequence[int]) -> None:
-        parameters = self._trainable(True)
-        mask = torch.zeros(self.s.channels, device=self.conv.weight.device, dtype=self.conv.weight.dtype)
-        mask[list(channels)] = 1
-        optimiser = torch.optim.SGD(parameters, self.lr, momentum=0.9, nesterov=True)
-        outer = convolution(self.original, self.slot.consumer)
-        found: dict[str, Tensor] = {}
-        for batch in self.batches:
-            with torch.no_grad(), watch(outer, lambda x, y: found.update(y=y)):
-                self.original(batch.input)
-            with watch(self.conv, lambda x, y: found.update(p=y)):
-                total = self.gamma * self.loop(batch)
-            total = total + nn.functional.mse_loss(found["p"], found["y"])
-            optimiser.zero_grad()
-            total.backward()
-            self.conv.weight.grad *= mask[:, None, None]  # type: ignore[operator]
-            optimiser.step()
-        self._trainable(False)
 
     def gradient(self) -> Tensor:
         """Of the whole loss with respect to kernels and bias, ``(c * K * K + 1, out)``."""
         total = self.s.gradient(*self.current())
         if self.gamma:
-            parameters = self._trainable(True)
+            parameters = [p.requires_grad_() for p in self.conv.parameters()]  # weight, then bias
             for batch in self.batches:
                 found = [g.double().cpu() for g in torch.autograd.grad(self.loop(batch), parameters)]
                 step = self.s.pack(found[0].flatten(2), found[1] if len(found) > 1 else None)
                 total += self.gamma / len(self.batches) * step
-            self._trainable(False)
+            self.conv.requires_grad_(False)
         return total
 
     def scores(self, chosen: Sequence[int] = ()) -> Tensor:
         """``sum_o |dL / dW[o, k]|`` for every channel k, ``(c,)``; see :func:`prune` for what is taken out."""
-        gradient = self.gradient()
-        if self.refit == "least_squares":
-            gradient = self.s.beyond(gradient, chosen)
-        return self.s.unpack(gradient)[0].norm(dim=2).sum(0)
-
-    def _trainable(self, yes: bool) -> list[nn.Parameter]:
-        parameters = list(self.conv.parameters())  # weight, then bias
-        for p in parameters:
-            p.requires_grad_(yes)
-            p.grad = None
-        return parameters
+        return self.s.unpack(self.s.beyond(self.gradient(), chosen))[0].norm(dim=2).sum(0)
 
     def grow(self, width: int, per_step: int) -> list[int]:
         chosen: list[int] = []
-        _, bias = self.s.solve([]) if self.refit == "least_squares" else self.current()
-        self._set(torch.zeros_like(self.s.weight), bias)
+        self.set(*self.s.solve(chosen))
         while len(chosen) < width:
             scores = self.scores(chosen)
             scores[chosen] = -1
-            new = scores.argsort(descending=True, stable=True)[: min(per_step, width - len(chosen))].tolist()
-            chosen += new
-            self.fit(chosen, new)
+            chosen += scores.argsort(descending=True, stable=True)[: min(per_step, width - len(chosen))].tolist()
+            self.set(*self.s.solve(chosen))
         return chosen
 
 
@@ -247,25 +170,17 @@ def fine_tune(
     *,
     duals: nn.Module | None = None,
     lambda_: float = 0.1,
-    teacher: DRN | None = None,
     **options: Any,
 ) -> TrainingResult:
     """Train a pruned network, or the unpruned one, in the same way (DRC, Sec. 4.3).
 
-    Every student must get this with one recipe, *and the unpruned network too*: otherwise a gain by more training or by
-    a teacher is taken for one by pruning. ``model`` and ``duals`` are copied, so each student starts from the same.
+    Every student must get this with one recipe, *and the unpruned network too*: otherwise a gain by more training is
+    taken for one by pruning. The authors' DRN-L, which teaches their students alone, is left out. ``model`` and
+    ``duals`` are copied, so each student starts from the same.
 
     Args:
         duals: dual networks of the unpruned network. lambda_: weight of the dual term; 0 needs none.
-        teacher: distil from it, see :func:`~nsrlib.models.drn.drn_losses`. None by default: the authors' DRN-L teaches
-            their students but not the network they are compared with.
         options: further keywords of :func:`~nsrlib.training.fit`.
     """
     networks = {"dual": copy.deepcopy(duals)} if lambda_ and duals is not None else {}
-    return fit(
-        copy.deepcopy(model),
-        data,
-        recipe,
-        hooks=Hooks(drn_losses(lambda_, teacher=teacher), networks),
-        **options,
-    )
+    return fit(copy.deepcopy(model), data, recipe, hooks=Hooks(drn_losses(lambda_), networks), **options)

@@ -43,11 +43,7 @@ def candidate_widths(channels: int, ratio: float, multiple: int = 4) -> tuple[in
 
 
 def soft_channel_mask(alpha: Tensor, candidates: Sequence[int] | Tensor, channels: int) -> Tensor:
-    """Factor of the channel of each rank, ``(channels,)``: ``m_j = sum of softmax(alpha)_k over c_k > j``.
-
-    Args:
-        alpha: ``(K,)`` logits, differentiable. candidates: K widths.
-    """
+    """Factor of the channel of each rank, ``(channels,)``: ``m_j = sum of softmax(alpha)_k over c_k > j``."""
     widths = torch.as_tensor(candidates, device=alpha.device)
     counts = widths[:, None] > torch.arange(channels, device=alpha.device)  # (K, channels)
     return (alpha.softmax(0)[:, None] * counts).sum(0)
@@ -72,10 +68,7 @@ class Relaxed:
     """A closed loop whose layers have soft widths: ``loss(weights, alpha, batch)``.
 
     The kernels that read the channel of rank j (by the L1 norm of these kernels, largest first) are multiplied by
-    :func:`soft_channel_mask`, so that one forward pass stands for all candidates.
-
-    Attributes:
-        candidates: ``(layers, K)``.
+    :func:`soft_channel_mask`, so that one forward pass stands for all candidates, ``(layers, K)``.
     """
 
     def __init__(self, loop: ClosedLoop, candidates: Sequence[Sequence[int]]) -> None:
@@ -86,7 +79,6 @@ class Relaxed:
             raise ValueError(f"candidates must be {len(self.names)} lists of widths, got {len(self.candidates)}")
 
     def weights(self) -> dict[str, Tensor]:
-        """The module's own parameters by name."""
         return dict(self.loop.named_parameters())
 
     def masked(self, weights: Mapping[str, Tensor], alpha: Tensor) -> dict[str, Tensor]:
@@ -103,22 +95,17 @@ class Relaxed:
 
 
 def architecture_gradient(
-    relaxed: Relaxed, alpha: Tensor, train: Batch, validation: Batch, virtual_lr: float, second_order: bool = False
+    relaxed: Relaxed, alpha: Tensor, train: Batch, validation: Batch, virtual_lr: float
 ) -> tuple[Tensor, Tensor]:
     """Gradient of ``L_val(W - virtual_lr * dL_train/dW, alpha)`` with respect to ``alpha``, and that loss.
 
-    The dual networks are part of W. With ``second_order`` the dependence of the inner gradient on ``alpha`` counts too
-    (exactly, by differentiating twice); otherwise that gradient is taken as a constant. The authors' code intends the
-    former by finite differences, multiplies by their step where it should divide, and thus does the latter.
+    The dual networks are part of W. The inner gradient is taken as a constant: the authors' code intends its dependence
+    on ``alpha`` by finite differences, but multiplies by their step where it should divide, and so has none.
     """
     weights = {name: p.detach().requires_grad_() for name, p in relaxed.weights().items()}
     alpha = alpha.detach().requires_grad_()
-    gradients = torch.autograd.grad(
-        relaxed.loss(weights, alpha, train), list(weights.values()), create_graph=second_order
-    )
-    virtual = {n: w - virtual_lr * g for (n, w), g in zip(weights.items(), gradients, strict=True)}
-    if not second_order:
-        virtual = {name: w.detach() for name, w in virtual.items()}
+    gradients = torch.autograd.grad(relaxed.loss(weights, alpha, train), list(weights.values()))
+    virtual = {n: (w - virtual_lr * g).detach() for (n, w), g in zip(weights.items(), gradients, strict=True)}
     loss = relaxed.loss(virtual, alpha, validation)
     return torch.autograd.grad(loss, alpha)[0], loss.detach()
 
@@ -153,8 +140,6 @@ def search_widths(
     batch: int = 16,
     lr: float = 1e-4,
     alpha_lr: float = 3e-4,
-    virtual_lr: float | None = None,
-    second_order: bool = False,
     lambda_: float = 0.1,
     cost_weight: float = 0.0,
     budget: float | None = None,
@@ -172,16 +157,12 @@ def search_widths(
     Args:
         train, validation: disjoint patches of one scale and patch size.
         ratio: share of channels to remove.
-        steps: of alpha and the weights, alternately. batch: patches each.
         lr, alpha_lr: of Adam, both by cosine to 1e-7; alpha has a weight decay of 1e-3, weights a gradient norm of at
             most 5.
-        virtual_lr: of the plain virtual step, default ``lr``. second_order: see :func:`architecture_gradient`.
         budget: multiply-adds (rule ``macs``, 96x96 input); needs ``cost_weight``.
         candidates: widths to choose from, one list per layer, all of one length; default :func:`candidate_widths`. For
             a search with a budget, give wider ones.
 
-    Raises:
-        ValueError: a ratio outside (0, 1), candidates that do not fit, a budget without weight or out of reach.
     """
     from tqdm.auto import tqdm
 
@@ -218,8 +199,7 @@ def search_widths(
                 group["lr"] = learning_rate(Recipe(iterations=steps, lr=start), step)
         a = train.batch(batch, stream_seed(seed, step, 0))
         b = validation.batch(batch, stream_seed(seed, step, 1))
-        ahead = weights_step.param_groups[0]["lr"] if virtual_lr is None else virtual_lr
-        gradient, on_validation = architecture_gradient(relaxed, alpha, a, b, ahead, second_order)
+        gradient, on_validation = architecture_gradient(relaxed, alpha, a, b, weights_step.param_groups[0]["lr"])
         expected = fixed + (alpha.softmax(1) * unit).sum()
         if budget is not None:
             excess = cost_weight * torch.relu(expected / budget - 1)
@@ -232,29 +212,19 @@ def search_widths(
         nn.utils.clip_grad_norm_(loop.model.parameters(), 5.0)
         weights_step.step()
         p = alpha.detach().softmax(1)
-        rows.append(
-            {
-                "step": step + 1,
-                "training": float(on_training.detach()),
-                "validation": float(on_validation),
-                "expected_multi_adds": float(expected.detach()),
-                "entropy": float(-(p * p.log2()).sum(1).mean()),
-            }
-        )
+        numbers = on_training, on_validation, expected, -(p * p.log2()).sum(1).mean()
+        rows.append((step + 1, *(float(number.detach()) for number in numbers)))
     import pandas as pd
 
     probabilities = alpha.detach().softmax(1).cpu().numpy()
     widths = discretise(probabilities, chosen, costs, fixed, budget)
     total = fixed + int(costs @ np.array(widths))
-    return SearchResult(widths, probabilities, np.array(chosen), total, pd.DataFrame(rows))
+    history = pd.DataFrame(rows, columns=["step", "training", "validation", "expected_multi_adds", "entropy"])
+    return SearchResult(widths, probabilities, np.array(chosen), total, history)
 
 
 def discretise(
-    probabilities: np.ndarray,
-    candidates: Sequence[Sequence[int]],
-    costs: np.ndarray,
-    fixed: int,
-    budget: float | None = None,
+    probabilities: np.ndarray, candidates: Sequence[Sequence[int]], costs: np.ndarray, fixed: int, budget: float | None
 ) -> list[int]:
     """Each layer's likeliest width (probabilities of equal candidates are added up).
 

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from nsrlib.data import DataUnavailable, ImageSet
-from nsrlib.evaluation import evaluate, upscale
-from nsrlib.images import Degradation, degraded, to_tensor, to_uint8
+from nsrlib.evaluation import evaluate
+from nsrlib.images import Degradation
 from nsrlib.layers import check_input
-from nsrlib.metrics import GRAY, psnr
 from nsrlib.models import create_model
 
 if TYPE_CHECKING:
@@ -32,11 +31,7 @@ DNCNN_SIGMA = 25
 
 
 class _Classical(nn.Module):
-    """A denoiser of one gray plane that is told the noise: ``(N, 1, H, W)`` to the same, on the CPU.
-
-    Args:
-        noise: standard deviation on the 0..255 scale.
-    """
+    """A denoiser of one gray plane that is told the noise (0..255): ``(N, 1, H, W)`` to the same, on the CPU."""
 
     scale, channels, min_size, halo = 1, 1, 16, 16
 
@@ -52,7 +47,6 @@ class _Classical(nn.Module):
         return torch.from_numpy(np.stack(planes)[:, None]).to(x)
 
     def denoise(self, plane: np.ndarray) -> np.ndarray:
-        """Float64 ``(H, W)`` to the same."""
         raise NotImplementedError
 
 
@@ -68,13 +62,8 @@ class NonLocalMeans(_Classical):
 
 
 class BM3D(_Classical):
-    """BM3D (Dabov et al., TIP 2007) of its authors' package ``bm3d``, if the user has installed it.
-
-    The package is no dependency and in no extra: its binaries are free for non-commercial use only.
-
-    Raises:
-        ImportError: it is not installed; says how to.
-    """
+    """BM3D (Dabov et al., TIP 2007) of its authors' package ``bm3d``, if the user has installed it: no dependency,
+    because its binaries are free for non-commercial use only."""
 
     def __init__(self, noise: float) -> None:
         super().__init__(noise)
@@ -95,10 +84,9 @@ class BM3D(_Classical):
 
 
 def reference(method: str, task: Degradation) -> nn.Module:
-    """A method of :data:`METHODS` for a task.
+    """A method of :data:`METHODS` for a task; ValueError for one that is not for it.
 
     Raises:
-        ValueError: an unknown method, or one that is not for this task.
         ImportError: BM3D is not installed. DataUnavailable: DnCNN's weights cannot be had.
     """
     if method not in METHODS:
@@ -187,17 +175,8 @@ def rows_of(result: StudyResult | None) -> pd.DataFrame:
         for column in (c for c in runs.columns if c.startswith("psnr ") and runs[c].notna().any()):
             _, name, task = column.split(" ", 2)
             ssim = runs[column.replace("psnr ", "ssim ", 1)]
-            found.append(
-                {
-                    "method": method,
-                    "set": name,
-                    "task": task,
-                    "psnr": runs[column].mean(),
-                    "sd": runs[column].std(ddof=1),
-                    "ssim": ssim.mean(),
-                    "images": int(runs[column.replace("psnr ", "images ", 1)].iloc[0]),
-                }
-            )
+            images = int(runs[column.replace("psnr ", "images ", 1)].iloc[0])
+            found.append((method, name, task, runs[column].mean(), runs[column].std(ddof=1), ssim.mean(), images))
     return pd.DataFrame(found, columns=["method", "set", "task", "psnr", "sd", "ssim", "images"])
 
 
@@ -215,31 +194,3 @@ def cells(rows: pd.DataFrame) -> dict[str, float]:
         if row["images"] == count and key in known:
             measured[key] = float(row["psnr"])
     return measured
-
-
-# --- a picture --------------------------------------------------------------------------------------------------------
-
-
-def pictures(
-    clean: np.ndarray, degradation: Mapping[str, Any], networks: Mapping[str, nn.Module], name: str = ""
-) -> dict[str, np.ndarray]:
-    """One gray picture degraded and restored, for a figure.
-
-    Args:
-        clean: ``uint8`` ``(H, W)``.
-        degradation: ``{"noise": 25}`` or ``{"jpeg": 10}``.
-        networks: label -> network of scale 1.
-        name: of the picture, which decides about its noise.
-
-    Returns:
-        Label with PSNR -> ``uint8`` ``(H, W)``: the clean picture, the degraded one, each network's.
-    """
-    task = Degradation(**degradation)
-    x = degraded(clean, task, name)
-    results = {task_name(task): to_uint8(x)}
-    for label, network in networks.items():
-        y = upscale(network.eval(), x)
-        assert y is not None
-        results[label] = to_uint8(y)
-    scored = {f"{label}, {psnr(img, clean, GRAY()):.2f} dB": img for label, img in results.items()}
-    return {"clean": to_uint8(to_tensor(clean)), **scored}

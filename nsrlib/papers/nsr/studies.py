@@ -111,19 +111,18 @@ def hooks(
     network: Any,
     recipe: Any,
     temperature: Sequence[float] | None = None,
-    penalty: float = 0.0,
     hard: bool = False,
     sets: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Hooks of the training loop: gate usage in the log, and what makes gates one-hot. The ``setup`` of the studies.
 
     Args:
-        temperature: first and last, see :func:`~nsrlib.models.nsr.annealed`. penalty: on the gates' entropy.
+        temperature: first and last, see :func:`~nsrlib.models.nsr.annealed`.
         hard: measure the trained network on ``sets`` with hard selection too, and with one gate for a whole picture:
             ``psnr_<set>_hard``, ``psnr_<set>_whole`` and ``psnr_<set>_hard_whole``; and multiply-adds for each
             low-resolution pixel both ways, ``cost`` and ``cost_hard``, mixing and gates included.
     """
-    from nsrlib.models.nsr import GateLog, annealed, entropy_penalty, gated_layers
+    from nsrlib.models.nsr import GateLog, annealed, gated_layers
 
     found: dict[str, Any] = {}
     if any(layer.k > 1 for layer in gated_layers(network).values()):
@@ -131,8 +130,6 @@ def hooks(
         found |= {"before_step": log.before_step, "after_step": log.after_step}
     if temperature:
         found["before_forward"] = annealed(recipe, *temperature)
-    if penalty:
-        found["losses"] = entropy_penalty(penalty)
     if hard:
         found["measure"] = lambda net: _measured_hard(net, sets)
     return found
