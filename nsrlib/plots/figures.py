@@ -62,12 +62,8 @@ def compare(
         crop: (top, left, height, width).
     """
     top, left, h, w = crop
-    fig, axes = plt.subplots(
-        1,
-        len(pictures) + 2,
-        figsize=(11, 2.35),
-        gridspec_kw={"width_ratios": [truth.shape[1] / truth.shape[0] * h / w] + [1] * (len(pictures) + 1)},
-    )
+    widths = [truth.shape[1] / truth.shape[0] * h / w] + [1] * (len(pictures) + 1)
+    fig, axes = plt.subplots(1, len(widths), figsize=(11, 2.35), width_ratios=widths)
     axes[0].imshow(truth)
     axes[0].add_patch(Rectangle((left - 0.5, top - 0.5), w, h, fill=False, edgecolor=RED, linewidth=1.4))
     axes[0].set_title(title)
@@ -132,34 +128,18 @@ def bubbles(
     def area(g: float) -> float:
         return 30 + 90 * np.log10(max(g, 1.0)) ** 1.5
 
-    places: dict[str, dict[str, Any]] = {
-        "right": {"xytext": (8, 5), "ha": "left"},
-        "left": {"xytext": (-8, 5), "ha": "right"},
-        "below": {"xytext": (0, -16), "ha": "center"},
-    }
+    places = {"right": ((8, 5), "left"), "left": ((-8, 5), "right"), "below": ((0, -16), "center")}
     p: Any
     for p in points.itertuples():
         beyond = xlim is not None and p.x > xlim[1]
         x = xlim[1] * 0.975 if beyond and xlim else p.x
         colour = BLUE if p.label in highlight else PALE
-        ax.scatter(
-            x,
-            p.y,
-            s=area(p.multi_adds),
-            facecolor="none" if p.ours else colour,
-            edgecolor=RED if p.ours else "white",
-            linewidth=1.4,
-            zorder=4 if p.ours else 3,
-        )
-        place = getattr(p, "place", "right")
-        ax.annotate(
-            f"{p.label} ({p.x:.0f} K →)" if beyond else str(p.label),
-            (x, p.y),
-            textcoords="offset points",
-            fontsize=8,
-            color=RED if p.ours else ("black" if p.label in highlight else EDGE),
-            **places["left" if beyond else (place if place in places else "right")],
-        )
+        fill, ring, order = ("none", RED, 4) if p.ours else (colour, "white", 3)
+        ax.scatter(x, p.y, s=area(p.multi_adds), facecolor=fill, edgecolor=ring, linewidth=1.4, zorder=order)
+        offset, ha = places.get("left" if beyond else getattr(p, "place", "right"), places["right"])
+        text = f"{p.label} ({p.x:.0f} K →)" if beyond else str(p.label)
+        ink = RED if p.ours else "black" if p.label in highlight else EDGE
+        ax.annotate(text, (x, p.y), xytext=offset, textcoords="offset points", ha=ha, fontsize=8, color=ink)
     for g in (10, 100, 1000):
         ax.scatter([], [], s=area(g), color=PALE, label=f"{g} G multiply-adds")
     ax.legend(loc="lower right", labelspacing=1.5, handletextpad=1.0, borderpad=1.0)
@@ -184,9 +164,8 @@ def bars(
     ax.barh(labels, numbers, color=[colours.get(label, BLUE) for label in labels], height=0.66)
     span = max(abs(v) for v in numbers) or 1
     for k, v in enumerate(numbers):
-        ax.text(
-            v + 0.01 * span * (1 if v >= 0 else -1), k, f"{v:.3g}{unit}", va="center", ha="left" if v >= 0 else "right"
-        )
+        sign, ha = (1, "left") if v >= 0 else (-1, "right")
+        ax.text(v + 0.01 * span * sign, k, f"{v:.3g}{unit}", va="center", ha=ha)
     ax.invert_yaxis()
     ax.margins(x=0.22)
     ax.grid(axis="y", visible=False)

@@ -1,11 +1,9 @@
 """Things to try in a notebook: sliders beside a picture, two pictures behind one edge, one's own picture.
 
 Everything is drawn by Python and shown as PNG in an ``ipywidgets`` image; only the pointer's position comes from a
-second library, ``ipyevents``. Nothing is fetched from the network. (The image comparers on PyPI were tried: one refuses
-Python 3.13 and ships without its JavaScript, the others belong to other front ends.)
+second library, ``ipyevents``. Nothing is fetched from the network.
 
-A viewer is the last expression of a cell, after a static figure that says the same: the web and paper show only that
-one. The cell's text output tells a reader without a kernel what there is to move::
+A viewer is the last expression of a cell, after a static figure that says the same, for readers without a kernel::
 
     viewers.explore(lambda alpha=1.0: (to_gray(power(alpha), -3, 3), f"alpha {alpha:g}"), alpha=(0.1, 4.0, 0.05))
     viewers.compare({"bicubic": a, "BSRN": b}, truth)
@@ -87,7 +85,11 @@ class Explorer(widgets.VBox):
         boxes = [widgets.Box(content, layout=flow) for content in (list(self.inputs.values()), self.views)]
         super().__init__([*boxes, self.caption])
         if at:
-            self._follow("click" if slow else "mousemove")
+            from ipyevents import Event
+
+            watched = ["click" if slow else "mousemove"]
+            self.pointer = Event(source=self.views[0], watched_events=watched, wait=60, throttle_or_debounce="throttle")
+            self.pointer.on_dom_event(self.pointed)
 
     def _arguments(self) -> dict[str, Any]:
         values = {name: control.value for name, control in self.inputs.items()}
@@ -112,12 +114,6 @@ class Explorer(widgets.VBox):
         self._busy = False
         self._redraw()
 
-    def _follow(self, event: str) -> None:
-        from ipyevents import Event
-
-        self.pointer = Event(source=self.views[0], watched_events=[event], wait=60, throttle_or_debounce="throttle")
-        self.pointer.on_dom_event(self.pointed)
-
     def pointed(self, event: Mapping[str, Any]) -> None:
         """Follow an event of ``ipyevents`` over the first picture."""
         if "dataX" in event:  # not beside the picture
@@ -138,11 +134,9 @@ def _bundle(bundle: dict[str, Any], labels: list[str]) -> dict[str, Any]:
 def explore(
     draw: Callable[..., Drawing], *, at: tuple[int, int] | None = None, width: int = 640, **controls: Any
 ) -> Explorer:
-    """Sliders and menus that set the arguments of ``draw``, and what it draws.
+    """Sliders and menus that set the arguments of ``draw``, and what it draws, which is always as many pictures.
 
     Args:
-        draw: called with the controls' values by name; returns a picture, a figure, or several, the last of which may
-            be a caption. Always as many.
         at: starting (row, column) of the pointer in pixels of the first picture, passed to ``draw`` as ``at``. It
             follows the pointer over that picture, clicks only if drawing is slow, and has two sliders.
         width: largest width of a picture on the screen, in CSS pixels.
@@ -173,20 +167,19 @@ def explore(
 
 
 def _control(name: str, spec: Any, parameter: inspect.Parameter | None) -> Any:
+    control: Any = None
     if isinstance(spec, bool):
-        control: Any = widgets.Checkbox(value=spec, indent=False)
+        control = widgets.Checkbox(value=spec, indent=False)
     elif isinstance(spec, widgets.Widget) and "value" in spec.trait_names():
         control = spec
     elif isinstance(spec, Sequence | Mapping) and not isinstance(spec, str) and len(spec):
         control = widgets.interactive.widget_from_abbrev(spec)
-    else:
-        control = None
     if control is None:
         kinds = "(low, high), (low, high, step), a list, a mapping, a bool or a widget"
         raise TypeError(f"{name} must be {kinds}, got {spec!r}")
     control.description = control.description or name.replace("_", " ")
-    has_default = parameter is not None and parameter.default is not parameter.empty
-    if parameter is not None and has_default and not isinstance(spec, bool | widgets.Widget):
+    given = isinstance(spec, bool | widgets.Widget) or parameter is None or parameter.default is parameter.empty
+    if parameter is not None and not given:
         low, high = getattr(control, "min", None), getattr(control, "max", None)
         if low is not None and high is not None and not low <= parameter.default <= high:
             raise ValueError(f"{name} starts at {parameter.default}, outside {low} to {high}")
@@ -259,9 +252,10 @@ def compare(
     labels = list(shown)
     target = None if truth is None else shown["ground truth"]
     scores = {}
-    for label in pictures if target is not None else ():
-        equal = np.array_equal(shown[label], target)
-        scores[label] = "equal" if equal else f"{psnr(shown[label], target, protocol):.2f} dB"
+    if target is not None:
+        for label in pictures:
+            equal = np.array_equal(shown[label], target)
+            scores[label] = "equal" if equal else f"{psnr(shown[label], target, protocol):.2f} dB"
 
     def draw(left: str, right: str, edge: float, zoom: int, at: tuple[int, int]) -> Drawing:
         a, b = shown[left], shown[right]
