@@ -64,12 +64,7 @@ def commit(repository: Path = ROOT) -> str:
 
 
 def one_line(text: str, limit: int = 300) -> str:
-    """``text`` without line breaks and terminal colours, cut to ``limit`` characters.
-
-    Example:
-        >>> one_line("two\\nlines that go on", limit=10)
-        'two lines…'
-    """
+    """``text`` without line breaks and terminal colours, cut to ``limit`` characters."""
     text = " ".join(re.sub(r"\x1b\[[\d;]*m", "", text).split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
@@ -85,12 +80,6 @@ def whole_file(path: Path) -> Iterator[Path]:
     """A draft to write to, which takes the place of ``path`` at the end; gone if anything fails.
 
     Readers see the old file or the new one, never half of it.
-
-    Example:
-        >>> with whole_file(Path("table.csv")) as draft:
-        ...     written = draft.write_text("a,b")
-        >>> Path("table.csv").read_text()
-        'a,b'
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

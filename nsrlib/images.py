@@ -75,10 +75,6 @@ def _resize_axis(x: Tensor, axis: int, n_out: int, scale: float, antialias: bool
     return out
 
 
-def _round_half_up(x: Tensor, peak: float) -> Tensor:
-    return (x + 0.5).floor().clamp_(0, peak)
-
-
 def imresize(
     img: Array,
     scale: float | tuple[float, float] | None = None,
@@ -153,9 +149,9 @@ def imresize(
     for step in (0, 1) if first_is_rows else (1, 0):
         y = _resize_axis(y, axes[step], targets[step], factors[step], antialias, border)
         if round_between:
-            y = _round_half_up(y, 255)
+            y = (y + 0.5).floor().clamp_(0, 255)
     if is_u8:
-        y = _round_half_up(y, 255).to(torch.uint8)
+        y = (y + 0.5).floor().clamp_(0, 255).to(torch.uint8)
     return y.numpy() if isinstance(img, np.ndarray) else y
 
 
@@ -215,18 +211,13 @@ def luma(rgb: Array, rounding: LumaRounding = "none") -> Array:
     if rgb.ndim < 3 or rgb.shape[axis] != 3:
         raise ValueError(f"rgb must have 3 channels on axis {axis}, got shape {tuple(rgb.shape)}")
     if isinstance(rgb, np.ndarray):
-        x = rgb.astype(np.float64) * (1.0 if rgb.dtype == np.uint8 else 255.0)
-        r, g, b = x[..., 0], x[..., 1], x[..., 2]
-        floor = np.floor
-    else:
-        t = rgb.double() * (1.0 if rgb.dtype == torch.uint8 else 255.0)
-        r, g, b = t.unbind(-3)
-        floor = torch.floor
+        return luma(torch.from_numpy(rgb.copy()).movedim(-1, -3), rounding).numpy()
+    r, g, b = (rgb.double() * (1.0 if rgb.dtype == torch.uint8 else 255.0)).unbind(-3)
     if rounding == "matlab":
         k = 1 / 255
-        return floor(65.481 * k * r + 128.553 * k * g + 24.966 * k * b + 16 + 0.5)
+        return (65.481 * k * r + 128.553 * k * g + 24.966 * k * b + 16 + 0.5).floor()
     y = 16 + (65.481 * r + 128.553 * g + 24.966 * b) / 255
-    return y if rounding == "none" else floor(y + 0.5)
+    return y if rounding == "none" else (y + 0.5).floor()
 
 
 # --- degradations -----------------------------------------------------------------------------------------------------
@@ -309,7 +300,7 @@ class Degradation:
     def __post_init__(self) -> None:
         if (self.noise is None) == (self.jpeg is None):
             raise ValueError(f"give one of noise and jpeg, got noise={self.noise!r} and jpeg={self.jpeg!r}")
-        if self.noise is not None and not (_is_number(self.noise) and 0 <= self.noise <= 255):
+        if self.noise is not None and not (isinstance(self.noise, int | float | np.number) and 0 <= self.noise <= 255):
             raise ValueError(f"noise must be a standard deviation between 0 and 255, got {self.noise!r}")
         if self.jpeg is not None:
             check_quality(self.jpeg)
@@ -320,11 +311,7 @@ class Degradation:
         return f"Gaussian noise of sigma {self.noise:g}, not clipped, from each image's name and seed {self.seed}"
 
     def apply(self, img: np.ndarray, name: str = "") -> np.ndarray:
-        """Degrade a ``uint8`` picture ``(H, W[, 3])``: ``uint8`` after JPEG, float64 in [0, 1] scale with noise.
-
-        Args:
-            name: of the picture. Pictures of the same name get the same noise.
-        """
+        """A ``uint8`` picture ``(H, W[, 3])`` after JPEG, ``uint8``, or with its name's noise, float64, not clipped."""
         if self.jpeg is not None:
             return jpeg(img, self.jpeg)
         assert self.noise is not None
@@ -345,29 +332,14 @@ def degraded(img: np.ndarray, task: Degradation, name: str = "", device: str | t
     return torch.from_numpy(planes).permute(2, 0, 1)[None].float().contiguous().to(device)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
-
-
 def check_quality(quality: Any) -> None:
-    """Raise a ValueError unless ``quality`` is a whole number that JPEG encoders take.
-
-    Example:
-        >>> check_quality(0)
-        Traceback (most recent call last):
-        ValueError: jpeg must be a whole quality from 1 to 100, got 0
-    """
+    """Raise a ValueError unless ``quality`` is a whole number that JPEG encoders take."""
     if not isinstance(quality, int | np.integer) or isinstance(quality, bool) or not 1 <= quality <= 100:
         raise ValueError(f"jpeg must be a whole quality from 1 to 100, got {quality!r}")
 
 
 def name_seed(text: str) -> int:
-    """64 bits that follow from a text, on every machine.
-
-    Example:
-        >>> name_seed("butterfly")
-        18229734961575263253
-    """
+    """64 bits that follow from a text, on every machine."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
@@ -454,8 +426,7 @@ def _has_deep_colour(path: str | os.PathLike) -> bool:
 def read_picture(path: str | os.PathLike) -> Picture:
     """Read any picture that Pillow knows: gray, palette, RGBA, CMYK, 16-bit gray, EXIF orientation.
 
-    Raises:
-        FileNotFoundError, PermissionError, ValueError: as :func:`read_image`.
+    Errors as :func:`read_image`.
 
     Example:
         >>> write_picture("deep.tif", np.full((2, 3), 1000, np.uint16))
@@ -489,11 +460,6 @@ def read_picture(path: str | os.PathLike) -> Picture:
 def check_target(path: str | os.PathLike) -> None:
     """Raise now what :func:`write_picture` would raise after the work: ValueError for a suffix that is no image format,
     FileNotFoundError for a folder that does not exist, PermissionError for one that cannot be written.
-
-    Example:
-        >>> check_target("picture.doc")
-        Traceback (most recent call last):
-        ValueError: cannot tell the image format of 'picture.doc'; use a suffix such as .png, .jpg or .tif
     """
     from PIL import Image
 

@@ -74,42 +74,22 @@ class Protocol:
 
 
 def MATLAB_Y(crop: int = 0) -> Protocol:
-    """Super-resolution papers of the BasicSR era: luma of the 8-bit RGB output, luma itself not rounded.
-
-    Example:
-        >>> MATLAB_Y(crop=4).luma_rounding
-        'none'
-    """
+    """Super-resolution papers of the BasicSR era: luma of the 8-bit RGB output, luma itself not rounded."""
     return Protocol(space="y", luma_rounding="none", crop=crop)
 
 
 def SELFEXSR_Y(crop: int = 0) -> Protocol:
-    """Luma rounded to whole levels as MATLAB's uint8 ``rgb2ycbcr``; gray files left alone (Huang et al. 2015).
-
-    Example:
-        >>> SELFEXSR_Y(crop=4).gray_as_is
-        True
-    """
+    """Luma rounded to whole levels as MATLAB's uint8 ``rgb2ycbcr``; gray files left alone (Huang et al. 2015)."""
     return Protocol(space="y", luma_rounding="matlab", crop=crop, gray_as_is=True)
 
 
 def RGB(crop: int = 0) -> Protocol:
-    """All three channels together (NTIRE challenges).
-
-    Example:
-        >>> RGB(crop=4).space
-        'rgb'
-    """
+    """All three channels together (NTIRE challenges)."""
     return Protocol(space="rgb", crop=crop)
 
 
 def GRAY(crop: int = 0) -> Protocol:
-    """One plane at 0..255 (denoising, JPEG artefacts).
-
-    Example:
-        >>> GRAY().space
-        'gray'
-    """
+    """One plane at 0..255 (denoising, JPEG artefacts)."""
     return Protocol(space="gray", crop=crop)
 
 

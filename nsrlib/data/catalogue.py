@@ -119,23 +119,13 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".g
 
 
 def key_of(name: str) -> str | None:
-    """The catalogue's spelling of a set's name, or None.
-
-    Example:
-        >>> key_of("BSD-100")
-        'b100'
-    """
+    """The catalogue's spelling of a set's name, or None."""
     plain = re.sub(r"[-_ ]", "", name).lower()
     return ({key.replace("_", ""): key for key in SETS} | _ALIASES).get(plain)
 
 
 def check_scale(name: str, spec: SetInfo | None, scale: Any, lr: str) -> int:
-    """The scale as a number (None becomes 1), checked against what the set offers (``spec`` None: a folder).
-
-    Example:
-        >>> check_scale("set5", SETS["set5"], None, "paper")
-        1
-    """
+    """The scale as a number (None becomes 1), checked against what the set offers (``spec`` None: a folder)."""
     whole = scale is None or (isinstance(scale, int | np.integer) and not isinstance(scale, bool))
     if spec is None or spec.kind == "embedded":
         if not whole or (scale is not None and scale < 1):

@@ -225,11 +225,6 @@ def fetch(
     Raises:
         ValueError: a path that is not in the table.
         DataUnavailable: files that could not be had; the others are kept in the cache.
-
-    Example:
-        >>> fetch("Set5/baby.png")
-        Traceback (most recent call last):
-        ValueError: 'Set5/baby.png' is not in the table of sources; did you mean '...'?
     """
     table = sources() if table is None else table
     paths = [paths] if isinstance(paths, str) else list(paths)

@@ -32,12 +32,7 @@ class Batch(NamedTuple):
 
 
 def stream_seed(seed: int, step: int, stream: int = 0) -> int:
-    """A 63-bit seed for one use (``stream``) of one step, well mixed, the same on every machine.
-
-    Example:
-        >>> stream_seed(0, 0)
-        7896617691693857887
-    """
+    """A 63-bit seed for one use (``stream``) of one step, well mixed, the same on every machine."""
     return int(np.random.SeedSequence((seed, stream, step)).generate_state(1, np.uint64)[0] >> 1)
 
 
