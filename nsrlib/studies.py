@@ -93,16 +93,13 @@ def train_and_score(
     """Train one network and score it: the task of most studies, whose settings are these keywords.
 
     Args:
-        model, scale, config: for :func:`nsrlib.create_model`.
         recipe: fields of :class:`~nsrlib.training.Recipe`; ``seed`` is set to the run's.
         train: training sets. patches: keywords of :class:`~nsrlib.data.patches.Patches`.
         degradation: ``{"noise": 25}`` or ``{"jpeg": 10}``: the network, of scale 1, learns to undo that and is scored
             on it, on gray unless it takes colour.
         setup, options: for :func:`set_up`, whose measure adds its numbers to the results.
         test: sets on which PSNR and SSIM are measured under the task's usual protocol, with LR made the papers' way.
-        limit: only the first so many images of each test set.
         points: validations on the first test set along the way, for the learning curve.
-        out: folder of the run's checkpoints.
 
     Returns:
         ``psnr_<set>``, ``ssim_<set>``, ``params``, ``loss``, ``seconds`` of training, ``curve``.
@@ -163,11 +160,9 @@ class Study:
     """Variants times seeds.
 
     Attributes:
-        name: of the study, in file names and progress bars.
         variants: name -> settings for the task, JSON-able.
         common: settings that all variants share; a variant's own come first, and a ``recipe`` or ``config`` in both is
             merged key by key.
-        seeds: as many runs of each variant.
         task: a module-level function, or its ``module:name``.
         note: what a reader must know about the scale of the training.
     """
@@ -309,13 +304,7 @@ def _run_one(task: Task | str, settings: Mapping[str, Any], seed: int, target: P
 
 @dataclass
 class StudyResult:
-    """Finished runs of a study.
-
-    Attributes:
-        name, note: of the study.
-        runs: one dict per run: variant, seed, metrics, curve, provenance.
-        settings: variant -> what it was trained with.
-    """
+    """Finished runs of a study, a dict each (variant, seed, metrics, curve, provenance); ``settings`` by variant."""
 
     name: str
     runs: list[dict[str, Any]]
@@ -343,7 +332,7 @@ class StudyResult:
         return sorted(set.intersection(*by_variant)) if by_variant else []
 
     def describe(self) -> str:
-        """How the numbers came about, in a sentence: scale of the training, seeds, hardware."""
+        """How the numbers came about, in a sentence."""
         devices = sorted({r["provenance"]["device"] for r in self.runs})
         seeds = f"{len(self.seeds)} seeds" if len(self.seeds) != 1 else "1 seed"
         return f"{self.note.rstrip('. ')}; {seeds}, {', '.join(devices)}.".lstrip("; ")
@@ -383,12 +372,7 @@ def summary(table: pd.DataFrame, metric: str, baseline: str | None = None) -> pd
 
 
 def ordering(table: pd.DataFrame, metric: str, claims: Sequence[tuple[str, str]]) -> pd.DataFrame:
-    """Test claims "the first is better (larger) than the second" by the rule of the module.
-
-    Args:
-        table: :attr:`StudyResult.table`.
-        metric: a column; larger is better.
-        claims: pairs of variants.
+    """Test claims "the first variant has a larger ``metric`` than the second" by the rule of the module.
 
     Returns:
         Columns better, worse, difference (mean over seeds), sd, low, high, seeds, verdict: ``ordering holds``,

@@ -209,7 +209,6 @@ class AdderUnit(nn.Module):
         layer: ``adder``; ``difference`` (:class:`DifferenceAdder2d`); ``conv``, the control.
         gradient: of the adder, ``adder`` (full precision and HardTanh) or ``sign`` (the derivative).
         alpha: of the power activation at the start.
-
     """
 
     def __init__(

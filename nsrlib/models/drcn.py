@@ -65,7 +65,6 @@ class DRCN(nn.Module):
         recur_init: ``identity``, or a number g: He's normal initialisation times g.
         last_gain: factor of the last layer's first weights; He's (1) makes a large first error, 0.1 starts near the
             input.
-
     """
 
     min_size = 3

@@ -178,7 +178,6 @@ class DRN(nn.Module):
         num_blocks: B, attention blocks in each of log2(scale) stages.
         widths: inner width of every layer in the order of :func:`full_widths`; default: full. A pruned network is an
             ordinary one with other widths.
-
     """
 
     min_size = 1
@@ -340,7 +339,6 @@ def pyramid(batch: Batch) -> list[Tensor]:
 
     The authors read the middle levels from files. Here they are MATLAB's bicubic of the *patch*, in float: not rounded
     to whole grey levels nor clipped, and within ``2r`` pixels of its edge the patch is mirrored where the files go on.
-
     """
     (h, w), (hr_h, hr_w) = batch.input.shape[-2:], batch.target.shape[-2:]
     r = hr_h // h
@@ -357,7 +355,6 @@ def dual_regression_loss(
 
     Args:
         outputs: p^0 .. p^S. targets: x^0 .. x^S. duals: D_1 .. D_S, or none: the dual term is 0 then.
-
     """
     if len(outputs) != len(targets) or (len(duals) and len(duals) != len(outputs) - 1):
         raise ValueError(
@@ -404,7 +401,6 @@ def drn_losses(
             authors' code for this was not released.
         unpaired_share: rho, their share of each batch, on top of the paired patches that ``fit`` draws. All terms are
             means over both kinds, so the primal one counts ``1 - rho``.
-
     """
     if not 0 <= lambda_ < math.inf:
         raise ValueError(f"lambda_ must be 0 or more, got {lambda_!r}")

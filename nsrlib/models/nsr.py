@@ -388,7 +388,6 @@ def by_tiles(body: Callable[[Tensor], Tensor], x: Tensor, patch: int = 48) -> Te
 
     The picture is mirrored by 4 pixels; a tile loses as many on each side before it is merged, and shares 8 with its
     neighbours.
-
     """
     m, (h, w) = TILE_MARGIN, x.shape[2:]
     padded = F.pad(x, (m, m, m, m), mode="reflect")

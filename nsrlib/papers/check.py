@@ -15,10 +15,8 @@ class Check:
     """A statement and what became of it.
 
     Attributes:
-        id: of the statement, a letter and a number.
         statement: in words, true if ``holds``.
         how: ``checked`` (on samples, or for one network) or ``proved`` (for all, in exact arithmetic).
-        holds: whether it came out.
         figures: what was computed.
     """
 
@@ -28,11 +26,13 @@ class Check:
     holds: bool
     figures: dict[str, float | int | str] = field(default_factory=dict)
 
+    def described(self) -> str:
+        """The figures in words."""
+        return ", ".join(f"{k} {_short(v)}" for k, v in self.figures.items())
+
     def __str__(self) -> str:
-        figures = ", ".join(f"{k} {_short(v)}" for k, v in self.figures.items())
-        return f"{self.id} {self.how if self.holds else 'FAILS'}: {self.statement}" + (
-            f" ({figures})" if figures else ""
-        )
+        figures = f" ({self.described()})" if self.figures else ""
+        return f"{self.id} {self.how if self.holds else 'FAILS'}: {self.statement}{figures}"
 
 
 def _short(value: float | int | str) -> str:
@@ -45,14 +45,5 @@ def table(checks: Iterable[Check]) -> pd.DataFrame:
     """Columns id, statement, how, holds, figures (as text)."""
     import pandas as pd
 
-    rows = [
-        {
-            "id": c.id,
-            "statement": c.statement,
-            "how": c.how,
-            "holds": c.holds,
-            "figures": ", ".join(f"{k} {_short(v)}" for k, v in c.figures.items()),
-        }
-        for c in checks
-    ]
+    rows = [(c.id, c.statement, c.how, c.holds, c.described()) for c in checks]
     return pd.DataFrame(rows, columns=["id", "statement", "how", "holds", "figures"])

@@ -64,7 +64,6 @@ class Job:
 
     @property
     def own(self) -> Training:
-        """How the network's paper trains it."""
         return training_of(self.model)
 
     @property
@@ -93,7 +92,6 @@ class Job:
             return create_model(self.model, self.scale, **self.config)
 
     def patches(self, gray: bool | None) -> Patches:
-        """Of the training images."""
         from nsrlib.data import Patches
 
         return Patches(
@@ -134,17 +132,11 @@ def train(
     """Train a network on a user's images, with a log, curves and a weights file in ``out``.
 
     Args:
-        job: what is trained.
-        out: the run's folder.
-        resume: go on where a run in it was interrupted.
-        device: as of :func:`~nsrlib.training.fit`.
+        resume: go on where a run in ``out`` was interrupted.
         say: told, once, what is trained and how.
 
     Returns:
         The result, and a sentence about it (empty in all processes but the first of a distributed run).
-
-    Raises:
-        ValueError: scale 1 without noise or JPEG to undo; as of :func:`~nsrlib.training.fit`.
     """
     from nsrlib import data, evaluation
     from nsrlib.training import RunFolder, fit

@@ -16,15 +16,11 @@ def new_paper(name: str, out: str | os.PathLike | None = None) -> Path:
     """Copy the template to a folder, under the name of the paper.
 
     Args:
-        name: of the paper: lower-case letters, digits and underscores, beginning with a letter.
+        name: lower-case letters, digits and underscores, beginning with a letter.
         out: the folder, which must not exist; default: ``nsrlib-<name>`` here.
 
     Returns:
         The folder. Install it by ``pip install -e <folder>``, and ``nsr reproduce <name>`` runs its notebook.
-
-    Raises:
-        ValueError: a name that cannot be a package's, or that a paper has already.
-        FileExistsError: the folder is there.
     """
     if not (name.isascii() and name.isidentifier() and name == name.lower() and name[0].isalpha()):
         raise ValueError(f"name must be lower-case letters, digits and underscores, got {name!r}")

@@ -73,7 +73,6 @@ class Paper(Numbers):
 
     @property
     def notebook(self) -> Path:
-        """The notebook's file."""
         return self.root / "notebooks" / f"{self.name}.ipynb"
 
     def studies_at(self, profile: str) -> dict[str, Study]:
@@ -83,7 +82,6 @@ class Paper(Numbers):
         return self.studies(profile)
 
     def study_file(self, study: str, profile: str) -> Path:
-        """Where the results of a study are kept."""
         return self.results / "studies" / f"{study.replace(' ', '-')}.{profile}.json"
 
     def stored_study(self, study: str) -> tuple[StudyResult, str] | None:

@@ -1,8 +1,8 @@
-from .folder import RunFolder
+from .folder import RunFolder, save_weights
 from .hooks import Hooks, Losses
 from .loop import TrainingResult, fit
 from .recipe import Recipe, learning_rate
-from .weights import save_weights, seeded
+from .state import seeded
 
 __all__ = [
     "Hooks",

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
+from torch import nn
 
 from nsrlib.files import commit, whole_file, write_json
 from nsrlib.training.state import State
-from nsrlib.training.weights import save_weights
 
 
 class RunFolder:
@@ -27,7 +27,6 @@ class RunFolder:
             is installed) and, in the end, ``weights.safetensors``.
         resume: go on from the newest sound checkpoint in it; False: start anew and remove what is there.
         checkpoint_every: steps between checkpoints; 0: by time alone.
-        checkpoint_seconds: time between checkpoints.
         metadata: kept with the weights: paper, model, ...
     """
 
@@ -47,7 +46,7 @@ class RunFolder:
         self.metadata = dict(metadata or {})
 
     def checkpoints(self) -> list[Path]:
-        """Files of the checkpoints, the newest last."""
+        """The newest last."""
         return sorted(self.path.glob("checkpoint-*.pt"), key=_step_of)
 
     def newest(self) -> bytes | None:
@@ -118,7 +117,6 @@ class Journal:
                 handle.close()
 
     def say(self, sentence: str) -> None:
-        """A line of the log."""
         if self.log is not None:
             self.log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {sentence}\n")
             self.log.flush()
@@ -136,11 +134,9 @@ class Journal:
                     self.events.add_scalar(name, value, int(row["step"]))
 
     def late(self) -> bool:
-        """Whether the last checkpoint is too long ago."""
         return self.folder is not None and time.monotonic() - self.saved > self.folder.checkpoint_seconds
 
     def due(self) -> bool:
-        """Whether this step is one that has a checkpoint."""
         every = self.folder.checkpoint_every if self.folder else 0
         return bool(every) and self.state.step % every == 0
 
@@ -177,3 +173,13 @@ class Journal:
     def _write_history(self, folder: RunFolder) -> None:
         with whole_file(folder.path / "history.csv") as draft:
             self.state.history().to_csv(draft, index=False)
+
+
+def save_weights(model: nn.Module, path: str | os.PathLike, metadata: Mapping[str, Any] | None = None) -> None:
+    """Write a network's weights as ``.safetensors``, whole or not at all, with ``metadata`` (as strings) inside."""
+    from safetensors.torch import save
+
+    tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    about = {key: str(value) for key, value in (metadata or {}).items()}
+    with whole_file(Path(path)) as draft:
+        draft.write_bytes(save(tensors, about))

@@ -56,10 +56,7 @@ class TrainingResult:
         model: the trained network (the running mean of its weights if the recipe has one), in evaluation mode.
         history: a row every ``log_every`` steps: step, loss and its terms (means since the last row), lr, seconds, and
             what hooks and validation returned.
-        recipe: as given.
-        steps: optimiser steps in all, those before a resume included.
-        seconds: of training, validation and checkpoints included, likewise.
-        out: the run's folder, or None.
+        steps, seconds: in all, those before a resume, validation and checkpoints included.
     """
 
     model: nn.Module
@@ -89,8 +86,6 @@ def fit(
     Args:
         model: takes and returns what ``hooks.losses`` expects; by default ``(N, C, P, P)`` in, ``(N, C, rP, rP)`` out.
         data: patches; moved to the device, and cut to ``recipe.patch`` (which must be theirs).
-        recipe: how.
-        hooks: losses, further networks, and functions that are called around each step.
         validate: called with the network (its running mean if there is one) in evaluation mode; what it returns goes
             into the log. The first number decides about plateaus: larger is better. Only the first process calls it.
         validate_every: steps between validations, each of which makes a row of the log; 0: only at the end.
@@ -100,9 +95,6 @@ def fit(
         device: ``auto``, ``cpu``, ``cuda``, ...; under ``torchrun`` each process takes its own GPU.
         progress: a bar; None: if someone is watching.
         description: what the bar says.
-
-    Returns:
-        The network and what happened.
 
     Raises:
         ValueError: patch or batch do not fit; a checkpoint made with another recipe, other data or another network.
@@ -198,16 +190,10 @@ class _Loop:
     """Steps, rows of the log and checkpoints, until the end or a signal."""
 
     def __init__(
-        self,
-        state: State,
-        hooks: Hooks,
-        validation: _Validation,
-        journal: Journal,
-        processes: Processes,
-        log_every: int,
+        self, state: State, hooks: Hooks, validation: _Validation, journal: Journal, processes: Processes, every: int
     ) -> None:
         self.state, self.hooks, self.validation, self.journal = state, hooks, validation, journal
-        self.processes, self.log_every = processes, log_every
+        self.processes, self.log_every = processes, every
         self.shard = processes.share(state.recipe.batch)
         self.losses: nn.Module = _Losses(state, hooks.losses)
         if processes.count > 1:
@@ -240,7 +226,6 @@ class _Loop:
             raise KeyboardInterrupt if stop[0] == signal.SIGINT else SystemExit(128 + stop[0])
 
     def one_step(self) -> None:
-        """A batch, its losses and gradients, and the optimisers."""
         state, recipe, step = self.state, self.state.recipe, self.state.step
         torch.manual_seed(stream_seed(recipe.seed, step, 2 + self.processes.rank))
         state.prepare()
@@ -279,9 +264,7 @@ class _Loop:
     def mean_losses(self) -> dict[str, float]:
         """Means since the last row, over all processes. FloatingPointError: a loss or a weight is no number."""
         state, window = self.state, self.state.window
-        losses = {
-            name: self.processes.mean(torch.stack([kept[name] for kept in window])) for name in window[0]
-        }  # each (steps,)
+        losses = {name: self.processes.mean(torch.stack([kept[name] for kept in window])) for name in window[0]}
         wrong = (~losses["loss"].isfinite()).nonzero()
         if len(wrong):
             first = int(wrong[0])

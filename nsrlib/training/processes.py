@@ -19,13 +19,7 @@ from nsrlib.evaluation import pick_device
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that train one network together.
-
-    Attributes:
-        device: where this one computes.
-        rank: its number.
-        count: how many there are.
-    """
+    """This process, of number ``rank`` among the ``count`` that train one network together."""
 
     device: torch.device
     rank: int = 0
@@ -33,7 +27,7 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes and validates."""
+        """Whether this one writes and validates."""
         return self.rank == 0
 
     def share(self, batch: int) -> slice:

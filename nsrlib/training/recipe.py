@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,31 @@ _KINDS: dict[type, tuple[Any, str]] = {
     str: (str, "a word"),
     tuple: ((tuple, list), "a sequence"),
 }
+
+
+def _whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _rising(values: tuple[float, ...]) -> bool:
+    return all(0 < v < 1 for v in values) and list(values) == sorted(values)
+
+
+_RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("iterations batch patch patience", lambda v: _whole(v, 1), "a positive whole number"),
+    ("warmup seed", lambda v: _whole(v, 0), "a whole number, 0 or more"),
+    ("loss", LOSSES.__contains__, f"one of {', '.join(LOSSES)}"),
+    ("optimiser", OPTIMISERS.__contains__, f"one of {', '.join(OPTIMISERS)}"),
+    ("schedule", SCHEDULES.__contains__, f"one of {', '.join(SCHEDULES)}"),
+    ("precision", PRECISIONS.__contains__, f"one of {', '.join(PRECISIONS)}"),
+    ("lr", lambda v: 0 < v < math.inf, "positive"),
+    ("weight_decay lr_min clip_norm clip_value", lambda v: 0 <= v < math.inf, "0 or more"),
+    ("ema momentum", lambda v: 0 <= v < 1, "in [0, 1)"),
+    ("milestones", _rising, "rising fractions between 0 and 1"),
+    ("betas", lambda v: len(v) == 2 and all(0 <= b < 1 for b in v), "two numbers in [0, 1)"),
+    ("gamma", lambda v: 0 < v < 1, "between 0 and 1"),
+)
+"""Fields, what holds of each, and that in words."""
 
 
 @dataclass(frozen=True)
@@ -87,36 +113,10 @@ class Recipe:
             raise ValueError(f"lr_scale must be pairs (pattern, factor), got {self.lr_scale!r}") from None
         object.__setattr__(self, "betas", tuple(self.betas))
         object.__setattr__(self, "milestones", tuple(self.milestones))
-        for name in ("iterations", "batch", "patch", "patience"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be a positive whole number, got {value!r}")
-        for name in ("warmup", "seed"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-                raise ValueError(f"{name} must be a whole number, 0 or more, got {value!r}")
-        for name, known in (
-            ("loss", LOSSES),
-            ("optimiser", OPTIMISERS),
-            ("schedule", SCHEDULES),
-            ("precision", PRECISIONS),
-        ):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
-        if not 0 < self.lr < math.inf:
-            raise ValueError(f"lr must be positive, got {self.lr!r}")
-        for name in ("weight_decay", "lr_min", "clip_norm", "clip_value"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)!r}")
-        for name in ("ema", "momentum"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)!r}")
-        if not all(0 < m < 1 for m in self.milestones) or list(self.milestones) != sorted(self.milestones):
-            raise ValueError(f"milestones must be rising fractions between 0 and 1, got {self.milestones!r}")
-        if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
-            raise ValueError(f"betas must be two numbers in [0, 1), got {self.betas!r}")
-        if not 0 < self.gamma < 1:
-            raise ValueError(f"gamma must be between 0 and 1, got {self.gamma!r}")
+        for names, holds, words in _RULES:
+            for name in names.split():
+                if not holds(value := getattr(self, name)):
+                    raise ValueError(f"{name} must be {words}, got {value!r}")
         if not all(0 <= factor < math.inf for _, factor in self.lr_scale):
             raise ValueError(f"factors of lr_scale must be 0 or more, got {self.lr_scale!r}")
 

@@ -6,7 +6,8 @@ import dataclasses
 import fnmatch
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,14 @@ OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
     "sgd": torch.optim.SGD,
 }
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw a network's first weights from ``seed``, on the CPU, and leave its generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 class Plateau:
@@ -45,10 +54,7 @@ class State:
     """A training as far as it is: ``step`` steps of ``recipe`` on ``data``, in ``seconds``.
 
     Attributes:
-        model, networks: what is trained, on the device of ``data``.
         mean: the running mean of the model's weights, as ``torch.optim.swa_utils`` has it, or None.
-        parameters: of all networks.
-        plateau: see :class:`Plateau`.
         rows: of the log. window: the losses since the last row, still on the device.
     """
 
@@ -75,7 +81,6 @@ class State:
     # --- a step
 
     def learning_rate(self, step: int) -> float:
-        """Of a step, counted from 0."""
         return learning_rate(self.recipe, step, self.plateau.factor)
 
     def ended(self) -> bool:
@@ -105,7 +110,6 @@ class State:
         self.step += 1
 
     def start_clock(self) -> None:
-        """Seconds count from here on."""
         self.clock = time.monotonic()
 
     def elapsed(self) -> float:
@@ -136,7 +140,6 @@ class State:
         return self.model.eval()
 
     def history(self) -> pd.DataFrame:
-        """The rows of the log."""
         import pandas as pd
 
         return pd.DataFrame(self.rows)
@@ -144,7 +147,6 @@ class State:
     # --- checkpoints
 
     def settings(self) -> dict[str, Any]:
-        """The recipe as a dict."""
         return dataclasses.asdict(self.recipe)
 
     def content(self) -> dict[str, Any]:

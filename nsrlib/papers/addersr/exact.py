@@ -28,23 +28,17 @@ class Exact:
 
 
 def solve_filter(
-    windows: Sequence[Sequence[int]],
-    targets: Sequence[int],
-    *,
-    free_slope: bool = False,
-    free_offset: bool = False,
+    windows: Sequence[Sequence[int]], targets: Sequence[int], *, free_slope: bool = False, free_offset: bool = False
 ) -> Exact:
     """Is there any filter W with ``y(x) = p target(x) + q`` for all of these windows? Decided exactly.
 
     Args:
         windows: whole numbers, D in each. The work grows as (different values + 1) ** D.
-        targets: one for each window.
         free_slope, free_offset: p and q are unknown too (else 1 and 0). With both, the answer covers every affine map
             after the filter, such as batch normalisation with a factor other than 0.
 
     Raises:
         ArithmeticError: a certificate did not survive the exact check.
-        ValueError: windows of different lengths, or as many targets as windows are missing.
     """
     taps = len(windows[0])
     if any(len(x) != taps for x in windows) or len(targets) != len(windows):
@@ -58,12 +52,7 @@ def solve_filter(
         for x, target in zip(windows, targets, strict=True):
             # |x - w| = sign (x - w): a value at or below the cell lies below w, any other at or above it
             signs = [-1 if low is not None and v <= low else 1 for v, (low, _) in zip(x, bounds, strict=True)]
-            row = list(signs)
-            if free_slope:
-                row.append(-target)
-            if free_offset:
-                row.append(-1)
-            rows.append(row)
+            rows.append([*signs, *([-target] if free_slope else []), *([-1] if free_offset else [])])
             right.append(sum(s * v for s, v in zip(signs, x, strict=True)) + (0 if free_slope else target))
         unknown = len(rows[0]) - taps
         solution = _solve_exactly(rows, right, [*bounds, *[(None, None)] * unknown])

@@ -20,12 +20,7 @@ if TYPE_CHECKING:
 def dc_response(weight: Tensor, level: Tensor) -> Tensor:
     """``r(s) = -sum_t |s - w_t|``: what each filter answers to constant images.
 
-    Args:
-        weight: ``(O, ...)``, any number of taps.
-        level: ``(S,)``, same dtype.
-
-    Returns:
-        ``(O, S)``.
+    ``(O, ...)`` with any number of taps and ``(S,)`` give ``(O, S)``.
     """
     return -(level[None, :, None] - weight.flatten(1)[:, None]).abs().sum(2)
 
@@ -38,17 +33,8 @@ def dc_slope(weight: Tensor, level: Tensor) -> Tensor:
 
 
 def difference_filters(taps: Sequence[int], bound: float) -> tuple[Tensor, Tensor]:
-    """Two adder filters, weights +-M, of which half the difference is the convolution ``taps`` on ``|x| <= M``.
-
-    Args:
-        taps: of {-1, 0, 1}. bound: M.
-
-    Returns:
-        Both sets of weights, float64, as long as ``taps``.
-
-    Raises:
-        ValueError: another value among the taps.
-    """
+    """Two adder filters, weights +-M, of which half the difference is the convolution ``taps`` (of -1, 0, 1) on
+    ``|x| <= M``; M is ``bound``. Both as long as ``taps``, float64."""
     c = torch.tensor(taps, dtype=torch.float64)
     if not set(taps) <= {-1, 0, 1}:
         raise ValueError(f"taps must be of -1, 0, 1, got {list(taps)}")
@@ -60,15 +46,12 @@ def dc_audit(model: nn.Module, images: Iterable[Tensor]) -> pd.DataFrame:
     """T2d: how a trained network's adder filters answer constant input over the range that their layer really sees.
 
     Args:
-        model: has adder layers. images: inputs ``(N, C, H, W)`` that show the range.
+        images: inputs ``(N, C, H, W)`` that show the range.
 
     Returns:
         One row a filter. layer, filter, taps; low, high: the range; ``slope``: mean slope of :func:`dc_response` over
         it, divided by the taps (-1 to 1; 0: constant levels cancel, as in a high-pass); ``steepest``: the largest
         ``|slope|`` in the range, likewise; ``inside``: share of the weights that lie within the range.
-
-    Raises:
-        ValueError: no adder layers, or no images.
     """
     import pandas as pd
 
@@ -100,14 +83,8 @@ def dc_audit(model: nn.Module, images: Iterable[Tensor]) -> pd.DataFrame:
 def unit_traces(model: nn.Module, image: Tensor) -> dict[str, dict[str, Tensor]]:
     """What every adder unit makes of an image, step by step (Figure 2). Evaluation mode.
 
-    Args:
-        model: has :class:`~nsrlib.models.addersr.AdderUnit` layers. image: ``(N, C, H, W)``, the network's input.
-
     Returns:
         Unit by name -> ``input`` and what each step leaves, :meth:`~nsrlib.models.addersr.AdderUnit.trace`.
-
-    Raises:
-        ValueError: no such units.
     """
     units = {name: m for name, m in model.named_modules() if isinstance(m, AdderUnit)}
     if not units:

@@ -27,6 +27,8 @@ from nsrlib.papers.check import Check
 if TYPE_CHECKING:
     import pandas as pd
 
+Figures = dict[str, float | int | str]
+
 # --- Theorem 1 --------------------------------------------------------------------------------------------------------
 
 
@@ -38,11 +40,7 @@ def _one_tap_changes(taps: int, values: Sequence[int]) -> list[tuple[int, ...]]:
 
 
 def theorem1(seed: int = 0, steps: int = 1500) -> list[Check]:
-    """No adder filter is the identity: the checks T1 a to e, the counter-examples, the exact statements.
-
-    Args:
-        seed: of the samples. steps: of the fits in T1d.
-    """
+    """No adder filter is the identity: the checks T1 a to e, the counter-examples, the exact statements."""
     return [
         *_theorem1_proofs(),
         _rise(seed),
@@ -135,7 +133,7 @@ def _rise(seed: int) -> Check:
     change = (adder2d(image + 1, w, padding=1) - adder2d(image, w, padding=1))[0]
     valid = F.conv2d(torch.ones_like(image), torch.ones_like(w), padding=1)[0]  # taps that are not padding
     error = float((change + valid).abs().max())
-    figures: dict[str, float | int | str] = {
+    figures: Figures = {
         "inside": float(change[:, 3, 3].mean()), "edge": float(change[:, 0, 3].mean()),
         "corner": float(change[:, 0, 0].mean()), "error": _order(error),
     }  # fmt: skip
@@ -192,14 +190,7 @@ FITS = ("conv", "adder", "x + adder", "adder + bn", "x + bn(adder)")
 
 
 def identity_fit(kind: str, seed: int = 0, steps: int = 1500, units: int = 16) -> float:
-    """Mean absolute error of the identity on N(0, I), fitted by a 1x1 layer with Adam (T1d).
-
-    Args:
-        kind: one of :data:`FITS`.
-
-    Raises:
-        ValueError: an unknown kind.
-    """
+    """Mean absolute error of the identity on N(0, I), fitted by a 1x1 layer of a kind of :data:`FITS` (T1d)."""
     if kind not in FITS:
         raise ValueError(f"kind must be one of {', '.join(FITS)}, got {kind!r}")
     g = torch.Generator().manual_seed(seed)
@@ -226,9 +217,7 @@ def _identity_fits(seed: int, steps: int) -> list[Check]:
     error = {kind: identity_fit(kind, seed, steps) for kind in FITS}
     good, poor = ("conv", "x + bn(adder)"), ("adder", "x + adder")
     holds = max(error[k] for k in good) < 1e-2 < error["adder + bn"] < 1 < min(error[k] for k in poor)
-    figures: dict[str, float | int | str] = {
-        k: f"{v:.1f}" if v > 1 else f"{v:.2f}" if v > 0.01 else "< 0.01" for k, v in error.items()
-    }
+    figures: Figures = {k: f"{v:.1f}" if v > 1 else f"{v:.2f}" if v > 0.01 else "< 0.01" for k, v in error.items()}
     statement = (
         "trained to be the identity (16 units, 1x1): only the convolution and x + BN(adder) learn it; the shortcut "
         "without normalisation changes nothing"
@@ -255,7 +244,7 @@ def _affine_fits(seed: int) -> list[Check]:
         statement = (
             f"the best affine fit of one coordinate from one adder output of {taps} taps leaves most of its variance"
         )
-        figures: dict[str, float | int | str] = {"formula": unexplained_variance(taps), "sampled": f"{left:.3f}"}
+        figures: Figures = {"formula": unexplained_variance(taps), "sampled": f"{left:.3f}"}
         checks.append(Check("T1e", statement, "checked", holds, figures))
     return checks
 
@@ -267,7 +256,7 @@ def _shortcut_size(seed: int) -> Check:
     mean, std = -taps * math.sqrt(2 / math.pi), math.sqrt(taps * (1 - 2 / math.pi))
     holds = abs(y.mean() - mean) < 0.5 and abs(y.std() - std) < 0.5
     statement = "x (+) W cannot be made small either: for N(0,1) inputs the best W, the median, leaves -0.8 D"
-    figures: dict[str, float | int | str] = {"D": taps, "mean": f"{y.mean():.0f}", "std": f"{y.std():.0f}"}
+    figures: Figures = {"D": taps, "mean": f"{y.mean():.0f}", "std": f"{y.std():.0f}"}
     return Check("T1 size", statement, "checked", holds, figures)
 
 
@@ -373,7 +362,7 @@ def _checkerboard() -> Check:
     levels = torch.tensor([-3.0, -1.0, 0.0, 2.0, 3.0, 5.0], dtype=torch.float64)
     images = levels[:, None, None, None].expand(-1, 1, 2, 2)
     r = adder2d(images, w).flatten().tolist()
-    figures: dict[str, float | int | str] = {"|s| <= 3": r[0], "s = 5": r[-1]}
+    figures: Figures = {"|s| <= 3": r[0], "s = 5": r[-1]}
     statement = "weights 3 [[1, -1], [-1, 1]] answer every level up to 3 alike, and no longer beyond"
     return Check("T2b", statement, "checked", r == [-12.0] * 5 + [-20.0], figures)
 

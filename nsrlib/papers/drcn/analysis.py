@@ -46,11 +46,8 @@ def parameters(recursions: int, features: int = 256, design: str = "a") -> int:
 
 
 def parameter_laws(depths: Sequence[int] = tuple(range(1, 21)), features: int = 256) -> pd.DataFrame:
-    """Fig. 3's three designs, and a plain chain: parameters counted on real (if weightless) networks.
-
-    Returns:
-        Columns design, growth, depth, params (counted, without the ensemble's D weights), law (:func:`parameters`).
-    """
+    """Fig. 3's three designs and a plain chain: columns design, growth, depth, params (counted on weightless networks,
+    without the ensemble's D weights), law (:func:`parameters`)."""
     import pandas as pd
 
     rows = []
@@ -58,16 +55,9 @@ def parameter_laws(depths: Sequence[int] = tuple(range(1, 21)), features: int = 
         for d in depths:
             with torch.device("meta"):
                 net = DRCN(features=features, recursions=d, share_recursion=recursion, share_recon=recon)
-            rows.append(
-                {
-                    "design": design,
-                    "growth": growth,
-                    "depth": d,
-                    "params": sum(p.numel() for p in net.parameters()) - d,
-                    "law": parameters(d, features, design.split(":")[0].split()[0]),
-                }
-            )
-    return pd.DataFrame(rows)
+            counted = sum(p.numel() for p in net.parameters()) - d
+            rows.append((design, growth, d, counted, parameters(d, features, design.split(":")[0].split()[0])))
+    return pd.DataFrame(rows, columns=["design", "growth", "depth", "params", "law"])
 
 
 def macs(recursions: int, features: int = 256, size: tuple[int, int] = (720, 1280), *, collapsed: bool = False) -> int:
@@ -109,29 +99,21 @@ def measured_receptive_field(recursions: int, identity: bool = False) -> int:
     """Side of the square that :func:`footprint` finds."""
     seen = footprint(recursions, identity)
     rows, columns = (int(seen.any(axis).sum()) for axis in (1, 0))
-    if rows != columns:
-        raise AssertionError(f"a receptive field of {rows}x{columns} is no square")
+    assert rows == columns
     return rows
 
 
 def receptive_fields(depths: Sequence[int] = (1, 6, 9, 11, 16, 20)) -> pd.DataFrame:
-    """Receptive field by depth: 41 for D = 16; the 21 that is sometimes quoted is that of D = 6.
+    """Columns depth, layers (of the longest chain), law, measured (from gradients), at_start (with W the identity).
 
-    Returns:
-        Columns depth, layers (of the longest chain), law, measured (from gradients), at_start (with W the identity).
+    41 pixels for D = 16; the 21 that is sometimes quoted is that of D = 6.
     """
     import pandas as pd
 
-    return pd.DataFrame(
-        {
-            "depth": d,
-            "layers": d + 4,
-            "law": receptive_field(d),
-            "measured": measured_receptive_field(d),
-            "at_start": measured_receptive_field(d, identity=True),
-        }
-        for d in depths
-    )
+    rows = [
+        (d, d + 4, receptive_field(d), *(measured_receptive_field(d, start) for start in (False, True))) for d in depths
+    ]
+    return pd.DataFrame(rows, columns=["depth", "layers", "law", "measured", "at_start"])
 
 
 # --- gradients --------------------------------------------------------------------------------------------------------
@@ -143,9 +125,8 @@ def grad_profile(model: DRCN, batch: tuple[Tensor, Tensor], loss: str = "recursi
     """Gradients of one loss along the recursion.
 
     Args:
-        model: with a shared recursion.
         batch: input and target, ``(N, C, H, W)``, of the model's dtype.
-        loss: a key of :data:`LOSSES`; the sums over pixels of :func:`~nsrlib.models.drcn.loss_terms`.
+        loss: a key of :data:`LOSSES`.
 
     Returns:
         ``loss``; ``weight``: dL/dW, ``(F, F, 3, 3)``; ``states``: norms of dL/dH_0 .. dL/dH_D.
@@ -172,9 +153,6 @@ def gradient_identities(
     The last prediction's loss sees D steps; the mean over all predictions, and their equally weighted sum, see
     ``1 .. D`` of them: (D + 1) / 2 on average.
 
-    Args:
-        x, target: ``(N, 1, H, W)``; computed in float64.
-
     Returns:
         Columns depth, loss, norm (of dL/dW), factor (its ratio to that of D = 1), law, error (largest difference from
         law times the gradient of D = 1, relative to its largest element), along (largest over smallest norm of
@@ -191,18 +169,10 @@ def gradient_identities(
         for loss in LOSSES:
             gradient = grad_profile(net, batch, loss)["weight"]
             law = float(d) if loss == "last" else (d + 1) / 2
-            rows.append(
-                {
-                    "depth": d,
-                    "loss": loss,
-                    "norm": gradient.norm().item(),
-                    "factor": (gradient.norm() / one.norm()).item(),
-                    "law": law,
-                    "error": ((gradient - law * one).abs().max() / (law * one).abs().max()).item(),
-                    "along": max(states) / min(states),
-                }
-            )
-    return pd.DataFrame(rows)
+            norm, factor = gradient.norm().item(), (gradient.norm() / one.norm()).item()
+            error = ((gradient - law * one).abs().max() / (law * one).abs().max()).item()
+            rows.append((d, loss, norm, factor, law, error, max(states) / min(states)))
+    return pd.DataFrame(rows, columns=["depth", "loss", "norm", "factor", "law", "error", "along"])
 
 
 def gradient_propagation(
@@ -221,10 +191,8 @@ def gradient_propagation(
     mean of those of the single predictions.
 
     Args:
-        x, target: ``(N, 1, H, W)``.
         inits: the recursion's initialisation: ``identity``, or a factor of He's.
         dtype: of the computation; float32 keeps three digits of these norms.
-        progress: called with each initialisation.
 
     Returns:
         Columns init, depth, loss (``last`` is without supervision of the recursions, ``recursions`` with it, and
@@ -258,9 +226,8 @@ def gradient_propagation(
             for loss, gradients in found.items():
                 w, first, end = (g.norm().item() for g in gradients)
                 ratio = first / end if end else float("nan")
-                row = {"init": str(init), "depth": d, "loss": loss, "weight": w, "first": first, "last": end}
-                rows.append({**row, "ratio": ratio})
-    return pd.DataFrame(rows)
+                rows.append((str(init), d, loss, w, first, end, ratio))
+    return pd.DataFrame(rows, columns=["init", "depth", "loss", "weight", "first", "last", "ratio"])
 
 
 def network_at_start(features: int, recursions: int, init: str | float, seed: int) -> DRCN:
@@ -293,7 +260,6 @@ def fused_recursion_bound(
 
     Args:
         tile: side of the finished part.
-        bytes_per_value: 2 for float16 and bfloat16.
         flops, bandwidth: peak arithmetic (two per multiply-add) and memory traffic per second; default: the data sheet
             of an H200, dense bfloat16.
         on_chip: shared memory of one multiprocessor in bytes.
@@ -305,7 +271,8 @@ def fused_recursion_bound(
         calls over that of the kernel, the most that fusing can gain if both reach their bounds.
     """
     for name, value in (("features", features), ("tile", tile), ("fused", fused)):
-        _positive(name, value)
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a whole number, 1 or more, got {value!r}")
     pixels = 2**20
     work = 2 * 9 * features**2 * pixels / flops
     traffic = 2 * features * bytes_per_value * pixels / bandwidth
@@ -324,8 +291,3 @@ def fused_recursion_bound(
         "fused_traffic": fused_traffic,
         "gain": max(work, traffic) / max(fused_work, fused_traffic),
     }
-
-
-def _positive(name: str, value: int) -> None:
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a whole number, 1 or more, got {value!r}")

@@ -38,11 +38,7 @@ def channel_costs(model: DRN, input_size: tuple[int, int] = (96, 96)) -> tuple[n
 def complexity_table(only: Collection[str] = ()) -> pd.DataFrame:
     """Parameters and multiply-adds of every DRN of the papers, in both conventions of the input's size.
 
-    Args:
-        only: names of networks, such as ``DRN-S30``; none: all.
-
-    Returns:
-        What follows, a row for each network and scale.
+    ``only``: names of networks, such as ``DRN-S30``; none: all.
 
     Columns: model, scale, params; ``multi_adds_96`` for a 96x96 input, which the DRN papers use at every scale without
     saying so, and ``multi_adds_720p`` for a 1280x720 output, in G, after :data:`CONVENTION`; ``thop_96``: by thop's
@@ -67,17 +63,8 @@ def complexity_table(only: Collection[str] = ()) -> pd.DataFrame:
             once, h_w = sum(n for n, pooled in convs if pooled), lr_size(scale)
             small = sum(n for n, _ in convs)
             large = once + (small - once) * h_w[0] * h_w[1] / 96**2
-            rows.append(
-                {
-                    "model": name,
-                    "scale": scale,
-                    "params": counted.params,
-                    "multi_adds_96": small / 1e9,
-                    "multi_adds_720p": large / 1e9,
-                    "thop_96": counted.multi_adds / 1e9,
-                }
-            )
-    return pd.DataFrame(rows)
+            rows.append((name, scale, counted.params, small / 1e9, large / 1e9, counted.multi_adds / 1e9))
+    return pd.DataFrame(rows, columns=["model", "scale", "params", "multi_adds_96", "multi_adds_720p", "thop_96"])
 
 
 def widths_at_cost(

@@ -135,11 +135,8 @@ def watch(module: nn.Module, seen: Callable[[Tensor, Tensor], None]) -> Any:
 def layer_statistics(
     student: DRN, original: DRN, slot: Slot, batches: Sequence[Batch], positions: int = 256, seed: int = 0
 ) -> LayerStatistics:
-    """Inputs of the layer's consumer in the partly pruned ``student``, outputs in the ``original``.
-
-    Args:
-        positions: random output positions per patch (all where there are fewer).
-    """
+    """Inputs of the layer's consumer in the partly pruned ``student``, outputs in the ``original``, at so many random
+    ``positions`` per patch (all where there are fewer)."""
     inner, outer = convolution(student, slot.consumer), convolution(original, slot.consumer)
     taps, c = inner.weight[0, 0].numel(), inner.in_channels
     gram = torch.zeros(c * taps + 1, c * taps + 1, dtype=torch.float64)

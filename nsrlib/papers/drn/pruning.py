@@ -73,7 +73,6 @@ def prune(
         lambda_: weight of the dual term inside it.
         per_step: channels added for each scoring. 1 as in the paper; 4 takes a quarter of the time.
         positions: sampled per patch, see :func:`~nsrlib.papers.drn.criteria.layer_statistics`.
-
     """
     import pandas as pd
     from tqdm.auto import tqdm

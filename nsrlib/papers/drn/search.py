@@ -162,7 +162,6 @@ def search_widths(
         budget: multiply-adds (rule ``macs``, 96x96 input); needs ``cost_weight``.
         candidates: widths to choose from, one list per layer, all of one length; default :func:`candidate_widths`. For
             a search with a budget, give wider ones.
-
     """
     from tqdm.auto import tqdm
 

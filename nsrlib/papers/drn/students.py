@@ -117,11 +117,7 @@ WIDER = (0.25, 0.4, 0.55, 0.7, 0.85, 1.0)
 
 
 def from_settings(settings: Mapping[str, Any]) -> tuple[Network, Pruning, Tuning]:
-    """A variant's settings, sorted into what they are about.
-
-    Raises:
-        TypeError: settings that are unknown or missing.
-    """
+    """A variant's settings, sorted into what they are about. TypeError: unknown or missing ones."""
     kinds = Network, Pruning, Tuning
     if unknown := set(settings) - {f.name for kind in kinds for f in fields(kind)}:
         raise TypeError(f"unknown settings: {', '.join(sorted(unknown))}")
@@ -145,23 +141,14 @@ def student(network: Network, pruning: Pruning, tuning: Tuning, seed: int, out: 
     parent, duals = unpruned(network, recipe, patches, out)
     begun = time.monotonic()
     model = parent
-    rows: list[dict[str, Any]] = [
-        {"layer": slot.name, "before": width, "after": width, "error": 0.0}
-        for slot, width in zip(parent.slots, parent.widths, strict=True)
-    ]
+    full = zip(parent.slots, parent.widths, strict=True)
+    rows: list[dict[str, Any]] = [{"layer": s.name, "before": w, "after": w, "error": 0.0} for s, w in full]
     if pruning.widths != "full":
         search = functools.partial(searched, network, pruning, parent, duals, recipe, out)
-        pruned = prune(
-            parent,
-            choose_widths(WIDTHS[pruning.widths], parent, pruning.ratio, seed, search),
-            calibration(patches, *pruning.calibrate, seed),
-            pruning.criterion,
-            duals=duals,
-            gamma=pruning.gamma,
-            lambda_=network.lambda_,
-            seed=seed,
-            progress=False,
-        )
+        chosen = choose_widths(WIDTHS[pruning.widths], parent, pruning.ratio, seed, search)
+        batches = calibration(patches, *pruning.calibrate, seed)
+        options: dict[str, Any] = {"gamma": pruning.gamma, "lambda_": network.lambda_, "seed": seed, "progress": False}
+        pruned = prune(parent, chosen, batches, pruning.criterion, duals=duals, **options)
         model, rows = pruned.model, cast(Any, pruned.layers.to_dict("records"))
     seconds = time.monotonic() - begun
     tests = {name: data.load(name, network.scale) for name in tuning.test}
@@ -222,14 +209,9 @@ def choose_widths(
 
 
 def searched(
-    network: Network,
-    pruning: Pruning,
-    parent: DRN,
-    duals: nn.ModuleList,
-    recipe: Recipe,
-    out: str | None,
+    network: Network, pruning: Pruning, parent: DRN, duals: nn.ModuleList, recipe: Recipe, out: str | None,
     budget: float | None,
-) -> list[int]:
+) -> list[int]:  # fmt: skip
     """Search widths with every other image for the weights and the rest for alpha; those without a budget are kept.
 
     Without ``budget`` the candidates are the paper's, rounded to ``multiple``; with one they are :data:`WIDER`.

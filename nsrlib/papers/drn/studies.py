@@ -112,19 +112,8 @@ def loop_psnr(model: DRN, name: str) -> float:
 
 
 def compress(*, seed: int, out: str | None = None, **settings: Any) -> dict[str, Any]:
-    """The task of the studies of compression: train a network, prune it, tune it.
-
-    Args:
-        seed: of the run. out: the run's own folder.
-        settings: fields of :class:`~nsrlib.papers.drn.students.Network`, :class:`~nsrlib.papers.drn.students.Pruning`
-            and :class:`~nsrlib.papers.drn.students.Tuning`.
-
-    Returns:
-        As :func:`~nsrlib.papers.drn.students.student`.
-
-    Raises:
-        TypeError: settings that are unknown or missing. ValueError: unknown widths or criteria.
-    """
+    """:func:`~nsrlib.papers.drn.students.student` as the task of the studies of compression; ``settings`` are fields of
+    :class:`~nsrlib.papers.drn.students.Network`, ``Pruning`` and ``Tuning``."""
     from nsrlib.papers.drn import students
 
     return students.student(*students.from_settings(settings), seed, out)

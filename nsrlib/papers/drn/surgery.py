@@ -13,11 +13,7 @@ from nsrlib.models.drn import DRN, Slot
 
 
 def keep_channels(model: DRN, slot: Slot, channels: Sequence[int]) -> None:
-    """Remove all other channels of one layer, in place: smaller convolutions, no mask.
-
-    Raises:
-        ValueError: none, repeated or unknown channels; names the layer.
-    """
+    """Remove all other channels of one layer, in place."""
     producer, consumer = convolution(model, slot.producer), convolution(model, slot.consumer)
     index = torch.as_tensor(_checked_channels(slot, channels, consumer.in_channels), device=consumer.weight.device)
     rows = (slot.group * index[:, None] + torch.arange(slot.group, device=index.device)).flatten()

@@ -63,12 +63,8 @@ def aggregation_gap(
 ) -> pd.DataFrame:
     """How far one network of mixed kernels is from the mixture of k networks, for random weights and inputs.
 
-    Args:
-        temperatures: of a softmax over normal logits; 0: one-hot.
-
-    Returns:
-        Columns temperature, entropy (nats) and largest (means over samples), gap: the L2 norm of the difference over
-        that of the mixture.
+    Columns temperature (of a softmax over normal logits; 0: one-hot), entropy (nats) and largest (means over samples),
+    gap: the L2 norm of the difference over that of the mixture.
     """
     import pandas as pd
 
@@ -83,15 +79,9 @@ def aggregation_gap(
         mixture = torch.einsum("nk,nko->no", gamma, branches)
         hidden = torch.einsum("nk,kci,ni->nc", gamma, w1, x).relu()
         one = torch.einsum("nk,koc,nc->no", gamma, w2, hidden)
-        rows.append(
-            {
-                "temperature": t,
-                "entropy": float(entropy(gamma).mean()),
-                "largest": float(gamma.amax(1).mean()),
-                "gap": float((one - mixture).norm() / mixture.norm()),
-            }
-        )
-    return pd.DataFrame(rows)
+        gap = float((one - mixture).norm() / mixture.norm())
+        rows.append((t, float(entropy(gamma).mean()), float(gamma.amax(1).mean()), gap))
+    return pd.DataFrame(rows, columns=["temperature", "entropy", "largest", "gap"])
 
 
 # --- the grids --------------------------------------------------------------------------------------------------------
@@ -139,15 +129,8 @@ def grid(name: str) -> pd.DataFrame:
             model = create_model("nsr", 2, **config)
         found = count(model, (48, 48))
         overhead = 100 * found.extras["gates"][0] / found.multi_adds
-        rows.append(
-            {
-                "network": label,
-                "parameters": found.params,
-                "multi_adds": found.multi_adds / 1e9,
-                "overhead": overhead,
-            }
-        )
-    return pd.DataFrame(rows)
+        rows.append((label, found.params, found.multi_adds / 1e9, overhead))
+    return pd.DataFrame(rows, columns=["network", "parameters", "multi_adds", "overhead"])
 
 
 # --- the checks -------------------------------------------------------------------------------------------------------
@@ -176,10 +159,10 @@ def _c1() -> Check:
 def _c2() -> Check:
     table = aggregation_gap()
     falls = bool(table["gap"].is_monotonic_decreasing and table["gap"].iloc[-1] < ROUNDING)
-    figures: dict[str, float | int | str] = {f"T={t:g}": f"{gap:.1f}" for t, gap in zip(
-        table["temperature"], table["gap"], strict=True) if t in (1.0, 0.5, 0.1)}  # fmt: skip
-    return Check("C2", "the gap of Eq. 9 falls with the temperature and vanishes for one-hot gates", "checked", falls,
-                 figures)  # fmt: skip
+    shown = zip(table["temperature"], table["gap"], strict=True)
+    figures: dict[str, float | int | str] = {f"T={t:g}": f"{gap:.1f}" for t, gap in shown if t in (1.0, 0.5, 0.1)}
+    statement = "the gap of Eq. 9 falls with the temperature and vanishes for one-hot gates"
+    return Check("C2", statement, "checked", falls, figures)
 
 
 def _layer(variant: str = "softmax", k: int = 4, d: int = 4) -> tuple[MixedConv2d, Tensor]:
@@ -283,13 +266,12 @@ def inference_modes(
     """Time the ways to choose gates on one picture, taken in turns so that a busy moment hits all.
 
     Args:
-        model: not modified. x: ``(1, C, H, W)``.
+        x: ``(1, C, H, W)``.
         cells: sides of the map's cells to compare; default: the model's.
         hard: with hard selection on the map too.
 
     Returns:
-        Columns mode, seconds (best of ``repeats``), of tiles (seconds of the tiles over its own); and every mode's
-        output.
+        Columns mode, seconds (best of ``repeats``), of tiles (seconds of the tiles over its own); every mode's output.
     """
     import pandas as pd
 
@@ -359,8 +341,7 @@ def tile_lines(h: int, w: int, patch: int = 48, scale: int = 1) -> dict[str, lis
 def block_gates(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     """Gates of the first layer of every block on a picture: ``block 1`` -> ``(k, d, GH, GW)``.
 
-    Raises:
-        ValueError: a picture within one window, which has no map; or as :func:`nsrlib.models.nsr.gates`.
+    A picture within one window has no map and is refused.
     """
     model(x)
     found = [v for name, v in gates(model).items() if name.endswith("body.0")]

@@ -28,11 +28,8 @@ def restorers() -> dict[str, Complexity]:
 
 
 def ratios(grids: Mapping[str, pd.DataFrame], restorers: Mapping[str, Complexity]) -> dict[str, float]:
-    """The ratios of Tables 2, 3 and 5 by the ids of their published cells.
-
-    Args:
-        grids: :func:`nsrlib.papers.nsr.checks.grid` by name. restorers: of :func:`restorers`.
-    """
+    """The ratios of Tables 2, 3 and 5 by the ids of their published cells, from
+    :func:`~nsrlib.papers.nsr.checks.grid` by name and :func:`restorers`."""
     efficiency, capacity = (grids[name].set_index("network") for name in ("efficiency", "capacity"))
     work, parameters = efficiency["multi_adds"], capacity["parameters"]
     baseline, a, b = restorers["baseline"], restorers["sparse A"], restorers["sparse B"]
