@@ -76,11 +76,6 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _scale(scale: int | None, task: object) -> int | None:
-    """The scale asked for; else 1 with something to restore, or the network's default."""
-    return 1 if scale is None and task else scale
-
-
 def _level(text: str | None, option: str, kind: type) -> Any:
     """``25`` -> 25, ``0,55`` -> (0, 55), None -> None."""
     try:
@@ -254,7 +249,9 @@ def evaluate(
     if csv and not csv.parent.is_dir():
         raise FileNotFoundError(f"no such folder: {csv.parent}")
     task = None if noise is None and jpeg is None else Degradation(noise, jpeg)
-    network = models.create_model(model, _scale(scale, task), pretrained=weights == "trained" or weights)
+    network = models.create_model(
+        model, 1 if scale is None and task else scale, pretrained=weights == "trained" or weights
+    )
     if task:
         space = space or ("gray" if evaluation.takes_gray(network) else "rgb")
     scale = int(network.scale)  # type: ignore[arg-type]
@@ -340,7 +337,7 @@ def train(
     """
     from nsrlib import papers
 
-    scale = _scale(scale, noise or jpeg) or 4
+    scale = scale or (1 if noise or jpeg else 4)
     task = "".join(f"-{name}{level}" for name, level in (("noise", noise), ("jpeg", jpeg)) if level)
     job = papers.Job(
         model,
@@ -380,8 +377,7 @@ def study(
     for name in names or table:
         result = table[name].run(folder / name.replace(" ", "-"), jobs=jobs)
         typer.echo(f"{name}: {result.describe()}")
-        metrics = [c for c in result.table.columns if c.startswith("psnr")]
-        for metric in metrics:
+        for metric in (c for c in result.table.columns if c.startswith("psnr")):
             typer.echo(studies.summary(result.table, metric).to_string(float_format=lambda v: f"{v:.3f}"))
         if store:
             result.store(chosen.study_file(name, profile))
@@ -434,8 +430,7 @@ def bench(
     if audit and what == "models":
         raise ValueError("--audit is for nsr bench kernels")
     if what == "kernels" and not audit:
-        _bench_kernels(device, budget, only, resume, threads, out)
-        return
+        return _bench_kernels(device, budget, only, resume, threads, out)
     if audit:
         from nsrlib.bench.audit import audit_all, entries
 

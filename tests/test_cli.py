@@ -685,10 +685,12 @@ def test_scoreboard_counts_verdicts(nsr):
 
 
 def test_damaged_results_are_one_line(nsr, tmp_path, monkeypatch):
+    table = claims.ROOT / "data" / "published" / "bsrn.csv"
     monkeypatch.setattr(claims, "ROOT", tmp_path)
-    monkeypatch.setattr(claims, "RESULTS_DIR", tmp_path / "results")
-    (tmp_path / "results" / "bsrn").mkdir(parents=True)
-    (tmp_path / "results" / "bsrn" / "cpu.json").write_text("{")
+    for folder in ("published", "results/bsrn"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+    (tmp_path / "data" / "published" / "bsrn.csv").write_bytes(table.read_bytes())
+    (tmp_path / "data" / "results" / "bsrn" / "cpu.json").write_text("{")
     refused(nsr("scoreboard"), r"results/bsrn/cpu\.json is damaged: ")
 
 

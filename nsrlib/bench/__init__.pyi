@@ -1,4 +1,4 @@
-from . import audit, cases, clock, end_to_end, kernels, networks, operators
+from . import audit, cases, clock, kernels, networks, operators
 from .cases import OPERATORS, cases_of, errors
 from .clock import CpuClock, CudaClock, limits, measure
 from .kernels import BARS, RESULTS, table, time_kernels, verdicts
@@ -18,7 +18,6 @@ __all__ = [
     "cases",
     "cases_of",
     "clock",
-    "end_to_end",
     "errors",
     "kernels",
     "latency",

@@ -5,10 +5,8 @@
 instructions of every innermost loop. NVIDIA code is read with ``nvdisasm`` and ``cuobjdump`` of the Triton wheel, AMD
 code is text already.
 
-Needs kernels that were *not* decorated under ``TRITON_INTERPRET=1``; a test starts a process without that variable.
-Registers and spills change from one Triton version to the next, hence :attr:`Audit.triton`.
-
-:func:`audit_all` does this for every kernel of the library, at the sizes of the papers: ``nsr bench kernels --audit``.
+Needs kernels that were *not* decorated under ``TRITON_INTERPRET=1``. Registers and spills change from one Triton
+version to the next, hence :attr:`Audit.triton`. :func:`audit_all` is ``nsr bench kernels --audit``.
 """
 
 from __future__ import annotations
@@ -23,6 +21,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -97,9 +97,8 @@ def _without_encoding(name: str) -> str:
 class Audit:
     """What one kernel became on one target.
 
-    ``stack`` is in bytes a thread, ``shared`` in bytes a program (static and dynamic), ``spills`` the number of
-    instructions that save or restore registers (on AMD the number of registers spilled). ``loops`` are the innermost
-    loops in program order, ``code`` is the whole kernel, ``asm`` its text.
+    ``stack`` is in bytes a thread, ``shared`` in bytes a program, ``spills`` the number of instructions that save or
+    restore registers (on AMD of registers spilled). ``loops`` are the innermost ones in program order.
     """
 
     kernel: str
@@ -146,9 +145,7 @@ class Audit:
 def audit(launch: Launch, target: str) -> Audit:
     """Compile a launch for ``target`` and read its machine code. Needs no GPU, and tensors without data will do.
 
-    Args:
-        launch: its tensors are taken as aligned to 16 bytes, everything else as it is.
-        target: a key of :data:`TARGETS`.
+    The launch's tensors are taken as aligned to 16 bytes, everything else as it is.
 
     Raises:
         ValueError: ``target`` is unknown, or ``launch.arguments`` does not match the kernel's parameters.
@@ -210,7 +207,6 @@ def _specialise(value: Any, backend: str) -> tuple[str, list[list[Any]]]:
 
 
 def _read_nvidia(compiled: Any) -> dict[str, Any]:
-    """Registers, spills, shared memory and loops of a cubin."""
     import triton
 
     tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -239,7 +235,6 @@ def _read_nvidia(compiled: Any) -> dict[str, Any]:
 
 
 def _read_amd(compiled: Any) -> dict[str, Any]:
-    """Registers, spills, shared memory and loops of AMD assembly."""
     asm: str = compiled.asm["amdgcn"]
 
     def number(name: str) -> int:
@@ -263,12 +258,8 @@ def _read_amd(compiled: Any) -> dict[str, Any]:
 def innermost_loops(asm: str, label: str, instruction: str, branch: str, to: str) -> tuple[Mix, tuple[Mix, ...]]:
     """All instructions, and those of the innermost loops: from a label to the branch back to it, nothing nested.
 
-    Args:
-        asm: the text of a kernel.
-        label: regular expression of a line that is a label, its name in the first group.
-        instruction: likewise of an instruction, its name and its operands in two groups.
-        branch: likewise of the name of a branch.
-        to: likewise of the label among its operands.
+    All but ``asm`` are regular expressions: of a line that is a label (its name in a group), of an instruction (name
+    and operands in two), of the name of a branch, and of the label among its operands.
     """
     code: list[tuple[str, str]] = []
     labels: dict[str, int] = {}
@@ -309,10 +300,11 @@ MATRIX = ("HMMA", "HGMMA", "UTCHMMA", "v_mfma*")
 
 
 def entries() -> dict[str, Entry]:
-    """Every kernel at the sizes of the papers: 64 to 256 channels, 3x3, batches of 16 patches of 48x48; BSRN's layers.
-
-    Those that find the limits of a card for the benchmark are not among them.
-    """
+    """Every operator's kernels at the sizes of the papers: 64 to 256 channels, 16 patches of 48x48; BSRN's layers."""
+    try:
+        import triton  # noqa: F401
+    except ImportError as error:
+        raise ImportError(f"compiling kernels needs Triton (Linux): pip install 'nsrlib[triton]' ({error})") from error
     return {**_adder2d(), **_bsconv2d(), **_mixed_conv2d()}
 
 
@@ -339,7 +331,7 @@ def _adder2d() -> dict[str, Entry]:
         weight = _meta(c, c, 3, 3, dtype=torch.int8)
         return lambda target: int8_launch(x, weight, y, *one, vabsdiff4=TARGETS[target][0] == "cuda")
 
-    x, weight, partial = _meta(16, 64, 48, 48), _meta(64, 64, 3, 3), _meta(64, 64, 64, 3, 3)
+    x, weight, parts = _meta(16, 64, 48, 48), _meta(64, 64, 3, 3), _meta(64, 64, 64, 3, 3)
     compare = ("FSETP", "FSEL", "v_cmp*", "v_cndmask*")
     found = {
         f"adder2d {name} {c}->{c}": Entry(make(c), useful)
@@ -355,7 +347,7 @@ def _adder2d() -> dict[str, Entry]:
         "adder2d forward 64->64 bfloat16": Entry(forward(64, dtype=torch.bfloat16), ADD),
         "adder2d input sign gradient 64->64": Entry(input_grad(64, "sign"), compare),
         "adder2d weight sign gradient 64->64": Entry(
-            lambda target: weight_sign_grad_launch(x, x, weight, partial, *one), compare
+            lambda target: weight_sign_grad_launch(x, x, weight, parts, *one), compare
         ),
     }
 
@@ -424,16 +416,11 @@ def audit_all(
 ) -> pd.DataFrame:
     """Compile kernels for targets and tell what became of them. Needs no GPU; a few seconds a kernel and target.
 
-    Args:
-        names: of :func:`entries`; default: all.
-        targets: of :data:`TARGETS`.
-        jobs: processes; default: one a core.
-        progress: show a bar.
+    ``names`` are of :func:`entries` (default: all), ``jobs`` counts processes (default: one a core).
 
     Returns:
-        A row a kernel and target: case, target, kernel, num_warps, registers, stack (bytes a thread), spills,
-        shared (bytes a program), loop (instructions in the hot loop), share (of them, those that do the work; 0 to 1),
-        loop_barriers, loop_spills, mix. ``attrs["triton"]`` is the compiler's version.
+        A row a kernel and target; see :class:`Audit`. loop: instructions in the hot loop; share: of them, those that do
+        the work, 0 to 1. ``attrs["triton"]`` is the compiler's version.
 
     Raises:
         ValueError: unknown names or targets.
@@ -443,32 +430,21 @@ def audit_all(
     import pandas as pd
     from tqdm.auto import tqdm
 
-    try:
-        import triton
-    except ImportError as error:
-        raise ImportError(f"compiling kernels needs Triton (Linux): pip install 'nsrlib[triton]' ({error})") from error
-
     known = entries()
     for what, given, possible in (("case", names or (), known), ("target", targets, TARGETS)):
         if unknown := [g for g in given if g not in possible]:
             raise ValueError(f"unknown {what} {unknown[0]!r}; known: {', '.join(possible)}")
     tasks = [(n, t) for n in (known if names is None else names) for t in targets if t in known[n].targets]
     jobs = min(jobs or os.cpu_count() or 1, len(tasks))
-    bar = tqdm(total=len(tasks), desc="kernels", disable=not progress)
-    rows = []
+    bar = partial(tqdm, total=len(tasks), desc="kernels", disable=not progress)
     if jobs > 1:  # spawned, not forked: a process that has used CUDA must not be
         with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-            for row in pool.map(_audit_entry, *zip(*tasks, strict=True)):
-                rows.append(row)
-                bar.update()
+            rows = list(bar(pool.map(_audit_entry, *zip(*tasks, strict=True))))
     else:
-        for task in tasks:
-            rows.append(_audit_entry(*task))
-            bar.update()
-    bar.close()
+        rows = [_audit_entry(*task) for task in bar(tasks)]
     columns = ["case", "target", "kernel", "num_warps", "registers", "stack", "spills", "shared", "loop", "share"]
     table = pd.DataFrame(rows, columns=[*columns, "loop_barriers", "loop_spills", "mix"])
-    table.attrs = {"triton": triton.__version__}
+    table.attrs = {"triton": import_module("triton").__version__}
     return table
 
 

@@ -1,21 +1,43 @@
-"""The cases of the benchmark, and whether ours compute them right.
-
-Ours is compared with the definition in float64 on a small shape, results and gradients: at most twice the error of the
-definition run in the same type by PyTorch.
-"""
+"""The cases of the benchmark, BSRN end to end among them, and whether ours compute them right."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nsrlib.bench import operators
 from nsrlib.bench.clock import float32_products
-from nsrlib.bench.end_to_end import BSRN_X4
 from nsrlib.bench.operators import OURS, Case, Inputs, Layout, Operator, Way, draw, nhwc
+from nsrlib.models import create_model, optimise
+
+
+def _network(name: str) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return create_model(name, 4).double().eval()  # fused in float64 too
+
+
+def _bsrn_ways(case: Case, device: str) -> dict[str, Way]:
+    bsrn, rfdn = _network("bsrn"), _network("rfdn")
+
+    def way(network: nn.Module, **options: Any) -> Way:
+        ready = network.to(device, case.dtype)
+        return Way(lambda x: ready(x), **options)
+
+    library, triton = (way(optimise(bsrn, device, kernels)) for kernels in ("library", "triton"))
+    return {
+        OURS: triton if device == "cuda" else library,
+        **({"BSRN, fused, library convolutions": library} if device == "cuda" else {}),
+        "BSRN, as published": way(bsrn),
+        "RFDN, as published": way(rfdn, equal=False),
+        "RFDN, channels last": way(optimise(rfdn, device), equal=False),
+        "RFDN, channels last, torch.compile": way(optimise(rfdn, device), equal=False, compiled=True),
+    }
+
 
 OPERATORS: dict[str, Operator] = {
     "adder2d": operators.ADDER2D,
@@ -23,7 +45,12 @@ OPERATORS: dict[str, Operator] = {
     "bsconv2d": operators.BSCONV2D,
     "mixed_conv2d": operators.MIXED_CONV2D,
     "mixed_conv2d_hard": operators.MIXED_CONV2D_HARD,
-    "bsrn_x4": BSRN_X4,
+    "bsrn_x4": Operator(
+        lambda case: {"x": torch.rand(case.shape, dtype=torch.float64)},
+        lambda x: _network("bsrn").to(x)(x),
+        _bsrn_ways,
+        lambda case, device: None,
+    ),
 }
 """The operators, and BSRN end to end."""
 

@@ -146,10 +146,7 @@ def measure(
     seconds: float = SECONDS,
     around: Callable[[str], contextlib.AbstractContextManager[object]] = lambda label: contextlib.nullcontext(),
 ) -> dict[str, Times | str]:
-    """Time calls in turns, each for about ``seconds``; a call that raises gives its error's first line instead.
-
-    ``around`` gives the context in which a label's call runs.
-    """
+    """Time calls in turns, each about ``seconds`` within ``around(label)``; one that raises gives its first line."""
     found: dict[str, Times | str] = {}
     warm: dict[str, tuple[float, int, int]] = {}
     for label, call in calls.items():
@@ -224,8 +221,7 @@ def rate_launch(unit: str, x: Tensor, y: Tensor, steps: int) -> tuple[Launch, in
 def limits(device: torch.device, clock: Clock, seconds: float = SECONDS) -> dict[str, float]:
     """What this device does at best, a second: bytes copied (read and written), operations of each unit.
 
-    Units: float32, bfloat16 (matrix products, a multiply-add counts as two); on CUDA also float32 in TF32, and
-    additions and vabsdiff4 (instructions).
+    A multiply-add counts as two; additions and vabsdiff4, on CUDA only, are instructions.
     """
     cuda = device.type == "cuda"
     work: dict[str, tuple[Callable[[], object], float]] = {}

@@ -14,7 +14,7 @@ takes. :func:`time_kernels` goes through the cases by importance:
 3. *Against the limits,* measured in the same run: copying, additions, matrix products. The least time of a case is the
    larger of its bytes over the copy rate and its operations over the rate of their unit (a roofline).
 
-Results go to ``data/results/ops/<device>.json`` after every case.
+Results go to ``data/results/ops/<device>.json``.
 """
 
 from __future__ import annotations
@@ -53,18 +53,15 @@ def time_kernels(
     command: str = "nsr bench kernels",
     say: Callable[[str], object] = print,
 ) -> pd.DataFrame:
-    """Measure the operators; see the module.
+    """Measure the operators (see the module) and write the results to ``out`` after every case.
 
     Args:
-        device: as for :func:`nsrlib.evaluation.pick_device`.
         budget: minutes. A case is begun if the longest one of its operator so far would still fit.
         only: one of :data:`~nsrlib.bench.cases.OPERATORS`; default: all.
         resume: keep the cases that ``out`` holds.
         threads: of the CPU; default: PyTorch's.
-        out: where the results go after every case; default: ``data/results/ops/<device>.json``.
         seconds: of measuring for each way to compute a case.
         command: written to the results.
-        say: told of each case, what failed and what was left out.
 
     Returns:
         :func:`table` of the results.
@@ -136,11 +133,8 @@ def measure_case(case: Case, device: torch.device, clock: Clock, seconds: float 
         return [{**row, "way": OURS, "skipped": f"not timed: {first_line(error)}"}]
     inputs = inputs_of(case, device)
     ways, room = operator.ways(case, device.type), clock.room()
-    too_large = {
-        label: f"needs {way.memory / 2**30:.0f} GiB, {room / 2**30:.0f} GiB may be had"
-        for label, way in ways.items()
-        if way.memory > room
-    }
+    lack = "needs {:.0f} GiB, {:.0f} GiB may be had"
+    too_large = {label: lack.format(w.memory / 2**30, room / 2**30) for label, w in ways.items() if w.memory > room}
     calls = {label: call_of(case, way, inputs) for label, way in ways.items() if label not in too_large}
     times = measure(calls, clock, seconds, lambda label: float32_products(ways[label].tf32))
     torch._dynamo.reset()
@@ -213,13 +207,11 @@ COLUMNS = (
 
 
 def table(path: str | os.PathLike) -> pd.DataFrame:
-    """Stored results, a row for each way to compute each case.
+    """Stored results, a row for each way (``nsrlib`` is ours) to compute each case.
 
-    Columns: case and its parts op, mode, dtype, shape, c_out, layout; way (``nsrlib`` is ours); equal (computes what
-    ours does); median_ms, spread_ms (quartile distance), best_ms, launch_ms (until the call returns), repeats,
-    peak_bytes; speedup (its time over ours); limit and percent_of_limit; max_error (against float64 on a small shape,
-    of the largest value); bytes, operations, unit (the least work); skipped (why there is no time). ``attrs`` holds
-    limits (a second), left_out and provenance.
+    Among the columns: equal (computes what ours does); spread_ms (quartile distance), launch_ms (until the call
+    returns), speedup (its time over ours), max_error (against float64 on a small shape, of the largest value); bytes,
+    operations, unit (the least work); skipped (why there is no time). ``attrs``: limits a second, left_out, provenance.
 
     Raises:
         ValueError: the file is damaged.

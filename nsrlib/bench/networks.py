@@ -32,7 +32,6 @@ def latency(
     Args:
         models: label -> network that takes three channels, used as it is.
         sizes: low-resolution ``(H, W)``.
-        device: as for :func:`nsrlib.evaluation.pick_device`.
         threads: of the CPU; default: PyTorch's.
 
     Returns:
@@ -51,11 +50,11 @@ def latency(
     if threads:
         torch.set_num_threads(threads)
     rows = []
+    ready = {label: model.to(chosen).eval() for label, model in models.items()}
+    thumbnail = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     try:
         for h, w in sizes:
-            thumbnail = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
             x = F.interpolate(thumbnail, size=(h, w), mode="bilinear", align_corners=False).to(chosen)
-            ready = {label: model.to(chosen).eval() for label, model in models.items()}
             best = dict.fromkeys(ready, float("inf"))
             for turn in range(repeats + 1):
                 for label, model in ready.items():

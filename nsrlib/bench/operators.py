@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -22,10 +23,7 @@ Layout = Literal["NCHW", "channels last"]
 
 @dataclass(frozen=True)
 class Case:
-    """An operator at one size.
-
-    ``shape`` is that of the input, ``(N, C, H, W)``; ``backward`` asks for the gradients of all inputs too.
-    """
+    """An operator at one input ``shape``, ``(N, C, H, W)``; ``backward`` asks for the gradients of all inputs too."""
 
     op: str
     shape: tuple[int, int, int, int]
@@ -49,10 +47,9 @@ class Case:
 
 @dataclass(frozen=True)
 class Way:
-    """One way to compute a case: ``run(**inputs)``.
+    """One way to compute a case, ``run(**inputs)``; ``prepare`` converts the inputs once, untimed.
 
-    ``prepare`` converts the inputs once, untimed. ``equal``: computes what ours does. ``memory``: bytes that it needs
-    beyond its inputs, where that may be too many.
+    ``equal``: computes what ours does. ``memory``: bytes beyond its inputs, where that may be too many.
     """
 
     run: Callable[..., Tensor]
@@ -258,12 +255,8 @@ def _mixed_inputs(case: Case) -> Inputs:
     }
 
 
-def _soft(x: Tensor, weight: Tensor, gate: Tensor) -> Tensor:
-    return mixed_conv2d_ref(x, weight, gate, padding=1)
-
-
-def _hard(x: Tensor, weight: Tensor, gate: Tensor) -> Tensor:
-    return mixed_conv2d_ref(x, weight, gate, padding=1, mode="hard")
+_soft = partial(mixed_conv2d_ref, padding=1)
+_hard = partial(mixed_conv2d_ref, padding=1, mode="hard")
 
 
 def _grouped(x: Tensor, weight: Tensor, gate: Tensor) -> Tensor:

@@ -5,19 +5,16 @@ from . import (
     grids,
     notebooks,
     pages,
-    parameters,
     progress,
     readme,
     record,
-    sources,
     sweep_pages,
     sweeps,
     texts,
     worker,
 )
-from .batch import report, reproduce, summary
+from .batch import list_papers, report, reproduce, summary
 from .record import Failure, Interrupted, NotebookRun, Run
-from .sources import list_papers
 from .sweeps import sweep
 
 __all__ = [
@@ -32,13 +29,11 @@ __all__ = [
     "list_papers",
     "notebooks",
     "pages",
-    "parameters",
     "progress",
     "readme",
     "record",
     "report",
     "reproduce",
-    "sources",
     "summary",
     "sweep",
     "sweep_pages",

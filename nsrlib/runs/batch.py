@@ -11,8 +11,7 @@
     sources/bsrn.ipynb          the notebook that was run, if it came with an installed package
     index.html                  the report
 
-Everything in it is relative to the folder, so that it can be moved or published. Names of the home, the repository
-and the run folder are cut out of what is written.
+It can be moved or published: names of the home, the repository and the run folder are cut out of what is written.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ import os
 import platform
 import queue
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -37,14 +37,66 @@ from typing import Any
 from nsrlib import papers
 from nsrlib.claims import PROFILES
 from nsrlib.files import ROOT, write_text
-from nsrlib.runs import pages, sources
-from nsrlib.runs.parameters import check_parameters, known_parameters
+from nsrlib.runs import pages
+from nsrlib.runs.notebooks import check_parameters, known_parameters
 from nsrlib.runs.progress import Notebooks
 from nsrlib.runs.record import Failure, Interrupted, NotebookRun, Run
 from nsrlib.runs.texts import Scrubber, cause_of, clock, map_strings, short_path, suggest
 
 _VERSIONS = ("nsrlib", "torch", "triton", "numpy", "pandas", "papermill", "nbclient", "nbconvert", "ipykernel")
 _STOP_SECONDS = 10  # a worker kills its kernel at once; after this it is killed itself
+
+
+def notebooks(folder: str | Path | None = None) -> dict[str, Path]:
+    """Name -> file of the notebooks in a folder, sorted; None: those of :func:`nsrlib.papers.every`.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if folder is None:
+        found = {paper.name: paper.notebook for paper in papers.every().values() if paper.notebook.is_file()}
+    else:
+        found = {p.stem: p.resolve() for p in Path(folder).glob("*.ipynb") if not p.name.startswith(".")}
+    if not found:
+        where = "nsrlib.papers" if folder is None else short_path(Path(folder))
+        raise ValueError(f"no notebooks in {where}")
+    return dict(sorted(found.items()))
+
+
+def list_papers(notebooks_dir: str | Path | None = None) -> list[str]:
+    """Names of the notebooks that can be run, sorted."""
+    return list(notebooks(notebooks_dir))
+
+
+def choose(names: str | Iterable[str] | None, there: Mapping[str, Path]) -> dict[str, Path]:
+    """Those of ``there`` that are named, in the order of the names; all for None.
+
+    Raises:
+        ValueError: a name that is not there; lists those that are.
+    """
+    names = list(there if names is None else [names] if isinstance(names, str) else names)
+    for name in names:
+        if name not in there:
+            raise ValueError(f"no notebook {name!r}{suggest(name, there)}; there are: {', '.join(there)}")
+    return {name: there[name] for name in names}
+
+
+def ready(notebook: Path, folder: Path) -> Path:
+    """The notebook if it lies in a checkout, else a copy in ``folder``: its kernel starts where it may write."""
+    if (notebook.parents[1] / "pyproject.toml").is_file():
+        return notebook
+    folder.mkdir(parents=True, exist_ok=True)
+    return Path(shutil.copyfile(notebook, folder / notebook.name))
+
+
+def in_checkout() -> bool:
+    """Whether this library runs from a checkout of its repository, or was installed without one."""
+    return (ROOT / "pyproject.toml").is_file()
+
+
+def default_folder() -> Path:
+    """Where runs go unless told otherwise: ``runs`` of the checkout, else of the current directory."""
+    return (ROOT if in_checkout() else Path.cwd()) / "runs"
 
 
 def reproduce(
@@ -67,15 +119,14 @@ def reproduce(
     notebook of an installed package is copied to ``sources`` in the run folder before.
 
     Args:
-        papers: which notebooks, by name; all when None.
-        profile: ``quick``, ``cpu``, ``gpu`` or ``paper``.
+        papers: which notebooks, by name; default: all.
         parameters: values for the cells tagged ``parameters``. Each goes to the notebooks that know it.
-        out: the run folder, new or empty; ``runs/<date>-<time>-<profile>`` in the checkout, else here, when None.
-        jobs: notebooks at a time; as many as there are cores when None. Several share one GPU.
-        timeout: seconds that one cell may take; unlimited when None.
+        out: the run folder, new or empty; default: ``runs/<date>-<time>-<profile>`` in the checkout, else here.
+        jobs: notebooks at a time; default: one a core. Several share one GPU.
+        timeout: seconds that one cell may take.
         progress: say on stderr how far each notebook is: a live line on a terminal, plain lines elsewhere.
         resume: keep the notebooks that ``out`` already has finished and run the others.
-        notebooks_dir: where the notebooks are; those of all papers (:func:`nsrlib.papers.every`) when None.
+        notebooks_dir: where the notebooks are; default: those of :func:`nsrlib.papers.every`.
         pages: write the report and the notebooks as HTML; without, :func:`report` still writes the report later.
 
     Raises:
@@ -97,7 +148,7 @@ def reproduce(
     run = Run.load(out) if resume and out is not None else None
     if papers is None and run:
         papers = [n.name for n in run.notebooks]
-    chosen = sources.choose(papers, sources.notebooks(notebooks_dir))
+    chosen = choose(papers, notebooks(notebooks_dir))
     per_notebook = check_parameters(known_parameters(chosen), profile, given)
     if run is None:
         run = Run(_new_folder(out, profile), profile, [], parameters=given)
@@ -119,20 +170,13 @@ def reproduce(
     jobs = min(jobs or cores(), max(1, len(todo)))
     started, already = time.monotonic(), run.seconds
     if notebooks_dir is None:
-        chosen |= {n.name: sources.ready(chosen[n.name], run.folder / "sources") for n in todo}
+        chosen |= {n.name: ready(chosen[n.name], run.folder / "sources") for n in todo}
     show = Notebooks(progress, sys.stderr)
     run.save()
     interrupted = False
+    orders = {name: {"parameters": per_notebook[name], "timeout": timeout, "page": pages} for name in chosen}
     try:
-        execute(
-            run,
-            todo,
-            {name: {"parameters": per_notebook[name], "timeout": timeout, "page": pages} for name in chosen},
-            chosen,
-            jobs=jobs,
-            threads=max(1, cores() // jobs),
-            show=show,
-        )
+        execute(run, todo, orders, chosen, jobs=jobs, threads=max(1, cores() // jobs), show=show)
     except KeyboardInterrupt:
         interrupted = True
     finally:
@@ -174,10 +218,7 @@ def report(folder: str | Path) -> Path:
 def summary(run: Run) -> str:
     """A few lines for the console: how each notebook ended, its verdicts, what failed, where the report is."""
     results = pages.read_results(run.folder, [])
-    verdicts = {
-        found.paper: ", ".join(f"{count} {verdict}" for verdict, count in pages.count_verdicts(found.rows))
-        for found in results
-    }
+    verdicts = {r.paper: ", ".join(f"{count} {word}" for word, count in pages.count_verdicts(r.rows)) for r in results}
     width = max((len(n.name) for n in run.notebooks), default=0)
     states = max((len(n.status) for n in run.notebooks), default=0)
     lines = []
@@ -188,8 +229,7 @@ def summary(run: Run) -> str:
     lines += [f"✗ {failure}" for failure in run.failures]
     done = sum(n.status == "ok" for n in run.notebooks)
     lines.append(f"{done} of {len(run.notebooks)} notebooks ran to the end in {clock(run.seconds)}")
-    lines.append(f"report: {short_path(run.folder / 'index.html')}")
-    return "\n".join(lines)
+    return "\n".join([*lines, f"report: {short_path(run.folder / 'index.html')}"])
 
 
 def _expected_seconds(notebook: Path, profile: str) -> tuple[float, int]:
@@ -209,7 +249,7 @@ def cores() -> int:
 
 def _new_folder(out: str | Path | None, profile: str) -> Path:
     if out is None:
-        stem = sources.default_folder() / f"{datetime.now():%Y%m%d-%H%M%S}-{profile}"
+        stem = default_folder() / f"{datetime.now():%Y%m%d-%H%M%S}-{profile}"
         folder, n = stem, 1
         while folder.exists():
             folder, n = stem.with_name(f"{stem.name}-{n + 1}"), n + 1
@@ -230,7 +270,7 @@ def about(command: Iterable[str]) -> dict[str, Any]:
     """What a reader needs to run this again: started, command, git, versions, machine."""
 
     def git(*args: str) -> str:
-        if not sources.in_checkout():
+        if not in_checkout():
             return ""
         try:
             answer = subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True, timeout=20)

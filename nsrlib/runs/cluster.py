@@ -123,16 +123,10 @@ def execute(
         if scheduler and not client.scheduler_info()["workers"]:
             show.say(f"waiting for workers at {scheduler}")
         batch = uuid.uuid4().hex[:8]  # a scheduler takes equal keys for the same task, in whatever folder
-        futures = {
-            client.submit(
-                run_one,
-                job_of(this, run, source, timeout),
-                key=f"{run.key}-{batch}",
-                pure=False,
-                retries=RETRIES,
-            ): run
-            for run in todo
-        }
+        futures = {}
+        for run in todo:
+            job = job_of(this, run, source, timeout)
+            futures[client.submit(run_one, job, key=f"{run.key}-{batch}", pure=False, retries=RETRIES)] = run
         try:
             for future in as_completed(futures, loop=client.loop):
                 run = futures[future]

@@ -59,8 +59,7 @@ def parse_grid(pairs: Iterable[str]) -> dict[str, list[Any]]:
 def read_grid(path: str | Path) -> list[dict[str, Any]]:
     """The points in a grid file: a list of ``{name: value}``, or ``{name: [values]}`` for all their combinations.
 
-    ``.json``, ``.yaml`` and ``.csv`` (names in the first line, a point in every other; an empty field leaves the
-    notebook's own value).
+    In a ``.csv`` names are in the first line; an empty field leaves the notebook's own value.
 
     Raises:
         FileNotFoundError: there is no such file.

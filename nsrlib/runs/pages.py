@@ -1,8 +1,7 @@
 """The page that shows a run: verdicts, every claim, figures, failures, provenance.
 
-:func:`write_page` renders ``index.html`` from what lies in a run folder; see :func:`nsrlib.runs.report`. The page is
-one static file that loads nothing from anywhere. Beside it lies the same on one page of A4, ``summary.pdf`` and
-``summary.png``. :mod:`nsrlib.runs.sweeps` makes its page from the same pieces.
+It is one static file that loads nothing from anywhere. Beside it lies the same on one page of A4, ``summary.pdf`` and
+``summary.png``. :mod:`nsrlib.runs.sweep_pages` makes its page from the same pieces.
 """
 
 from __future__ import annotations
@@ -41,8 +40,7 @@ HOW = {
 
 
 class Results(NamedTuple):
-    """What one notebook measured: the rows of its ledger, each with ``paper`` and ``verdict``, their provenance, what
-    the reader should know first (which data was used), and the tables that it kept beside its claims."""
+    """What one notebook measured: the rows of its ledger, with ``paper`` and ``verdict``, and what it kept beside."""
 
     paper: str
     rows: list[dict[str, Any]]
@@ -79,7 +77,7 @@ def write_page(run: Run, problems: Iterable[str] = ()) -> Path:
         "links": {name: links(folder, name) for name in names},
         "longest": max((n.seconds for n in run.notebooks), default=0) or 1,
         "slowest": [
-            {k: v for k, v in cell._asdict().items() if k != "images"}
+            cell._replace(images=())._asdict()
             for cell in sorted(every, key=lambda cell: -cell.seconds)[:8]
             if cell.seconds >= 1
         ],
@@ -123,14 +121,8 @@ def render(template: str, folder: Path, page: Mapping[str, Any], figures: list[d
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    templates.filters |= {
-        "clock": clock,
-        "number": _number,
-        "signed": _signed,
-        "table": table_name,
-        "place": place,
-        "text": as_text,
-    }
+    templates.filters |= {"clock": clock, "number": _number, "signed": _signed}
+    templates.filters |= {"table": table_name, "place": place, "text": as_text}
     target = folder / "index.html"
     write_text(target, templates.get_template(template).render(page))
     return target
@@ -162,10 +154,8 @@ def write_summary(
     try:
         from nsrlib.plots import reports, style
 
-        small_print = map_strings(small_print, Scrubber(folder).paths)
-        style.write(
-            reports.summary(title, subtitle, groups, times, small_print), folder / "summary.pdf", folder / "summary.png"
-        )
+        figure = reports.summary(title, subtitle, groups, times, map_strings(small_print, Scrubber(folder).paths))
+        style.write(figure, folder / "summary.pdf", folder / "summary.png")
     except (ImportError, ValueError, OSError) as error:  # no matplotlib, no such backend, a full disk
         problems.append(f"the summary was not drawn: {': '.join(cause_of(error))}")
     return [kind for kind in ("pdf", "png") if (folder / f"summary.{kind}").exists()]
@@ -198,17 +188,18 @@ def read_results(folder: Path, problems: list[str]) -> list[Results]:
         ]
         if len(rows) < len(entries):
             problems.append(f"{name}: {len(entries) - len(rows)} entries that are no claims were left out")
-        provenance = content.get("provenance")
-        notes = content.get("notes")
-        notes = tuple(map(str, notes)) if isinstance(notes, list) else ()
-        kept = content.get("tables") if isinstance(content, dict) else None
         tables = {
-            str(title): [row for row in kept_table["rows"] if isinstance(row, dict)]
-            for title, kept_table in (kept.items() if isinstance(kept, dict) else ())
-            if isinstance(kept_table, dict) and isinstance(kept_table.get("rows"), list)
+            str(title): [row for row in _as(list, _as(dict, kept).get("rows")) if isinstance(row, dict)]
+            for title, kept in _as(dict, content.get("tables")).items()
         }
-        found.append(Results(paper, rows, provenance if isinstance(provenance, dict) else {}, notes, tables))
+        notes = tuple(map(str, _as(list, content.get("notes"))))
+        found.append(Results(paper, rows, _as(dict, content.get("provenance")), notes, tables))
     return found
+
+
+def _as(kind: type, value: Any) -> Any:
+    """What a file holds, or an empty one of the kind where it holds something else."""
+    return value if isinstance(value, kind) else kind()
 
 
 def count_verdicts(rows: list[dict[str, Any]]) -> list[tuple[str, int]]:
@@ -252,8 +243,7 @@ def inputs(results: list[Results]) -> list[dict[str, Any]]:
     seen: dict[tuple[str, str, str, str], list[str]] = {}
     for paper, _, provenance, *_ in results:
         for kind in ("data", "weights"):
-            entries = provenance.get(kind)
-            for name, entry in entries.items() if isinstance(entries, dict) else ():
+            for name, entry in _as(dict, provenance.get(kind)).items():
                 entry = entry if isinstance(entry, dict) else {"origin": entry}
                 key = (kind, str(name), str(entry.get("origin") or ""), str(entry.get("sha256") or ""))
                 seen.setdefault(key, []).append(paper)
@@ -267,12 +257,11 @@ def measured_on(results: list[Results], versions: Mapping[str, str]) -> list[tup
     """``(what, text, papers)``: where the numbers were measured, and versions that are not those of the run."""
     seen: dict[tuple[str, str], list[str]] = {}
     for paper, _, provenance, *_ in results:
-        threads, theirs = provenance.get("threads"), provenance.get("versions")
+        threads, theirs = provenance.get("threads"), _as(dict, provenance.get("versions"))
         device = [provenance.get("device"), f"{threads} thread{'' if threads == 1 else 's'}" if threads else None]
-        other = theirs.items() if isinstance(theirs, dict) else ()
         for what, text in (
             ("Measured on", ", ".join(str(d) for d in device if d)),
-            ("Also used", ", ".join(f"{k} {v}" for k, v in other if versions.get(k) != v)),
+            ("Also used", ", ".join(f"{k} {v}" for k, v in theirs.items() if versions.get(k) != v)),
         ):
             if text:
                 seen.setdefault((what, text), []).append(paper)

@@ -31,18 +31,14 @@ def scoreboard_markdown(board: pd.DataFrame | None = None) -> str:
     for (paper, table), cells in board.groupby(["paper", "table"], sort=False):
         good = cells[cells["verdict"].isin(["reproduced", "trend holds"])]
         counts = [int((good["how"] == how).sum()) for how in ("exact", "weights", "trained")]
-        counts += [
-            int((cells["verdict"] == verdict).sum()) for verdict in ("within noise", "differs", "open", "quoted")
-        ]
+        counts += [int((cells["verdict"] == word).sum()) for word in ("within noise", "differs", "open", "quoted")]
         numbers = " | ".join(str(n) if n else "" for n in counts)
         lines.append(f"| {paper} | {table} | {len(cells)} | {numbers} | `{cells['command'].iloc[0]}` |")
     good = board[board["verdict"].isin(["reproduced", "trend holds"])]
-    recalled = int(good["source"].str.startswith("recalled").sum())
-    if recalled:
-        lines += [
-            "",
-            f"Of the {len(good)} reproduced numbers, {recalled} were published but are quoted here from memory.",
-        ]
+    if recalled := int(good["source"].str.startswith("recalled").sum()):
+        lines.append(
+            f"\nOf the {len(good)} reproduced numbers, {recalled} were published but are quoted here from memory."
+        )
     return "\n".join(lines)
 
 
@@ -59,10 +55,7 @@ def _speed(paper: Paper) -> str:
         return ""
     table = pd.DataFrame(kept["rows"]).set_index("model")
     lines = ["| network | " + " | ".join(table.columns) + " |", "|---|" + "--:|" * table.shape[1]]
-    lines += [
-        f"| {name} | " + " | ".join(f"{v:.3g}" for v in row) + " |"
-        for name, row in zip(table.index, table.values, strict=True)
-    ]
+    lines += [f"| {name} | " + " | ".join(f"{v:.3g}" for v in row) + " |" for name, *row in table.itertuples()]
     where = result["provenance"]
     return "\n".join([*lines, "", f"{kept['note']} on {where['device']}, PyTorch {where['versions']['torch']}."])
 
@@ -99,12 +92,8 @@ def update_readme(path: str | os.PathLike = ROOT / "README.md", *, write: bool =
     path = Path(path)
     text = before = path.read_text()
     own = [paper for paper in every().values() if paper.root == ROOT]
-    contents = {
-        "scoreboard": scoreboard_markdown(board_of(own)),
-        "speed": speed_markdown(own),
-        "kernels": kernels_markdown(),
-    }
-    for name, content in contents.items():
+    board, speed = scoreboard_markdown(board_of(own)), speed_markdown(own)
+    for name, content in (("scoreboard", board), ("speed", speed), ("kernels", kernels_markdown())):
         head, start, rest = text.partition(f"<!-- {name} -->")
         _, end, tail = rest.partition(f"<!-- /{name} -->")
         if not start or not end:

@@ -1,7 +1,6 @@
 """What comes out of a sweep: one tidy table, its numbers over the swept parameters, and a page that shows them.
 
-:func:`write_page` makes ``sweep.csv``, the figures, the summary and ``index.html`` from what lies in a sweep folder;
-see :mod:`nsrlib.runs.sweeps`, which says what a sweep is. The page is made of the pieces of :mod:`nsrlib.runs.pages`.
+:mod:`nsrlib.runs.sweeps` says what a sweep is; the page is made of the pieces of :mod:`nsrlib.runs.pages`.
 """
 
 from __future__ import annotations
@@ -52,10 +51,9 @@ def table(sweep: Sweep, problems: list[str] | None = None) -> pd.DataFrame:
             for title, rows in result.tables.items():
                 for row in rows:
                     label = " · ".join(str(v) for v in row.values() if isinstance(v, str))
+                    where = common | {"kind": "table", "paper": result.paper, "table": title, "row": label}
                     records += [
-                        common
-                        | {"kind": "table", "paper": result.paper, "table": title}
-                        | {"row": label, "metric": metric, "value": value}
+                        where | {"metric": metric, "value": value}
                         for metric, value in row.items()
                         if isinstance(value, int | float) and not isinstance(value, bool)
                     ]
@@ -89,14 +87,8 @@ def write_page(sweep: Sweep, problems: Iterable[str] = ()) -> Path:
     lines = []
     for run in sweep.runs:
         its = by_run.get(run.key, Counter[str]())
-        lines.append(
-            {
-                "run": run,
-                "counts": [(v, its[v]) for v in columns],
-                "used": [v for v in columns if its[v]],
-                "links": _links(sweep, run),
-            }
-        )
+        counts = [(v, its[v]) for v in columns]
+        lines.append({"run": run, "counts": counts, "used": [v for v, n in counts if n], "links": _links(sweep, run)})
     failures: dict[str, list[str]] = {}  # cause -> the runs that it ended
     for run in sweep.runs:
         if run.status == "failed":
@@ -167,9 +159,7 @@ def _changing(sweep: Sweep, claims: pd.DataFrame) -> list[dict[str, Any]]:
     found = []
     for (place, *_), rows in measured.groupby(["table", "row", "column", "scale", "metric"], sort=False, dropna=False):
         if len(set(rows["verdict"])) > 1:
-            where = {
-                verdict: [labels[key] for key in same["run"]] for verdict, same in rows.groupby("verdict", sort=False)
-            }
+            where = {word: [labels[k] for k in same["run"]] for word, same in rows.groupby("verdict", sort=False)}
             cell = {str(k): None if v is None or v != v else v for k, v in rows.iloc[0].items()}  # NaN is not itself
             found.append({"name": f"{pages.table_name(place)}: {pages.place(cell)}", "verdicts": where})
     return found

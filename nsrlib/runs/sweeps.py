@@ -35,10 +35,9 @@ import filelock
 
 from nsrlib.claims import PROFILES
 from nsrlib.files import sha256_of, write_text
-from nsrlib.runs import batch, cluster, sources, sweep_pages
+from nsrlib.runs import batch, cluster, sweep_pages
 from nsrlib.runs.grids import as_text, literal, read_grid
-from nsrlib.runs.notebooks import digest
-from nsrlib.runs.parameters import check_parameters, known_parameters
+from nsrlib.runs.notebooks import check_parameters, digest, known_parameters
 from nsrlib.runs.record import Sweep, SweepRun, attempts, finished
 from nsrlib.runs.texts import cause_of, clock, short_path, suggest
 
@@ -75,17 +74,13 @@ def sweep(
     starts processes.
 
     Args:
-        paper: the notebook's name.
         grid: parameter -> its values; all combinations are run.
         points: a grid file (:func:`read_grid`) or a list of ``{name: value}``; combined with those of ``grid``.
         parameters: the same for all runs.
-        profile: ``quick``, ``cpu``, ``gpu`` or ``paper``.
-        out: the sweep's folder; ``runs/sweeps/<paper>-<profile>`` in the checkout, else here, when None.
-        workers: runs at once on this machine; one for each core when None. A kernel gets cores / workers threads.
+        out: the sweep's folder; default: ``runs/sweeps/<paper>-<profile>`` in the checkout, else here.
+        workers: runs at once on this machine; default: one a core. A kernel gets cores / workers threads.
         scheduler: address of a running Dask scheduler (``tcp://host:8786``) whose workers see the same folders.
-        timeout: seconds that one cell may take; unlimited when None.
-        progress: a live table on a terminal, plain lines on stderr elsewhere.
-        notebooks_dir: where the notebooks are; those of all papers (:func:`nsrlib.papers.every`) when None.
+        timeout, progress, notebooks_dir: as for :func:`nsrlib.runs.reproduce`.
 
     Raises:
         ValueError: unknown notebook, profile or parameter, a value of the wrong type, no grid; before anything is run.
@@ -103,12 +98,12 @@ def sweep(
     listed = read_grid(points) if isinstance(points, str | Path) else list(points or [])
     if not grid and not listed:
         raise ValueError("nothing to sweep over: give -g name=v1,v2,... or a grid file")
-    notebook = sources.choose(paper, sources.notebooks(notebooks_dir))[paper]
+    notebook = batch.choose(paper, batch.notebooks(notebooks_dir))[paper]
     sha256 = digest(notebook)
     planned = plan(notebook, sha256, profile, grid or {}, listed or [{}], parameters or {})
     _need_dask()
 
-    folder = Path(out or sources.default_folder() / "sweeps" / f"{paper}-{profile}").resolve()
+    folder = Path(out or batch.default_folder() / "sweeps" / f"{paper}-{profile}").resolve()
     with _only_one(_prepare(folder)):
         about = batch.about(_command(paper, profile, grid or {}, points, parameters or {}))
         this = Sweep(folder, paper, profile, planned, about=about | {"notebook_sha256": sha256})
@@ -119,7 +114,7 @@ def sweep(
             say(f"{len(planned) - len(todo)} of {len(planned)} runs are finished already")
         this.save()
         if notebooks_dir is None:
-            notebook = sources.ready(notebook, folder / "sources")
+            notebook = batch.ready(notebook, folder / "sources")
         before = {run.key: run.attempts for run in todo}
         started, stopped = time.monotonic(), False
         try:
@@ -210,7 +205,9 @@ def _need_dask() -> None:
 
 
 def _prepare(folder: Path) -> Path:
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "sweep.json").exists() and not _only_lock(folder):
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    # a sweep that ended before it had planned anything leaves no more than these
+    if "sweep.json" not in there and there - {"runs", "attempts", "sweep.lock"}:
         raise FileExistsError(f"{short_path(folder)} is not empty and no sweep: choose another folder")
     try:
         for part in ("runs", "attempts"):
@@ -221,11 +218,6 @@ def _prepare(folder: Path) -> Path:
     except OSError as error:
         raise OSError(f"cannot write to {short_path(folder)}: {cause_of(error)[1]}") from error
     return folder
-
-
-def _only_lock(folder: Path) -> bool:
-    """Left by a sweep that ended before it had planned anything."""
-    return {path.name for path in folder.iterdir()} <= {"runs", "attempts", "sweep.lock"}
 
 
 @contextlib.contextmanager

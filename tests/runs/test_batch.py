@@ -18,8 +18,8 @@ from tiny import DIES, FAILS, GOOD, PARAMETERS, PIXEL, SLEEPS, alive, wait_until
 
 from nsrlib import papers
 from nsrlib.files import ROOT
-from nsrlib.runs import Failure, Run, batch, list_papers, pages, report, reproduce, sources, summary, texts
-from nsrlib.runs.parameters import check_parameters
+from nsrlib.runs import Failure, Run, batch, list_papers, pages, report, reproduce, summary, texts
+from nsrlib.runs.notebooks import check_parameters
 
 pytest.importorskip("papermill")
 nbformat = pytest.importorskip("nbformat")
@@ -225,7 +225,7 @@ def test_a_paper_of_another_package_runs_from_its_own_folder(tmp_path, monkeypat
     package = papers.Paper("sixth", tmp_path / "site-packages" / "nsrlib_sixth")
     write_notebook(package.notebook, ["# A", PARAMETERS, "open('here.txt', 'w').close()"])
     monkeypatch.setattr(papers, "every", lambda: {"sixth": package})
-    monkeypatch.setattr(sources, "ROOT", tmp_path / "site-packages" / "nsrlib")
+    monkeypatch.setattr(batch, "ROOT", tmp_path / "site-packages" / "nsrlib")
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
@@ -243,8 +243,8 @@ def test_a_paper_of_another_package_runs_from_its_own_folder(tmp_path, monkeypat
 def test_the_notebooks_of_a_checkout_run_where_they_lie():
     for paper in papers.every().values():
         if paper.root == ROOT:
-            assert sources.ready(paper.notebook, Path("nowhere")) == paper.notebook
-    assert sources.default_folder() == ROOT / "runs"
+            assert batch.ready(paper.notebook, Path("nowhere")) == paper.notebook
+    assert batch.default_folder() == ROOT / "runs"
 
 
 # ---- resuming and stopping
