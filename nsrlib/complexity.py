@@ -73,12 +73,7 @@ class Complexity:
 
 
 def lr_size(scale: int, hr_size: tuple[int, int] = (720, 1280)) -> tuple[int, int]:
-    """Low-resolution ``(H, W)`` for a 1280x720 output: sides divided and cut (x3: 240x426, as the papers have it).
-
-    Example:
-        >>> lr_size(4)
-        (180, 320)
-    """
+    """Low-resolution ``(H, W)`` for a 1280x720 output: sides divided and cut (x3: 240x426, as the papers have it)."""
     return hr_size[0] // scale, hr_size[1] // scale
 
 
@@ -139,14 +134,8 @@ def count(
         rule=rule,
         input_size=size,
         layers=tuple(
-            {
-                "name": r["name"],
-                "type": r["type"],
-                "output": r["output"],
-                "params": r["params"],
-                "multi_adds": _by_rule(r, rule),
-                "activations": r["elements"] if r["counted"] else 0,
-            }
+            {key: r[key] for key in ("name", "type", "output", "params")}
+            | {"multi_adds": _by_rule(r, rule), "activations": r["elements"] if r["counted"] else 0}
             for r in rows
         ),
         extras={kind: (n[0], n[1]) for kind, n in extras.items()},
@@ -156,7 +145,6 @@ def count(
 
 def _recorder(name: str, rows: list[dict[str, Any]]) -> Callable[[nn.Module, Any, Tensor], None]:
     def hook(module: nn.Module, args: Any, out: Tensor) -> None:
-        conv, linear = isinstance(module, nn.Conv2d), isinstance(module, nn.Linear)
         per_element = 0
         if isinstance(module, nn.Conv2d):
             taps_of_filter = module.in_channels // module.groups * math.prod(module.kernel_size)
@@ -166,8 +154,8 @@ def _recorder(name: str, rows: list[dict[str, Any]]) -> Callable[[nn.Module, Any
         rows.append(
             {
                 "name": name,
-                "type": "Conv2d" if conv else type(module).__name__,
-                "linear": linear,
+                "type": "Conv2d" if isinstance(module, nn.Conv2d) else type(module).__name__,
+                "linear": isinstance(module, nn.Linear),
                 "module": module,
                 "input": tuple(args[0].shape),
                 "output": tuple(out.shape),
@@ -195,7 +183,6 @@ def _by_rule(row: dict[str, Any], rule: str) -> int:
             return n
         if row["linear"]:
             return row["output"][0] * row["output"][2] ** 2
-        return row["macs"]
     return row["macs"]
 
 
@@ -219,10 +206,7 @@ def _extra_recorder(extras: dict[str, list[int]]) -> Callable[[nn.Module, Any, T
 
 # --- energy -----------------------------------------------------------------------------------------------------------
 
-PICOJOULES: dict[str, dict[str, float]] = {
-    "float32": {"add": 0.9, "multiply": 3.7},
-    "int8": {"add": 0.03, "multiply": 0.2},
-}
+PICOJOULES = {"float32": {"add": 0.9, "multiply": 3.7}, "int8": {"add": 0.03, "multiply": 0.2}}
 """Energy of one operation at 45 nm (Horowitz, ISSCC 2014), as the AdderNet group uses it (arXiv 2112.07326)."""
 
 INT32_ADD = 0.1
@@ -249,17 +233,13 @@ def energy(complexity: Complexity, dtype: str = "float32") -> float:
         >>> round(energy(layer), 3)  # 1.728 G multiply-adds of 4.6 pJ
         7.949
     """
-    return _millijoules(complexity.multiplications, complexity.additions, _prices(dtype))
+    return _millijoules(complexity.multiplications, complexity.additions, dtype)
 
 
-def _prices(dtype: str) -> dict[str, float]:
+def _millijoules(multiplications: float, additions: float, dtype: str) -> float:
     if dtype not in PICOJOULES:
         raise ValueError(f"dtype must be one of {', '.join(PICOJOULES)}, got {dtype!r}")
-    return PICOJOULES[dtype]
-
-
-def _millijoules(multiplications: float, additions: float, prices: dict[str, float]) -> float:
-    return (multiplications * prices["multiply"] + additions * prices["add"]) * 1e-9
+    return (multiplications * PICOJOULES[dtype]["multiply"] + additions * PICOJOULES[dtype]["add"]) * 1e-9
 
 
 def energy_breakdown(complexity: Complexity, dtype: str = "float32") -> dict[str, float]:
@@ -269,13 +249,12 @@ def energy_breakdown(complexity: Complexity, dtype: str = "float32") -> dict[str
     and ``memory``, :attr:`Complexity.traffic` from and to DRAM, 4 bytes or 1 an element, each layer on its own.
     Normalising cannot be folded into an adder, as into a convolution, because ``|x - w|`` does not scale with ``w``.
     """
-    prices = _prices(dtype)
     parts = {"arithmetic": energy(complexity, dtype)}
     for kind, (multiplications, additions) in complexity.extras.items():
         free = kind == "power activation" and dtype == "int8"
-        parts[kind] = 0.0 if free else _millijoules(multiplications, additions, prices)
+        parts[kind] = 0.0 if free else _millijoules(multiplications, additions, dtype)
     # one sum a multiply-add, one a tap of two additions
     sums = complexity.multiplications + (complexity.additions - complexity.multiplications) // 2
-    parts["wide sums"] = sums * (INT32_ADD - prices["add"]) * 1e-9 if dtype == "int8" else 0.0
+    parts["wide sums"] = sums * (INT32_ADD - PICOJOULES[dtype]["add"]) * 1e-9 if dtype == "int8" else 0.0
     parts["memory"] = complexity.traffic * DRAM_BYTE * (1 if dtype == "int8" else 4) * 1e-9
     return parts

@@ -18,6 +18,7 @@ from nsrlib.data import DataUnavailable, ImageSet, Pair, load
 from nsrlib.images import (
     Degradation,
     Picture,
+    check_target,
     degraded,
     imresize,
     luma,
@@ -82,10 +83,8 @@ def upscale(
         x: ``(1, C, H, W)`` on the model's device. A picture smaller than ``min_size`` is mirrored up to it.
         tile: side of the tiles' own part, in low-resolution pixels; None: whole; ``auto``: whole up to
             :data:`WHOLE_LIMIT`, else 192.
-        blend: see above.
         emit: called with (first row, finished rows ``(C, rows, rW)`` on the CPU) from top to bottom; nothing is
             returned then and memory stays at one row of tiles.
-        progress: show a bar over the tiles.
 
     Returns:
         ``(1, C, rH, rW)``, not clipped; None with ``emit``.
@@ -226,8 +225,6 @@ def upscale_file(
         >>> read_picture("large.png").rgb.shape
         (20, 24, 3)
     """
-    from nsrlib.images import check_target
-
     check_target(target)
     picture = read_picture(source)
     chosen = pick_device(device)
@@ -329,7 +326,7 @@ def evaluate(
     name = type(model).__name__
     # a copy, so that a network in training keeps its mode and device
     model = optimise(model, chosen) if fast else copy.deepcopy(model).eval().to(chosen)
-    rows: list[dict[str, Any]] = []
+    rows = []
     for pair in tqdm(images, desc=f"{name} x{r} {images.name}", unit="image", disable=not progress):
         x = _upscaling_input(images, pair, chosen) if task is None else _degraded(images, pair, task, channels, chosen)
         start = time.perf_counter()
@@ -338,9 +335,7 @@ def evaluate(
         sr = to_uint8(y)  # waits for the device
         seconds = time.perf_counter() - start
         a, b = for_protocol(sr, pair.hr, pair.gray, protocol)
-        rows.append(
-            {"image": pair.name, "psnr": psnr(a, b, protocol), "ssim": ssim(a, b, protocol), "seconds": seconds}
-        )
+        rows.append((pair.name, psnr(a, b, protocol), ssim(a, b, protocol), seconds))
     table = pd.DataFrame(rows, columns=["image", "psnr", "ssim", "seconds"])
     table.attrs = {
         "dataset": images.name,
@@ -357,12 +352,7 @@ def evaluate(
 
 
 def takes_gray(network: Any) -> bool | None:
-    """How to load sets for a network that restores: as gray (True), or as they are (None) if it takes colour.
-
-    Example:
-        >>> takes_gray(create_model("dncnn")), takes_gray(create_model("dncnn", channels=3))
-        (True, None)
-    """
+    """How to load sets for a network that restores: as gray (True), or as they are (None) if it takes colour."""
     return True if getattr(network, "channels", 1) == 1 else None
 
 
@@ -429,29 +419,15 @@ def benchmark(
                 continue
             tables[label, scale, dataset] = table
             means = table[["psnr", "ssim", "seconds"]].mean()
-            rows.append(
-                {
-                    "model": label,
-                    "scale": scale,
-                    "set": dataset,
-                    **means,
-                    "images": len(table),
-                    "origin": table.attrs["origin"],
-                }
-            )
+            about = {"model": label, "scale": scale, "set": dataset, "origin": table.attrs["origin"]}
+            rows.append({**about, **means, "images": len(table)})
     result = pd.DataFrame(rows, columns=["model", "scale", "set", "psnr", "ssim", "images", "seconds", "origin"])
     result.attrs = {"missing": list(missing), "tables": tables}
     return result
 
 
 def for_protocol(sr: np.ndarray, hr: np.ndarray, gray: bool, protocol: Protocol) -> tuple[np.ndarray, np.ndarray]:
-    """Reduce three equal channels to one where the protocol wants gray files left alone.
-
-    Example:
-        >>> sr, hr = np.zeros((2, 20, 20, 3), np.uint8)
-        >>> [img.shape for img in for_protocol(sr, hr, gray=True, protocol=Protocol(gray_as_is=True))]
-        [(20, 20), (20, 20)]
-    """
+    """Reduce three equal channels to one where the protocol wants gray files left alone."""
     if hr.ndim == 2:
         return (sr if sr.ndim == 2 else sr[..., 0]), hr
     if gray and protocol.space == "y" and protocol.gray_as_is:
@@ -485,53 +461,32 @@ def protocol_sensitivity(images: ImageSet, first: int | None = None) -> pd.DataF
     def down_up(y: np.ndarray) -> np.ndarray:
         return imresize(imresize(y, 1 / r), r)
 
-    def a(hr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        y = y_of(hr, "nearest")
-        return np.clip(np.floor(down_up(y) * 255 + 0.5), 0, 255) / 255, y
-
-    def a2(hr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        y = y_of(hr, "nearest")
-        return down_up(y), y
-
-    def c(hr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return down_up(hr), hr
-
-    def d(hr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return imresize(y_of(imresize(hr, 1 / r), "none"), r), y_of(hr, "none")
-
-    def e(hr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        y = y_of(hr, "none")
-        return down_up(y), y
+    def rounded(y: np.ndarray) -> np.ndarray:
+        return np.clip(np.floor(y * 255 + 0.5), 0, 255) / 255
 
     rgb = Protocol(crop=r, gray_as_is=True)
     rgb_u8 = Protocol(crop=r, gray_as_is=True, luma_rounding="nearest")
-    conventions: list[tuple[str, Callable, Protocol]] = [
-        ("luma of HR rounded, resized in double, result rounded", a, plane),
-        ("the same, result not rounded", a2, plane),
-        ("RGB at 8 bit, luma not rounded", c, rgb),
-        ("RGB at 8 bit, luma rounded", c, rgb_u8),
-        ("RGB LR at 8 bit, its luma upscaled, not rounded", d, plane),
-        ("nothing rounded", e, plane),
-    ]
+    # how HR becomes the luma that is compared (None: it stays RGB), and how the result is made from HR or from that
+    conventions: list[tuple[str, str | None, Callable, Protocol]] = [
+        ("luma of HR rounded, resized in double, result rounded", "nearest", lambda _, y: rounded(down_up(y)), plane),
+        ("the same, result not rounded", "nearest", lambda _, y: down_up(y), plane),
+        ("RGB at 8 bit, luma not rounded", None, lambda _, y: down_up(y), rgb),
+        ("RGB at 8 bit, luma rounded", None, lambda _, y: down_up(y), rgb_u8),
+        (
+            "RGB LR at 8 bit, its luma upscaled, not rounded", "none",
+            lambda hr, _: imresize(y_of(imresize(hr, 1 / r), "none"), r), plane,
+        ),
+        ("nothing rounded", "none", lambda _, y: down_up(y), plane),
+    ]  # fmt: skip
     rows = []
-    for label, make, protocol in conventions[:first]:
-        pairs = [make(hr_of(p)) for p in images]
-        rows.append(
-            {
-                "convention": label,
-                "psnr": float(np.mean([psnr(x, y, protocol) for x, y in pairs])),
-                "ssim": float(np.mean([ssim(x, y, protocol) for x, y in pairs])),
-            }
-        )
-    return pd.DataFrame(rows)
+    for label, rounding, make, protocol in conventions[:first]:
+        both = [(hr, y_of(hr, rounding) if rounding else hr) for hr in map(hr_of, images)]
+        pairs = [(make(hr, y), y) for hr, y in both]
+        rows.append((label, *(float(np.mean([measure(x, y, protocol) for x, y in pairs])) for measure in (psnr, ssim))))
+    return pd.DataFrame(rows, columns=["convention", "psnr", "ssim"])
 
 
 def default_output(source: str | os.PathLike, scale: int) -> Path:
-    """``photo.jpg`` -> ``photo_x4.png`` beside it.
-
-    Example:
-        >>> default_output("photo.jpg", 4).name
-        'photo_x4.png'
-    """
+    """``photo.jpg`` -> ``photo_x4.png`` beside it."""
     path = Path(source)
     return path.with_name(f"{path.stem}_x{scale}.png")

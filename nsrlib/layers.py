@@ -7,16 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-ConvKind = Literal["standard", "dsconv", "bsconv_s", "bsconv_u"]
-Activation = Literal["gelu", "relu", "leaky_relu", "hswish"]
-
-CONV_KINDS: tuple[str, ...] = ("standard", "dsconv", "bsconv_s", "bsconv_u")
 
 
 def activation(name: str) -> nn.Module:
@@ -75,12 +70,15 @@ class DSConv(nn.Module):
         return self.pw(self.dw(x))
 
 
+_CONVS = {"standard": nn.Conv2d, "dsconv": DSConv, "bsconv_s": BSConvS, "bsconv_u": BSConvU}
+CONV_KINDS: tuple[str, ...] = tuple(_CONVS)
+
+
 def conv_layer(kind: str, c_in: int, c_out: int, kernel: int = 3, stride: int = 1, padding: int = 1) -> nn.Module:
     """One of the four 3x3 convolutions of BSRN's decomposition table, all with the same signature."""
-    kinds = {"standard": nn.Conv2d, "dsconv": DSConv, "bsconv_s": BSConvS, "bsconv_u": BSConvU}
-    if kind not in kinds:
-        raise ValueError(f"conv must be one of {', '.join(kinds)}, got {kind!r}")
-    return kinds[kind](c_in, c_out, kernel, stride, padding)
+    if kind not in _CONVS:
+        raise ValueError(f"conv must be one of {', '.join(_CONVS)}, got {kind!r}")
+    return _CONVS[kind](c_in, c_out, kernel, stride, padding)
 
 
 def merged_kernel(layer: nn.Module) -> Tensor:
@@ -88,8 +86,7 @@ def merged_kernel(layer: nn.Module) -> Tensor:
     if isinstance(layer, BSConvU):
         return layer.pw.weight * layer.dw.weight
     if isinstance(layer, BSConvS):
-        rank_limited = torch.einsum("omxy,mixy->oixy", layer.pw2.weight, layer.pw1.weight)
-        return rank_limited * layer.dw.weight
+        return torch.einsum("omxy,mixy->oixy", layer.pw2.weight, layer.pw1.weight) * layer.dw.weight
     if isinstance(layer, DSConv):
         return layer.pw.weight * layer.dw.weight[:, 0]
     if isinstance(layer, nn.Conv2d) and layer.groups == 1:
@@ -182,16 +179,7 @@ class DistillationBlock(nn.Module):
     last half. Subclasses make these layers and the activation ``act``.
     """
 
-    c1_d: nn.Module
-    c2_d: nn.Module
-    c3_d: nn.Module
-    c1_r: nn.Module
-    c2_r: nn.Module
-    c3_r: nn.Module
-    c4: nn.Module
-    act: nn.Module
-
-    def distil(self, x: Tensor) -> Tensor:
+    def distil(self: Any, x: Tensor) -> Tensor:
         """``(N, C, H, W)`` -> the four kept halves, ``(N, 2C, H, W)``."""
         kept = []
         for keep, refine in ((self.c1_d, self.c1_r), (self.c2_d, self.c2_r), (self.c3_d, self.c3_r)):

@@ -2,8 +2,7 @@
 
 ``nsrlib.ops.adder2d`` is the function, although its folder bears the same name, and ``import nsrlib.ops.adder2d as A``
 therefore gives the function too. The rest of the folder comes by ``from``, as in
-``from nsrlib.ops.adder2d import adder2d_ref, kernels``. Only kernels need
-Triton: the first call on a GPU imports them.
+``from nsrlib.ops.adder2d import adder2d_ref, kernels``. The first call on a GPU imports the kernels, and Triton.
 """
 
 from nsrlib.ops.adder2d import adder2d, adder2d_int8

@@ -46,12 +46,7 @@ AUTOCAST_DEVICES = tuple(d for d in ("cpu", "cuda", "xpu", "mps") if torch.amp.i
 
 
 def pair(value: Pair | Sequence[int]) -> tuple[int, int]:
-    """A number for both axes, or one for each.
-
-    Example:
-        >>> pair(3), pair((1, 2))
-        ((3, 3), (1, 2))
-    """
+    """A number for both axes, or one for each."""
     return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
@@ -61,12 +56,7 @@ def cdiv(a: int, b: int) -> int:
 
 
 def output_size(size: Any, kernel: Any, stride: Any, padding: Any) -> tuple[int, int]:
-    """Pixels of a result ``(OH, OW)``, from pairs.
-
-    Example:
-        >>> output_size((48, 47), (3, 3), (2, 2), (1, 1))
-        (24, 24)
-    """
+    """Pixels of a result ``(OH, OW)``, from pairs."""
     oh, ow = ((size[a] + 2 * padding[a] - kernel[a]) // stride[a] + 1 for a in (0, 1))
     return oh, ow
 
@@ -97,10 +87,6 @@ def one_by_one_dilation(device: torch.device) -> int:
 
     On a CPU it makes PyTorch hand a single-threaded 1x1 convolution to oneDNN instead of its own matrix product, which
     was two to three times slower wherever it was measured.
-
-    Example:
-        >>> one_by_one_dilation(torch.device("cpu"))
-        2
     """
     return 2 if device.type == "cpu" else 1
 

@@ -98,12 +98,12 @@ def _(x: Tensor, weight: Tensor, stride: list[int], padding: list[int], gradient
 
 
 @_adder2d_input_grad.register_fake
-def _(grad: Tensor, x: Tensor, weight: Tensor, stride: list[int], padding: list[int], gradient: str) -> Tensor:
+def _(grad: Tensor, x: Tensor, *_: Any) -> Tensor:
     return empty(x, x.shape, is_channels_last(x))
 
 
 @_adder2d_weight_grad.register_fake
-def _(grad: Tensor, x: Tensor, weight: Tensor, stride: list[int], padding: list[int], gradient: str) -> Tensor:
+def _(grad: Tensor, x: Tensor, weight: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(weight, memory_format=torch.contiguous_format)
 
 
@@ -132,21 +132,17 @@ _adder2d.register_autograd(_backward, setup_context=_setup_context)
 
 
 @register_flop_formula([torch.ops.nsrlib.adder2d, torch.ops.nsrlib.adder2d_int8])
-def _forward_flops(x: Any, weight: Any, stride: Any, padding: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+def _forward_flops(x: Any, weight: Any, stride: Any, padding: Any, *_: Any, **__: Any) -> int:
     return 2 * _taps(x, weight, stride, padding)
 
 
 @register_flop_formula(torch.ops.nsrlib.adder2d_input_grad)
-def _input_grad_flops(
-    grad: Any, x: Any, weight: Any, stride: Any, padding: Any, gradient: str, out_shape: Any = None, **_: Any
-) -> int:
+def _input_grad_flops(grad: Any, x: Any, weight: Any, stride: Any, padding: Any, gradient: str, **_: Any) -> int:
     return (2 if gradient == "sign" else 3) * _taps(x, weight, stride, padding)
 
 
 @register_flop_formula(torch.ops.nsrlib.adder2d_weight_grad)
-def _weight_grad_flops(
-    grad: Any, x: Any, weight: Any, stride: Any, padding: Any, gradient: str, out_shape: Any = None, **_: Any
-) -> int:
+def _weight_grad_flops(grad: Any, x: Any, weight: Any, stride: Any, padding: Any, *_: Any, **__: Any) -> int:
     return 2 * _taps(x, weight, stride, padding)
 
 
@@ -183,7 +179,8 @@ def adder2d(x: Tensor, weight: Tensor, stride: Pair = 1, padding: Pair = 0, *, g
     x, weight = in_autocast(x, weight, float32=True)
     stride, padding = pair(stride), pair(padding)
     check_choice("gradient", gradient, GRADIENTS)
-    _check(x, weight, stride, padding, FLOATS, "; adder2d_int8 takes torch.int8")
+    check_input(x, FLOATS, "; adder2d_int8 takes torch.int8")
+    _check(x, weight, stride, padding)
     return _adder2d(x, weight, list(stride), list(padding), gradient)
 
 
@@ -215,7 +212,8 @@ def adder2d_int8(
         (tensor([[[[-1, -3]]]], dtype=torch.int32), tensor([[[[-0.5000, -1.5000]]]]))
     """
     stride, padding = pair(stride), pair(padding)
-    _check(x, weight, stride, padding, (torch.int8,), " (it holds -128 to 127); see quantize_int8")
+    check_input(x, (torch.int8,), " (it holds -128 to 127); see quantize_int8")
+    _check(x, weight, stride, padding)
     taps = weight[0].numel()
     if taps * 255 >= 2**31:
         raise ValueError(f"weight has {taps} taps a filter: sums up to {taps * 255} exceed int32, {2**31 - 1}")
@@ -227,10 +225,6 @@ def quantize_int8(x: Tensor, scale: float, *, saturate: bool = False) -> Tensor:
 
     Raises:
         ValueError: ``scale`` is not positive, or a value leaves -128 to 127 and ``saturate`` is off.
-
-    Example:
-        >>> quantize_int8(torch.tensor([-0.2, 0.049]), 0.01)
-        tensor([-20,   5], dtype=torch.int8)
     """
     if not scale > 0:
         raise ValueError(f"scale must be positive, got {scale}")
@@ -241,15 +235,7 @@ def quantize_int8(x: Tensor, scale: float, *, saturate: bool = False) -> Tensor:
     return steps.clamp_(-128, 127).to(torch.int8)
 
 
-def _check(
-    x: Tensor,
-    weight: Tensor,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dtypes: tuple[torch.dtype, ...],
-    hint: str,
-) -> None:
-    check_input(x, dtypes, hint)
+def _check(x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> None:
     check_filters("weight", weight, x, "(C_out, C_in, KH, KW)")
     check_alike(x, weight=weight)
     check_window(x, weight, stride, padding)

@@ -14,12 +14,7 @@ Gradient = Literal["adder", "sign"]
 
 
 def adder2d_ref(x: Tensor, weight: Tensor, stride: Pair = 1, padding: Pair = 0) -> Tensor:
-    """The definition: broadcast over the unfolded input, ``N O D L`` elements. PyTorch's own gradient is ``sign``.
-
-    Example:
-        >>> adder2d_ref(torch.tensor([[[[1.0, 5.0]]]]), torch.tensor([[[[2.0]]]]))
-        tensor([[[[-1., -3.]]]])
-    """
+    """The definition: broadcast over the unfolded input, ``N O D L`` elements. PyTorch's own gradient is ``sign``."""
     stride, padding = pair(stride), pair(padding)
     t = _differences(x, weight, stride, padding)  # (N, O, D, L)
     return -t.abs().sum(2).unflatten(2, output_size(x.shape[2:], weight.shape[2:], stride, padding))

@@ -63,15 +63,7 @@ def _bsconv2d(
 
 
 @_bsconv2d.register_fake
-def _(
-    x: Tensor,
-    pointwise: Tensor,
-    depthwise: Tensor,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    activation: str | None,
-    float32_precision: str,
-) -> Tensor:
+def _(x: Tensor, pointwise: Tensor, depthwise: Tensor, *more: Any) -> Tensor:
     n, _, h, w = x.shape
     return empty(x, (n, depthwise.shape[0], h, w), last=True)
 
@@ -147,7 +139,10 @@ def bsconv2d(
     """
     same = residual is x  # asked before the casts, which make two tensors of one
     x, pointwise, depthwise, bias, residual = in_autocast(x, pointwise, depthwise, bias, residual)
-    _check(x, pointwise, depthwise, bias, activation, residual, float32_precision)
+    check_choice("activation", activation, ACTIVATIONS)
+    check_choice("float32_precision", float32_precision, FLOAT32_PRECISIONS)
+    _check_shapes(x, pointwise, depthwise, bias, residual)
+    check_alike(x, pointwise=pointwise, depthwise=depthwise, bias=bias, residual=residual)
     # Here, not in the operator: so the copy of another layout is made once, and also serves the backward pass.
     x = channels_last(x)
     if residual is not None:
@@ -155,17 +150,9 @@ def bsconv2d(
     return _bsconv2d(x, pointwise, depthwise, bias, residual, activation, float32_precision)
 
 
-def _check(
-    x: Tensor,
-    pointwise: Tensor,
-    depthwise: Tensor,
-    bias: Tensor | None,
-    activation: str | None,
-    residual: Tensor | None,
-    float32_precision: str,
+def _check_shapes(
+    x: Tensor, pointwise: Tensor, depthwise: Tensor, bias: Tensor | None, residual: Tensor | None
 ) -> None:
-    check_choice("activation", activation, ACTIVATIONS)
-    check_choice("float32_precision", float32_precision, FLOAT32_PRECISIONS)
     check_input(x)
     n, _, h, w = x.shape
     if pointwise.ndim != 4 or pointwise.shape[2:] != (1, 1):
@@ -182,4 +169,3 @@ def _check(
         raise ValueError(f"bias must be ({c_out},) to fit pointwise, got {tuple(bias.shape)}")
     if residual is not None and residual.shape != (n, c_out, h, w):
         raise ValueError(f"residual must be {(n, c_out, h, w)} as the result, got {tuple(residual.shape)}")
-    check_alike(x, pointwise=pointwise, depthwise=depthwise, bias=bias, residual=residual)

@@ -23,8 +23,7 @@ layer with k times the parameters for the work of one. Smaller tiles, down to a 
 On a GPU one Triton kernel convolves all samples or tiles, each with its own filters, where PyTorch has a convolution
 with groups = batch. It reads filters by row number: rows of the mixed kernels, or, if hard, the chosen rows of
 ``weight`` where they lie. The wide way mixes in registers. Sums are float32. Elsewhere, and in float64, library
-convolutions: grouped if aggregated (on a CPU, at 32 and 64 channels, no slower than
-one plain convolution by more than a tenth), k plain ones if wide.
+convolutions: grouped if aggregated (on a CPU within a tenth of one plain convolution), k plain ones if wide.
 
 Memory beyond inputs and results. Aggregated: the mixed kernels, ``C_out D`` a tile, if soft; backward, their gradient
 in float32 (a few times to spread the work if tiles are few) and the gradient of the tiles' input with its margin. The
@@ -180,35 +179,13 @@ def _result(x: Tensor, g: Geometry) -> Tensor:
 
 
 @_mixed_conv2d.register_fake
-def _(
-    x: Tensor,
-    weight: Tensor,
-    gate: Tensor,
-    bias: Tensor | None,
-    stride: list[int],
-    padding: list[int],
-    tile: list[int],
-    mode: str,
-    float32_precision: str,
-) -> Tensor:
+def _(x: Tensor, weight: Tensor, gate: Tensor, bias: Any, stride: Any, padding: Any, tile: Any, *_: Any) -> Tensor:
     return _result(x, geometry(x.shape, weight.shape, gate.shape, stride, padding, tile))
 
 
 @_mixed_conv2d_backward.register_fake
-def _(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    gate: Tensor,
-    bias: Tensor | None,
-    stride: list[int],
-    padding: list[int],
-    tile: list[int],
-    mode: str,
-    float32_precision: str,
-    need: list[bool],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _empty_gradients(x, weight, gate, need)
+def _(grad: Tensor, x: Tensor, weight: Tensor, gate: Tensor, *more: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _empty_gradients(x, weight, gate, need=more[-1])
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -336,29 +313,22 @@ def mixed_conv2d(
     x, weight, gate, bias = in_autocast(x, weight, gate, bias)
     stride, padding = pair(stride), pair(padding)
     tile = tile if tile is None else pair(tile)
-    _check(x, weight, gate, bias, stride, padding, tile, mode, float32_precision)
-    if has_kernel(x):
-        x = channels_last(x)  # here, not in the operator: the copy also serves the backward pass
-    return _mixed_conv2d(x, weight, gate, bias, list(stride), list(padding), list(tile or ()), mode, float32_precision)
-
-
-def _check(
-    x: Tensor,
-    weight: Tensor,
-    gate: Tensor,
-    bias: Tensor | None,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    tile: tuple[int, int] | None,
-    mode: str,
-    float32_precision: str,
-) -> None:
     check_choice("mode", mode, MODES)
     check_choice("float32_precision", float32_precision, FLOAT32_PRECISIONS)
     check_input(x)
     check_filters("weight", weight, x, "(k C_out, C_in, KH, KW)")
     check_window(x, weight, stride, padding)
     check_at_least(1, tile=tile or (1, 1))
+    _check_gate(x, weight, gate, output_size(x.shape[2:], weight.shape[2:], stride, padding), tile)
+    if bias is not None and tuple(bias.shape) != (weight.shape[0],):
+        raise ValueError(f"bias must be ({weight.shape[0]},) to fit weight, got {tuple(bias.shape)}")
+    check_alike(x, weight=weight, gate=gate, bias=bias)
+    if has_kernel(x):
+        x = channels_last(x)  # here, not in the operator: the copy also serves the backward pass
+    return _mixed_conv2d(x, weight, gate, bias, list(stride), list(padding), list(tile or ()), mode, float32_precision)
+
+
+def _check_gate(x: Tensor, weight: Tensor, gate: Tensor, out: tuple[int, int], tile: tuple[int, int] | None) -> None:
     axes = "(N, k, d)" if tile is None else "(N, k, d, GH, GW) with tile"
     if gate.ndim != (3 if tile is None else 5):
         hint = "; give tile for a gate map" if tile is None and gate.ndim == 5 else ""
@@ -371,7 +341,6 @@ def _check(
     c_out = weight.shape[0] // k
     if d == 0 or c_out % d:
         raise ValueError(f"weight has {c_out} filters a kernel, which the d = {d} of gate does not divide")
-    out = output_size(x.shape[2:], weight.shape[2:], stride, padding)
     largest = max(x.shape[1] * x.shape[2] * x.shape[3], c_out * out[0] * out[1])
     if has_kernel(x) and largest >= 2**31:
         raise ValueError(f"x and the result must have fewer than 2**31 elements a sample on a GPU, got {largest}")
@@ -381,6 +350,3 @@ def _check(
             raise ValueError(
                 f"gate must have {tiles} tiles of {tile} for a result of {out}, got {tuple(gate.shape[3:])}"
             )
-    if bias is not None and tuple(bias.shape) != (weight.shape[0],):
-        raise ValueError(f"bias must be ({weight.shape[0]},) to fit weight, got {tuple(bias.shape)}")
-    check_alike(x, weight=weight, gate=gate, bias=bias)
