@@ -300,7 +300,8 @@ class Degradation:
     def __post_init__(self) -> None:
         if (self.noise is None) == (self.jpeg is None):
             raise ValueError(f"give one of noise and jpeg, got noise={self.noise!r} and jpeg={self.jpeg!r}")
-        if self.noise is not None and not (isinstance(self.noise, int | float | np.number) and 0 <= self.noise <= 255):
+        number = isinstance(self.noise, int | float | np.number) and not isinstance(self.noise, bool)
+        if self.noise is not None and not (number and 0 <= self.noise <= 255):
             raise ValueError(f"noise must be a standard deviation between 0 and 255, got {self.noise!r}")
         if self.jpeg is not None:
             check_quality(self.jpeg)

@@ -1,4 +1,7 @@
-"""The ledger: rounding as papers round, verdicts, what is kept on disk, what the scoreboard makes of it."""
+"""The ledger: rounding as papers round, verdicts, what is kept on disk, what the scoreboard makes of it.
+
+The file is long because one small ledger serves all of it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The ``nsr`` command: what it prints, its exit status, and that a failure is one line and leaves nothing behind."""
+"""The ``nsr`` command: what it prints, its exit status, and that a failure is one line and leaves nothing behind.
+
+The file is long because the command has many verbs, and one way to call them.
+"""
 
 from __future__ import annotations
 

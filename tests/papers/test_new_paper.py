@@ -67,7 +67,8 @@ def test_its_notebook_runs_and_its_verdicts_reach_the_scoreboard(place, run):
     assert "2 reproduced" in said
     rows = json.loads((place / "run/results/espcn.json").read_text())["rows"]
     assert {row["id"]: row["verdict"] for row in rows}["table1/espcn/params"] == "reproduced"
-    assert re.search(r"espcn table1 +0 +2", run("nsr", "scoreboard"))
+    assert "espcn" in run("nsr", "scoreboard")
+    assert re.search(r"espcn table1 +0 +2", run("nsr", "scoreboard", "--paper", "espcn"))
     # nbval: what it printed is compared, and a changed number is seen
     shutil.copy(place / "run/notebooks/espcn.ipynb", place / "espcn.ipynb")
     nbval = ("pytest", "-q", "-p", "no:cacheprovider", "--nbval-lax", "--nbval-current-env", "espcn.ipynb")
