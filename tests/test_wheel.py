@@ -63,7 +63,7 @@ def installed(wheel, tmp_path_factory):
     (folder / "pins.txt").write_text("\n".join([*pins, (ROOT / "constraints.txt").read_text()]))
     wheels = os.environ.get("UV_FIND_LINKS") or os.environ.get("PIP_FIND_LINKS", "")
     call(uv, "venv", "-q", "--python", sys.executable, "venv", cwd=folder)
-    install = [uv, "pip", "install", "-q", "--python", "venv", "-c", "pins.txt", f"{wheel}[notebooks]"]
+    install = [uv, "pip", "install", "-q", "--python", "venv", "-c", "pins.txt", f"{wheel}[notebooks,train]"]
     install += [] if wheels else ["--torch-backend=auto"]
     done = call(*install, cwd=folder, UV_FIND_LINKS=wheels)
     if done.returncode and re.search(r"[Ff]ailed to fetch|connect|dns error|timed out|network", done.stderr):
