@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nsrlib.images import (
+    Degradation,
     add_noise,
     imresize,
     jpeg,
@@ -465,3 +466,8 @@ def test_arrays_of_any_stride_and_read_only_arrays_become_tensors(recwarn):
         np.testing.assert_array_equal(to_uint8(to_tensor(x)), x)
         np.testing.assert_array_equal(imresize(x, 1), x)
     assert not recwarn.list
+
+
+def test_a_truth_value_is_no_strength_of_noise():
+    with pytest.raises(ValueError, match="noise must be a standard deviation between 0 and 255, got True"):
+        Degradation(noise=True)
