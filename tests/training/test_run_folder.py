@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -108,8 +109,9 @@ def test_channels_last_weights_are_stored_plainly(tmp_path):
     assert same(state(load_weights(tiny(3), tmp_path / "w.safetensors")), state(tiny()))
 
 
-def test_a_finished_run_is_not_trained_again(finished):
-    folder, result = finished
+def test_a_finished_run_is_not_trained_again(finished, tmp_path):
+    source, result = finished
+    folder = shutil.copytree(source, tmp_path / "run")
 
     def never(net, step):
         raise AssertionError("trained again")
