@@ -1,6 +1,6 @@
 from . import catalogue, download, patches, sets
 from .catalogue import LR_CONVENTIONS, SETS, UNVERIFIED, SetInfo, fetch_set, list_sets, verify
-from .download import DataUnavailable, DownloadPolicy, Source, cache_dir, fetch, sources, weights_path
+from .download import DataUnavailable, DownloadPolicy, Source, cache_dir, sources, weights_path
 from .patches import Batch, Patches
 from .sets import ImageSet, Pair, benchmark_or_embedded, load, training_set
 
@@ -20,7 +20,6 @@ __all__ = [
     "cache_dir",
     "catalogue",
     "download",
-    "fetch",
     "fetch_set",
     "list_sets",
     "load",

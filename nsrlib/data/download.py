@@ -23,22 +23,17 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from nsrlib import files
 
-__all__ = ["DataUnavailable", "DownloadPolicy", "Source", "cache_dir", "fetch", "sources", "weights_path"]
-
 
 @dataclass(frozen=True)
 class Source:
-    """One public file: ``path`` is relative to a data root, ``bytes`` and ``sha256`` are of the whole file.
-
-    Where neither could be had they are 0 and empty, and the file is not :attr:`verified`.
-    """
+    """One public file: ``path`` is relative to a data root; ``bytes`` and ``sha256`` are 0 and empty where unknown."""
 
     dataset: str
     role: str
@@ -59,13 +54,9 @@ class Source:
         return bool(self.sha256)
 
 
-@lru_cache(maxsize=1)
+@cache
 def sources() -> Mapping[str, Source]:
-    """All files of ``data/sources.csv``, by path.
-
-    Raises:
-        FileNotFoundError: the table is missing.
-    """
+    """All files of ``data/sources.csv``, by path."""
     table = files.ROOT / "data" / "sources.csv"
     if not table.is_file():
         raise FileNotFoundError(f"{table} is missing: install nsrlib from its repository with 'pip install -e .'")
@@ -123,13 +114,9 @@ def cache_dir() -> Path:
     return Path(asked if os.path.isabs(asked) else usual).expanduser() / "nsrlib"
 
 
-_warned: set[str] = set()
-
-
+@cache
 def _warn_once(message: str) -> None:
-    if message not in _warned:
-        _warned.add(message)
-        warnings.warn(message, stacklevel=4)
+    warnings.warn(message, stacklevel=4)
 
 
 def local_roots() -> list[tuple[str, Path]]:
@@ -199,50 +186,8 @@ class DownloadPolicy:
     parallel: int = 4  # files at a time
 
 
-_PATIENT = DownloadPolicy()
-
-
-def fetch(
-    paths: str | Iterable[str],
-    *,
-    table: Mapping[str, Source] | None = None,
-    download: bool = True,
-    progress: bool = True,
-    policy: DownloadPolicy = _PATIENT,
-) -> dict[str, Path]:
-    """Find or download files of the manifest, sha256 checked.
-
-    Args:
-        paths: one or more paths as in ``data/sources.csv``, for example ``weights/net_g_BSRN_x4.pth``.
-        table: sources by path, instead of :func:`sources`.
-        download: whether the network may be used.
-        progress: show a bar over bytes while downloading.
-        policy: timeouts, retries and politeness.
-
-    Returns:
-        path -> file, in the order asked for.
-
-    Raises:
-        ValueError: a path that is not in the table.
-        DataUnavailable: files that could not be had; the others are kept in the cache.
-    """
-    table = sources() if table is None else table
-    paths = [paths] if isinstance(paths, str) else list(paths)
-    for path in paths:
-        if path not in table:
-            close = "".join(f"; did you mean {p!r}?" for p in difflib.get_close_matches(path, table, n=1))
-            raise ValueError(f"{path!r} is not in the table of sources{close}")
-    advice = "run it once with a network, or set NSRLIB_DATA to a folder that holds the files"
-    found = obtain([table[p] for p in paths], "fetch", advice, download=download, progress=progress, policy=policy)
-    return {path: found[path].path for path in paths}
-
-
 def weights_path(filename: str, download: bool = True) -> Path:
     """The file of published weights ``filename``, for example ``net_g_BSRN_x4.pth``.
-
-    Raises:
-        ValueError: no such file in the manifest.
-        DataUnavailable: neither here nor to be downloaded.
 
     Example:
         >>> weights_path("net_g_BSRN_x5.pth")
@@ -264,7 +209,7 @@ def obtain(
     *,
     download: bool = True,
     progress: bool = True,
-    policy: DownloadPolicy = _PATIENT,
+    policy: DownloadPolicy = DownloadPolicy(),
     notes: Mapping[str, str] | None = None,
 ) -> dict[str, Found]:
     """Find ``wanted`` here or download it.
@@ -281,9 +226,8 @@ def obtain(
     elif not download:
         looked["download"] = "not asked for"
     else:
-        cache = cache_dir()
-        failed = _Downloader(cache, policy, progress).run(missing)
-        found |= {s.path: Found(cache / s.path, "download") for s in missing if s.path not in failed}
+        failed = _Downloader(cache_dir(), policy, progress).run(missing)
+        found |= {s.path: Found(cache_dir() / s.path, "download") for s in missing if s.path not in failed}
         missing = [source for source in missing if source.path in failed]
         if not missing:
             return found
@@ -302,10 +246,10 @@ def why_not_here(wanted: Sequence[Source]) -> dict[str, str]:
             reasons[place] = f"incomplete: {present} of {len(wanted)} files"
         elif not roots:
             reasons[place] = "not a folder" if os.environ.get("NSRLIB_DATA") else "not set"
-        elif place == "cache" and not any(p.name != ".lock" for root in roots if root.is_dir() for p in root.iterdir()):
-            reasons[place] = "empty"
         else:
-            reasons[place] = "nothing of it"
+            here = (path.name for root in roots if root.is_dir() for path in root.iterdir())
+            empty = place == "cache" and not set(here) - {".lock"}
+            reasons[place] = "empty" if empty else "nothing of it"
     return reasons
 
 
@@ -315,7 +259,7 @@ _unreachable: dict[str, str] = {}  # host -> why, so that only the first look-up
 def forget() -> None:
     """Ask every host anew and give every warning again: an explicit request deserves a new look."""
     _unreachable.clear()
-    _warned.clear()
+    _warn_once.cache_clear()
 
 
 class _Refused(Exception):
@@ -334,22 +278,22 @@ def _network_reason(error: Exception, policy: DownloadPolicy) -> str:
     """A requests exception in a few words, without its nested representation."""
     import requests
 
-    if isinstance(error, requests.exceptions.SSLError):
-        return "TLS certificate not accepted"
-    if isinstance(error, requests.exceptions.ProxyError):
-        return "proxy does not answer"
-    if isinstance(error, requests.ConnectTimeout):
-        return f"no answer within {policy.connect:g} s"
-    text = str(error)
-    if isinstance(error, requests.ReadTimeout) or "Read timed out" in text:
-        return f"no data for {policy.read:g} s"
-    known = {
+    by_type = (
+        (requests.exceptions.SSLError, "TLS certificate not accepted"),
+        (requests.exceptions.ProxyError, "proxy does not answer"),
+        (requests.ConnectTimeout, f"no answer within {policy.connect:g} s"),
+        (requests.ReadTimeout, f"no data for {policy.read:g} s"),
+    )
+    by_text = {
+        "Read timed out": f"no data for {policy.read:g} s",
         "Connection refused": "connection refused",
         "NameResolution": "name not resolved",
         "unreachable": "network unreachable",
         "IncompleteRead": "connection closed too early",
     }
-    return next((short for long, short in known.items() if long in text), type(error).__name__)
+    reasons = [short for kind, short in by_type if isinstance(error, kind)]
+    reasons += [short for long, short in by_text.items() if long in str(error)]
+    return reasons[0] if reasons else type(error).__name__
 
 
 def _disk_reason(error: OSError, folder: Path) -> str:
@@ -491,18 +435,17 @@ class _Downloader:
 
     def _transfer(self, source: Source, part: Path) -> bool:
         """One request, continuing ``part``. Returns whether the file now comes from this response alone."""
-        have, expected = size_of(part), source.bytes
-        if have and have == expected:
+        have = size_of(part)
+        if have and have == source.bytes:
             return False
-        if have > expected:  # or of unknown origin: without a hash, pieces of two files would go unnoticed
+        if have > source.bytes:  # or of unknown origin: without a hash, pieces of two files would go unnoticed
             part.unlink()
             have = 0
         headers = {"Range": f"bytes={have}-"} if have else {}
         timeout = (self.policy.connect, self.policy.read)
         with self.session.get(source.url, headers=headers, stream=True, timeout=timeout) as response:
             self._check_status(response, source, part, have)
-            if not source.verified:
-                expected = self._promised(response, source)
+            expected = source.bytes if source.verified else self._promised(response, source)
             resumed = response.status_code == 206
             size = have if resumed else 0
             with open(part, "ab" if resumed else "wb") as file:
@@ -514,7 +457,7 @@ class _Downloader:
                     self._sleep(0)
                     if size > expected:
                         break
-        if not source.verified and size < expected:
+        if size < expected:
             raise _Flaky(f"got {size} of {expected} bytes")
         return not resumed
 
@@ -547,20 +490,17 @@ class _Downloader:
 
     def _publish(self, source: Source, part: Path, target: Path, in_one_piece: bool) -> None:
         """Give ``part`` its final name if it is the pinned file; throw it away if it can never become that."""
-        size = size_of(part)
         if not source.verified:
             os.replace(part, target)
             _warn_once(f"{source.path} is unverified: no hash of it is known; its sha256 is {sha256_of(target)}")
             return
-        if size < source.bytes:
-            raise _Flaky(f"got {size} of {source.bytes} bytes")
-        if size > source.bytes:
+        if size_of(part) > source.bytes:
             problem = f"longer than the expected {source.bytes} bytes"
         elif (digest := sha256_of(part)) != source.sha256:
             problem = f"has sha256 {digest}, expected {source.sha256}"
         else:
             os.replace(part, target)
-            self._count(source, size)
+            self._count(source, source.bytes)
             return
         part.unlink()
         self._count(source, 0)

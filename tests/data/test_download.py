@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from nsrlib.data import download
-from nsrlib.data.download import DataUnavailable, DownloadPolicy, Source, fetch
+from nsrlib.data.download import DataUnavailable, DownloadPolicy, Source, obtain
 
 # patient enough for a machine that is busy with other things; few attempts, short pauses
 FAST = DownloadPolicy(connect=20, read=20, attempts=3, backoff=0.01, max_wait=60)
@@ -138,7 +138,8 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 
 def get(*files: Source, policy: DownloadPolicy = FAST, **kwargs) -> dict[str, Path]:
-    return fetch([s.path for s in files], table={s.path: s for s in files}, policy=policy, progress=False, **kwargs)
+    found = obtain(files, "get", "try again", policy=policy, progress=False, **kwargs)
+    return {s.path: found[s.path].path for s in files}
 
 
 def left_in(folder: Path) -> list[str]:
@@ -334,7 +335,7 @@ def test_two_downloads_into_one_cache_do_not_transfer_a_file_twice(server):
 def test_a_killed_download_leaves_only_a_part_and_is_resumed(server, cache):
     file = server.source("a.png", plan=[("stall", 6 * CHUNK)])
     source = f"Source(*{tuple(vars(file).values())!r})"
-    code = f"from nsrlib.data import Source, fetch; fetch('a.png', table={{'a.png': {source}}})"
+    code = f"from nsrlib.data.download import Source, obtain; obtain([{source}], 'get', 'try again')"
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     try:
         part, deadline = cache / "a.png.part", time.monotonic() + 120
@@ -505,16 +506,10 @@ def test_a_network_that_swallows_everything_fails_within_the_connect_timeout(ser
     assert time.monotonic() - start < 30
 
 
-def test_a_path_that_is_not_in_the_table_gets_a_suggestion(server):
-    table = {"Toy/a.png": server.source("Toy/a.png")}
-    with pytest.raises(ValueError, match=r"'Toy/b.png' is not in the table of sources; did you mean 'Toy/a.png'"):
-        fetch("Toy/b.png", table=table)
-
-
 def test_the_bar_counts_every_byte_once(server, capsys):
     a = server.source("a.png", plan=[("slowly", 0.3)])
     b = server.source("b.png", plan=[("truncate", 4 * CHUNK), ("ignore range",)])
-    fetch(["a.png", "b.png"], table={"a.png": a, "b.png": b}, policy=FAST)
+    obtain([a, b], "get", "try again", policy=FAST)
     assert "200k/200k" in capsys.readouterr().err
 
 
