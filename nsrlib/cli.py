@@ -184,7 +184,7 @@ def sweep(
             timeout=timeout,
         )
     except sweeps.Interrupted as stop:
-        typer.echo(sweeps.summary(stop.sweep))
+        typer.echo(sweeps.summary(stop.run))
         raise typer.Exit(130) from None
     typer.echo(sweeps.summary(done))
     raise typer.Exit(0 if done.ok else 1)

@@ -13,7 +13,7 @@ from . import (
     texts,
     worker,
 )
-from .batch import list_papers, report, reproduce, summary
+from .batch import report, reproduce, summary
 from .record import Failure, Interrupted, NotebookRun, Run
 from .sweeps import sweep
 
@@ -26,7 +26,6 @@ __all__ = [
     "cluster",
     "drift",
     "grids",
-    "list_papers",
     "notebooks",
     "pages",
     "progress",

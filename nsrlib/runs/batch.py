@@ -1,8 +1,7 @@
 """Batches of notebook runs, and the page that shows them.
 
-``reproduce`` executes the notebooks through papermill, several at once, each in a process of its own (see
-:mod:`nsrlib.runs.worker`) with a kernel of its own, so that one that fails or is killed takes nothing else down.
-``report`` turns what lies in the run folder into one static page (see :mod:`nsrlib.runs.pages`). A run folder holds
+Each notebook runs in a process of its own (:mod:`nsrlib.runs.worker`), so that one that fails or is killed takes
+nothing else down. A run folder holds
 
     run.json                    what was asked for, how each notebook ended, versions, commit
     notebooks/bsrn.ipynb        executed (``bsrn.failed.ipynb`` if it failed) and the same as ``.html``
@@ -16,7 +15,6 @@ It can be moved or published: names of the home, the repository and the run fold
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import math
 import os
@@ -26,24 +24,25 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from nsrlib import papers
-from nsrlib.claims import PROFILES
-from nsrlib.files import ROOT, write_text
+from nsrlib.files import ROOT, commit, versions
 from nsrlib.runs import pages
+from nsrlib.runs.grids import as_text
 from nsrlib.runs.notebooks import check_parameters, known_parameters
-from nsrlib.runs.progress import Notebooks
+from nsrlib.runs.progress import Bars
 from nsrlib.runs.record import Failure, Interrupted, NotebookRun, Run
 from nsrlib.runs.texts import Scrubber, cause_of, clock, map_strings, short_path, suggest
 
-_VERSIONS = ("nsrlib", "torch", "triton", "numpy", "pandas", "papermill", "nbclient", "nbconvert", "ipykernel")
 _STOP_SECONDS = 10  # a worker kills its kernel at once; after this it is killed itself
 
 
@@ -61,11 +60,6 @@ def notebooks(folder: str | Path | None = None) -> dict[str, Path]:
         where = "nsrlib.papers" if folder is None else short_path(Path(folder))
         raise ValueError(f"no notebooks in {where}")
     return dict(sorted(found.items()))
-
-
-def list_papers(notebooks_dir: str | Path | None = None) -> list[str]:
-    """Names of the notebooks that can be run, sorted."""
-    return list(notebooks(notebooks_dir))
 
 
 def choose(names: str | Iterable[str] | None, there: Mapping[str, Path]) -> dict[str, Path]:
@@ -89,14 +83,9 @@ def ready(notebook: Path, folder: Path) -> Path:
     return Path(shutil.copyfile(notebook, folder / notebook.name))
 
 
-def in_checkout() -> bool:
-    """Whether this library runs from a checkout of its repository, or was installed without one."""
-    return (ROOT / "pyproject.toml").is_file()
-
-
 def default_folder() -> Path:
     """Where runs go unless told otherwise: ``runs`` of the checkout, else of the current directory."""
-    return (ROOT if in_checkout() else Path.cwd()) / "runs"
+    return (ROOT if (ROOT / "pyproject.toml").is_file() else Path.cwd()) / "runs"
 
 
 def reproduce(
@@ -114,9 +103,7 @@ def reproduce(
 ) -> Run:
     """Execute notebooks and write a run folder with a report.
 
-    The notebooks that took longest when their results were stored start first. A failing cell ends its own notebook
-    only; what stopped it is in ``Run.failures``. Kernels start beside their notebooks, as they do in JupyterLab; a
-    notebook of an installed package is copied to ``sources`` in the run folder before.
+    A failing cell ends its own notebook only; what stopped it is in ``Run.failures``.
 
     Args:
         papers: which notebooks, by name; default: all.
@@ -124,7 +111,7 @@ def reproduce(
         out: the run folder, new or empty; default: ``runs/<date>-<time>-<profile>`` in the checkout, else here.
         jobs: notebooks at a time; default: one a core. Several share one GPU.
         timeout: seconds that one cell may take.
-        progress: say on stderr how far each notebook is: a live line on a terminal, plain lines elsewhere.
+        progress: say on stderr how far each notebook is: bars on a terminal, plain lines elsewhere.
         resume: keep the notebooks that ``out`` already has finished and run the others.
         notebooks_dir: where the notebooks are; default: those of :func:`nsrlib.papers.every`.
         pages: write the report and the notebooks as HTML; without, :func:`report` still writes the report later.
@@ -135,8 +122,6 @@ def reproduce(
         OSError: ``out`` cannot be written.
         Interrupted: on Ctrl-C, after the kernels are stopped and ``run.json`` is written.
     """
-    if profile not in PROFILES:
-        raise ValueError(f"no profile {profile!r}{suggest(profile, PROFILES)}; there are: {', '.join(PROFILES)}")
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs must be at least 1, not {jobs}")
     if timeout is not None and timeout <= 0:
@@ -157,30 +142,25 @@ def reproduce(
             f"{short_path(run.folder)} was run with profile {run.profile!r} and parameters {run.parameters}, "
             f"not {profile!r} and {given}; use a new folder"
         )
-    command = ["nsr", "reproduce", *chosen, "--profile", profile]
-    for key, value in given.items():
-        command += ["-p", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
-    run.status, run.about = "running", about(command)
+    run.status, run.about = "running", about(["reproduce", *chosen], profile, given)
     known = {n.name for n in run.notebooks}
     run.notebooks += [NotebookRun(name) for name in chosen if name not in known]
     done = {n.name for n in run.notebooks if n.status == "ok" and (run.folder / f"notebooks/{n.name}.ipynb").exists()}
     todo = [n for n in run.notebooks if n.name in chosen and n.name not in done]
-    todo.sort(key=lambda n: _expected_seconds(chosen[n.name], profile), reverse=True)
+    todo.sort(key=lambda n: (stored_seconds(n.name, profile), chosen[n.name].stat().st_size), reverse=True)
 
     jobs = min(jobs or cores(), max(1, len(todo)))
     started, already = time.monotonic(), run.seconds
     if notebooks_dir is None:
         chosen |= {n.name: ready(chosen[n.name], run.folder / "sources") for n in todo}
-    show = Notebooks(progress, sys.stderr)
     run.save()
     interrupted = False
     orders = {name: {"parameters": per_notebook[name], "timeout": timeout, "page": pages} for name in chosen}
     try:
-        execute(run, todo, orders, chosen, jobs=jobs, threads=max(1, cores() // jobs), show=show)
+        with Bars(progress, sys.stderr) as bars:
+            execute(run, todo, orders, chosen, jobs=jobs, threads=max(1, cores() // jobs), bars=bars)
     except KeyboardInterrupt:
         interrupted = True
-    finally:
-        show.close()
     run.status = "interrupted" if interrupted else "finished" if run.ok else "failed"
     run.seconds = round(already + time.monotonic() - started, 1)
     run.save()
@@ -220,11 +200,10 @@ def summary(run: Run) -> str:
     results = pages.read_results(run.folder, [])
     verdicts = {r.paper: ", ".join(f"{count} {word}" for word, count in pages.count_verdicts(r.rows)) for r in results}
     width = max((len(n.name) for n in run.notebooks), default=0)
-    states = max((len(n.status) for n in run.notebooks), default=0)
     lines = []
     for n in run.notebooks:
         claims = verdicts.get(n.name) or "no claims recorded"
-        lines.append(f"{n.name:<{width}}  {n.status:<{states}}  {clock(n.seconds):>7}  {claims}")
+        lines.append(f"{n.name:<{width}}  {n.status:<11}  {clock(n.seconds):>7}  {claims}")
     lines += [f"{found.paper}: {note}" for found in results for note in found.notes]
     lines += [f"✗ {failure}" for failure in run.failures]
     done = sum(n.status == "ok" for n in run.notebooks)
@@ -232,14 +211,13 @@ def summary(run: Run) -> str:
     return "\n".join([*lines, f"report: {short_path(run.folder / 'index.html')}"])
 
 
-def _expected_seconds(notebook: Path, profile: str) -> tuple[float, int]:
-    """What to start first, largest first: the stored time; unknown counts as long, and then the larger file."""
+def stored_seconds(paper: str, profile: str) -> float:
+    """How long a paper's notebook took when its results were stored; infinite where nothing is known."""
     try:
-        stored = papers.every()[notebook.stem].results / f"{profile}.json"
-        seconds = float(json.loads(stored.read_text(encoding="utf-8"))["provenance"]["seconds"])
+        stored = papers.every()[paper].results / f"{profile}.json"
+        return float(json.loads(stored.read_text(encoding="utf-8"))["provenance"]["seconds"])
     except (OSError, ValueError, KeyError, TypeError):
-        seconds = math.inf
-    return seconds, notebook.stat().st_size
+        return math.inf
 
 
 def cores() -> int:
@@ -248,48 +226,31 @@ def cores() -> int:
 
 
 def _new_folder(out: str | Path | None, profile: str) -> Path:
-    if out is None:
-        stem = default_folder() / f"{datetime.now():%Y%m%d-%H%M%S}-{profile}"
-        folder, n = stem, 1
-        while folder.exists():
-            folder, n = stem.with_name(f"{stem.name}-{n + 1}"), n + 1
-    else:
-        folder = Path(out).resolve()
-        if folder.is_dir() and any(folder.iterdir()):
-            raise FileExistsError(f"{short_path(folder)} is not empty: choose another folder, or resume the run in it")
+    folder = Path(out or default_folder() / f"{datetime.now():%Y%m%d-%H%M%S}-{profile}").resolve()
+    if folder.is_dir() and any(folder.iterdir()):
+        raise FileExistsError(f"{short_path(folder)} is not empty: choose another folder, or resume the run in it")
+    return make_folder(folder, "notebooks", "results", "logs")
+
+
+def make_folder(folder: Path, *parts: str) -> Path:
+    """Make a folder with its parts, if they are not there, and see whether it can be written."""
     try:
-        for part in ("notebooks", "results", "logs"):
+        for part in parts:
             (folder / part).mkdir(parents=True, exist_ok=True)
-        write_text(folder / "run.json", "{}")
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
     except OSError as error:
         raise OSError(f"cannot write to {short_path(folder)}: {cause_of(error)[1]}") from error
-    return folder
 
 
-def about(command: Iterable[str]) -> dict[str, Any]:
-    """What a reader needs to run this again: started, command, git, versions, machine."""
-
-    def git(*args: str) -> str:
-        if not in_checkout():
-            return ""
-        try:
-            answer = subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True, timeout=20)
-        except (OSError, subprocess.TimeoutExpired):
-            return ""
-        return answer.stdout.strip() if answer.returncode == 0 else ""
-
-    def version(package: str) -> str | None:
-        try:
-            return importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            return None
-
-    commit = git("rev-parse", "HEAD")
+def about(words: Iterable[str], profile: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """What a reader needs to run ``nsr`` with these words again: started, command, git, versions, machine."""
+    given = [word for k, v in parameters.items() for word in ("-p", f"{k}={as_text(v)}")]
     return {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": shlex.join(command),
-        "git": commit + ("-dirty" if commit and git("status", "--porcelain", "--untracked-files=no") else ""),
-        "versions": {"python": platform.python_version()} | {p: v for p in _VERSIONS if (v := version(p))},
+        "command": shlex.join(["nsr", *words, "--profile", profile, *given]),
+        "git": commit(),
+        "versions": {**versions(), "nsrlib": metadata.version("nsrlib")},
         "machine": f"{platform.system()} {platform.machine()}",
     }
 
@@ -302,69 +263,66 @@ def execute(
     *,
     jobs: int,
     threads: int,
-    show: Notebooks,
+    bars: Bars,
 ) -> None:
     """Run ``todo``, at most ``jobs`` at a time, and keep ``run`` and ``run.json`` up to date."""
     environment = _environment(threads)
-    events: queue.Queue[tuple[str, dict[str, Any]]] = queue.Queue()
-    by_name = {n.name: n for n in todo}
+    events: queue.Queue[tuple[NotebookRun, dict[str, Any]]] = queue.Queue()
     waiting = deque(todo)
     workers: dict[str, subprocess.Popen[str]] = {}
-    began: dict[str, float] = {}
+    began, bar = {}, {}
 
-    def listen(name: str, worker: subprocess.Popen[str]) -> None:
-        assert worker.stdout is not None
-        for line in worker.stdout:
-            events.put((name, json.loads(line)))
-        events.put((name, {"event": "exit", "code": worker.wait()}))
-
-    def start(notebook: NotebookRun) -> None:
-        name = notebook.name
-        worker = _start_worker(run.folder, files[name], orders[name], environment)
-        workers[name], began[name] = worker, time.monotonic()
-        notebook.status, notebook.error = "running", None
-        threading.Thread(target=listen, args=(name, worker), daemon=True).start()
-        show.started(name)
-
-    def finish(notebook: NotebookRun, code: int) -> None:
-        worker = workers.pop(notebook.name)
-        if worker.stdin:
-            worker.stdin.close()
-        if notebook.status == "running":  # it said nothing at its end
-            notebook.status = "failed"
-            reason = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
-            notebook.error = Failure(notebook.name, "worker died", f"{reason}; see logs/{notebook.name}.log")
-            unfinished = run.folder / "notebooks" / f".{notebook.name}.running.ipynb"
-            if unfinished.exists():
-                os.replace(unfinished, run.folder / "notebooks" / f"{notebook.name}.failed.ipynb")
-        run.save()
-        show.finished(notebook)
+    def listen(notebook: NotebookRun, worker: subprocess.Popen[str]) -> None:
+        for line in worker.stdout or ():
+            events.put((notebook, json.loads(line)))
+        events.put((notebook, {"event": "exit", "code": worker.wait()}))
 
     try:
         while waiting or workers:
             while waiting and len(workers) < jobs:
-                start(waiting.popleft())
-            try:
-                name, event = events.get(timeout=0.5)
-            except queue.Empty:
-                show.draw()
-                continue
-            notebook = by_name[name]
+                notebook = waiting.popleft()
+                name = notebook.name
+                worker = workers[name] = _start_worker(run.folder, files[name], orders[name], environment)
+                began[name], bar[name] = time.monotonic(), bars.add_task(name, total=None)
+                notebook.status, notebook.error = "running", None
+                threading.Thread(target=listen, args=(notebook, worker), daemon=True).start()
+                bars.say(f"{name}: started")
+            notebook, event = events.get()
+            name = notebook.name
             notebook.seconds = round(time.monotonic() - began[name], 1)
             if event["event"] == "cell":
-                notebook.cells = event["cells"]
-                show.cell(name, event["cell"], event["cells"], event["heading"])
+                cell, notebook.cells = event["cell"], event["cells"]
+                bars.update(bar[name], completed=cell, total=notebook.cells)
+                if event["heading"] and not bars.drawn:
+                    bars.say(f"{name}: {cell}/{notebook.cells} cells  {clock(notebook.seconds)}  {event['heading']}")
             elif event["event"] == "end":
                 notebook.error = Failure(**event["failure"]) if event["failure"] else None
                 notebook.status = "failed" if notebook.error else "ok"
             else:
-                finish(notebook, event["code"])
+                _stop([workers.pop(name)])
+                if notebook.status == "running":  # it said nothing at its end
+                    _worker_died(run.folder, notebook, event["code"])
+                run.save()
+                bars.remove_task(bar[name])
+                bars.say(f"{name}: {notebook.status} in {clock(notebook.seconds)}")
+                if notebook.error:
+                    bars.say(f"✗ {notebook.error}")
     except BaseException:
-        _stop(workers)
-        for name in workers:
-            by_name[name].status = "interrupted"
-            (run.folder / "notebooks" / f".{name}.running.ipynb").unlink(missing_ok=True)
+        _stop(workers.values())
+        for notebook in todo:
+            if notebook.name in workers:
+                notebook.status = "interrupted"
+                (run.folder / "notebooks" / f".{notebook.name}.running.ipynb").unlink(missing_ok=True)
         raise
+
+
+def _worker_died(folder: Path, notebook: NotebookRun, code: int) -> None:
+    notebook.status, name = "failed", notebook.name
+    reason = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
+    notebook.error = Failure(name, "worker died", f"{reason}; see logs/{name}.log")
+    unfinished = folder / "notebooks" / f".{name}.running.ipynb"
+    if unfinished.exists():
+        unfinished.replace(unfinished.with_name(f"{name}.failed.ipynb"))
 
 
 def _environment(threads: int) -> dict[str, str]:
@@ -410,13 +368,12 @@ def _start_worker(
         )
 
 
-def _stop(workers: dict[str, subprocess.Popen[str]]) -> None:
-    for worker in workers.values():
+def _stop(workers: Collection[subprocess.Popen[str]]) -> None:
+    for worker in workers:
         if worker.stdin:
             worker.stdin.close()  # the order to stop
-    deadline = time.monotonic() + _STOP_SECONDS
-    for worker in workers.values():
+    for worker in workers:
         try:
-            worker.wait(max(0.1, deadline - time.monotonic()))
+            worker.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
             worker.kill()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import shutil
 import socket
-import sys
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,9 +15,9 @@ from typing import Any
 
 from nsrlib.files import one_line, sha256_of
 from nsrlib.runs import batch, notebooks
-from nsrlib.runs.progress import Points
+from nsrlib.runs.progress import Bars
 from nsrlib.runs.record import Sweep, SweepRun, attempts, finished
-from nsrlib.runs.texts import cause_of
+from nsrlib.runs.texts import cause_of, clock
 
 RETRIES = 1  # a run that fails is tried once more, as far as possible by another worker
 CONNECT_SECONDS = 20  # for a scheduler to answer
@@ -29,14 +29,12 @@ class RunFailed(RuntimeError):
 
 def next_attempt(folder: Path, key: str) -> Path:
     """A folder for the next attempt, which nobody else has."""
-    number = max(attempts(folder).get(key, [0])) + 1
-    while True:
+    for number in itertools.count(attempts(folder).get(key, 0) + 1):
         place = folder / "attempts" / f"{key}.{number}"
-        try:
+        with contextlib.suppress(FileExistsError):
             place.mkdir()
-            return place
-        except FileExistsError:
-            number += 1
+            break
+    return place
 
 
 def job_of(this: Sweep, run: SweepRun, source: Path, timeout: float | None) -> dict[str, Any]:
@@ -66,7 +64,7 @@ def run_one(job: Mapping[str, Any]) -> float:
             f"the worker on {socket.gethostname()} does not see the sweep's folder; all need one file system"
         )
     final = folder / "runs" / key
-    if (done := finished(final)) is not None:
+    if done := finished(final):
         return done.notebooks[0].seconds  # by a worker that was thought lost
     if notebooks.digest(source / f"{job['paper']}.ipynb") != job["notebook_sha256"]:
         raise RunFailed(f"{job['paper']}.ipynb was changed while the sweep ran; start it again")
@@ -109,19 +107,20 @@ def execute(
     this: Sweep,
     todo: list[SweepRun],
     source: Path,
+    bars: Bars,
     *,
     workers: int | None,
     scheduler: str | None,
     timeout: float | None,
-    progress: bool,
 ) -> None:
     """Hand ``todo`` to Dask and follow it to the end."""
     from distributed import as_completed
 
-    show = Points(this, progress, sys.stderr)
-    with _cluster(scheduler, workers, len(todo)) as client, show:
+    ended = itertools.count(len(this.runs) - len(todo) + 1)
+    with _cluster(scheduler, workers, len(todo)) as client, bars:
         if scheduler and not client.scheduler_info()["workers"]:
-            show.say(f"waiting for workers at {scheduler}")
+            bars.say(f"waiting for workers at {scheduler}")
+        bar = bars.add_task(this.paper, total=len(this.runs), completed=len(this.runs) - len(todo))
         batch = uuid.uuid4().hex[:8]  # a scheduler takes equal keys for the same task, in whatever folder
         futures = {}
         for run in todo:
@@ -134,20 +133,22 @@ def execute(
                     run.seconds, run.status = future.result(), "ok"
                 except Exception as error:
                     run.status, run.error = "failed", _why(error)
-                show.ended(run)
                 future.release()
+                bars.advance(bar)
+                took = f" in {clock(run.seconds)}" if run.seconds else ""
+                bars.say(f"[{next(ended)}/{len(this.runs)}] {this.label(run)}: {run.status}{took}")
+                if run.error:
+                    bars.say(f"✗ {run.error}")
         except BaseException:
             client.cancel(list(futures), force=True)
             raise
 
 
 def _why(error: Exception) -> str:
-    if isinstance(error, RunFailed):
-        return str(error)
     kind, message = cause_of(error)
     if kind == "KilledWorker":
         return "it was at work on several workers when they died; often the machine is out of memory"
-    return f"{kind}: {message}"
+    return str(error) if isinstance(error, RunFailed) else f"{kind}: {message}"
 
 
 @contextlib.contextmanager
@@ -164,10 +165,9 @@ def _cluster(scheduler: str | None, workers: int | None, count: int) -> Iterator
         with client:
             yield client
         return
-    cores = batch.cores()
-    workers = min(workers or cores, count)
+    workers = min(workers or batch.cores(), count)
     # Dask's own default is one thread; the kernels inherit this
-    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cores // workers)))
+    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, batch.cores() // workers)))
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     with (
         dask.config.set({"distributed.nanny.pre-spawn-environ": dict.fromkeys(names, threads)}),

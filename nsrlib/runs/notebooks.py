@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from nsrlib.claims import PROFILES
 from nsrlib.files import one_line, write_text
 from nsrlib.runs.texts import Scrubber, suggest
 
@@ -121,8 +122,10 @@ def check_parameters(
     """The values that each notebook of ``accepted`` (:func:`known_parameters`) gets, in the types that it takes.
 
     Raises:
-        ValueError: a name that no notebook knows, or a value of another type than the default.
+        ValueError: a profile or a name that no notebook knows, or a value of another type than the default.
     """
+    if profile not in PROFILES:
+        raise ValueError(f"no profile {profile!r}{suggest(profile, PROFILES)}; there are: {', '.join(PROFILES)}")
     names = list(accepted)
     for own, instead in (("profile", "profile=..."), ("out_dir", "out=...")):
         if own in given:

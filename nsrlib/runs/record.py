@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from nsrlib.files import write_text
 from nsrlib.runs.grids import as_text
@@ -41,18 +41,58 @@ class NotebookRun:
     cells: int = 0
     error: Failure | None = None
 
+    def __post_init__(self) -> None:
+        if isinstance(self.error, dict):  # from run.json
+            self.error = Failure(**self.error)
+
 
 @dataclass
-class Run:
+class _Kept:
+    """What lies as JSON in its ``folder``: its fields, and those of ``about`` beside them."""
+
+    kind: ClassVar[str]  # "run": of run.json
+    folder: Path
+
+    def save(self) -> None:
+        """Write ``run.json`` or ``sweep.json``; readers see the old one or the new one, never a part."""
+        record = asdict(self)
+        record |= record.pop("about")
+        del record["folder"]
+        text = json.dumps(map_strings(record, Scrubber(self.folder).paths), indent=1, ensure_ascii=False)
+        write_text(self.folder / f"{self.kind}.json", text + "\n")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """What :meth:`save` has left in ``folder``.
+
+        Raises:
+            ValueError: there is nothing, or it is damaged.
+        """
+        path = Path(folder).resolve() / f"{cls.kind}.json"
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            own = {f.name: record.pop(f.name) for f in fields(cls) if f.name not in ("folder", "about")}
+            return cls(folder=path.parent, about=record, **own)  # type: ignore[call-arg]
+        except OSError as error:
+            raise ValueError(f"no {cls.kind} in {folder}: {error.strerror} ({path.name})") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path.name} in {folder} is damaged: {type(error).__name__}: {error}") from error
+
+
+@dataclass
+class Run(_Kept):
     """A batch of notebooks and the folder that holds everything it left."""
 
-    folder: Path
+    kind = "run"
     profile: str
     notebooks: list[NotebookRun]
     status: str = "running"
     seconds: float = 0.0
     parameters: dict[str, Any] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)  # started, command, git, versions, machine
+
+    def __post_init__(self) -> None:
+        self.notebooks = [NotebookRun(**n) if isinstance(n, dict) else n for n in self.notebooks]
 
     @property
     def ok(self) -> bool:
@@ -63,48 +103,18 @@ class Run:
     def failures(self) -> list[Failure]:
         return [n.error for n in self.notebooks if n.error]
 
-    def save(self) -> None:
-        """Write ``run.json``; readers see the old one or the new one, never a part."""
-        record = {k: v for k, v in vars(self).items() if k not in ("folder", "notebooks", "about")}
-        record |= {**self.about, "notebooks": [asdict(n) for n in self.notebooks]}
-        record["failures"] = [str(f) for f in self.failures]
-        text = json.dumps(map_strings(record, Scrubber(self.folder).paths), indent=1, ensure_ascii=False)
-        write_text(self.folder / "run.json", text + "\n")
-
-    @classmethod
-    def load(cls, folder: str | Path) -> Run:
-        """The run whose ``run.json`` lies in ``folder``.
-
-        Raises:
-            ValueError: there is no ``run.json``, or it is damaged.
-        """
-        path = Path(folder).resolve() / "run.json"
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            notebooks = [
-                NotebookRun(**{**n, "error": Failure(**n["error"]) if n["error"] else None})
-                for n in record.pop("notebooks")
-            ]
-            own = {k: record.pop(k) for k in ("profile", "status", "seconds", "parameters")}
-            record.pop("failures", None)
-            return cls(path.parent, notebooks=notebooks, about=record, **own)
-        except OSError as error:
-            raise ValueError(f"no run in {folder}: {error.strerror} ({path.name})") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path.name} in {folder} is damaged: {type(error).__name__}: {error}") from error
-
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C while notebooks ran: kernels are stopped, ``run.json`` is written, ``run`` says how far it got."""
+    """Ctrl-C: what ran is stopped, the record and the report are written; ``run`` (or sweep) says how far it got."""
 
-    def __init__(self, run: Run):
-        super().__init__(f"interrupted; finished notebooks are in {short_path(run.folder)}")
+    def __init__(self, run: Any):
+        super().__init__(f"interrupted; what has finished is in {short_path(run.folder)}")
         self.run = run
 
 
 @dataclass
 class SweepRun:
-    """One point of the grid; ``status`` is pending, running, ok, failed or interrupted."""
+    """One point of the grid; ``status`` is pending, ok, failed or interrupted."""
 
     key: str
     parameters: dict[str, Any]
@@ -115,16 +125,19 @@ class SweepRun:
 
 
 @dataclass
-class Sweep:
+class Sweep(_Kept):
     """A grid of runs of one notebook and the folder that holds everything they left."""
 
-    folder: Path
+    kind = "sweep"
     paper: str
     profile: str
     runs: list[SweepRun]
     status: str = "running"
     seconds: float = 0.0
     about: dict[str, Any] = field(default_factory=dict)  # started, command, git, versions, machine, notebook's sha256
+
+    def __post_init__(self) -> None:
+        self.runs = [SweepRun(**run) if isinstance(run, dict) else run for run in self.runs]
 
     @property
     def ok(self) -> bool:
@@ -133,19 +146,18 @@ class Sweep:
     @property
     def swept(self) -> dict[str, list[Any]]:
         """Parameters of more than one value, each with its values: numbers in order, else as they came."""
-        values: dict[str, list[Any]] = {}
+        swept = {}
         for name in dict.fromkeys(k for run in self.runs for k in run.parameters):
             found = [run.parameters.get(name) for run in self.runs]
-            values[name] = [v for k, v in enumerate(found) if v not in found[:k]]
-            if all(isinstance(v, int | float) for v in values[name]):
-                values[name].sort()
-        return {name: found for name, found in values.items() if len(found) > 1}
+            values: list[Any] = [v for k, v in enumerate(found) if v not in found[:k]]
+            if len(values) > 1:
+                swept[name] = sorted(values) if all(isinstance(v, int | float) for v in values) else values
+        return swept
 
     @property
     def fixed(self) -> dict[str, Any]:
         """Parameters that are the same in all runs."""
-        first = self.runs[0].parameters if self.runs else {}
-        return {k: v for k, v in first.items() if k not in self.swept}
+        return {k: v for run in self.runs[:1] for k, v in run.parameters.items() if k not in self.swept}
 
     def label(self, run: SweepRun) -> str:
         """What tells a run from the others: its swept parameters."""
@@ -156,30 +168,10 @@ class Sweep:
         done = self.folder / "runs" / run.key
         return done if done.is_dir() else self.folder / "attempts" / f"{run.key}.{run.attempts}"
 
-    def save(self) -> None:
-        """Write ``sweep.json``, whole or not at all."""
-        record = {k: v for k, v in vars(self).items() if k not in ("folder", "runs", "about")}
-        record |= {**self.about, "runs": [asdict(run) for run in self.runs]}
-        text = json.dumps(map_strings(record, Scrubber(self.folder).paths), indent=1, ensure_ascii=False)
-        write_text(self.folder / "sweep.json", text + "\n")
-
     @classmethod
-    def load(cls, folder: str | Path) -> Sweep:
-        """The sweep whose ``sweep.json`` lies in ``folder``, its runs as they are now.
-
-        Raises:
-            ValueError: there is no ``sweep.json``, or it is damaged.
-        """
-        path = Path(folder).resolve() / "sweep.json"
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            its_runs = [SweepRun(**run) for run in record.pop("runs")]
-            own = {k: record.pop(k) for k in ("paper", "profile", "status", "seconds")}
-        except OSError as error:
-            raise ValueError(f"no sweep in {folder}: {error.strerror} ({path.name})") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path.name} in {folder} is damaged: {type(error).__name__}: {error}") from error
-        sweep = cls(path.parent, runs=its_runs, about=record, **own)
+    def load(cls, folder: str | Path) -> Self:
+        """The sweep that :meth:`save` has left in ``folder``, its runs as they are now."""
+        sweep = super().load(folder)
         sweep.look()
         return sweep
 
@@ -187,21 +179,21 @@ class Sweep:
         """Bring the runs up to date with what lies in the folder."""
         tried = attempts(self.folder)
         for run in self.runs:
-            run.attempts = max(run.attempts, *tried.get(run.key, [0]))
-            if (done := finished(self.folder / "runs" / run.key)) is not None:
+            run.attempts = max(run.attempts, tried.get(run.key, 0))
+            if done := finished(self.folder / "runs" / run.key):
                 run.status, run.error = "ok", ""
                 run.seconds, run.attempts = done.notebooks[0].seconds, done.about.get("attempt", run.attempts)
             elif run.status == "ok":
                 run.status = "pending"
 
 
-def attempts(folder: Path) -> dict[str, list[int]]:
-    """Key -> numbers of the attempts that lie in the folder."""
-    found: dict[str, list[int]] = {}
+def attempts(folder: Path) -> dict[str, int]:
+    """Key -> number of the last attempt that lies in the folder."""
+    found: dict[str, int] = {}
     for path in (folder / "attempts").glob("*.*"):
         key, _, number = path.name.rpartition(".")
         if number.isdigit():
-            found.setdefault(key, []).append(int(number))
+            found[key] = max(found.get(key, 0), int(number))
     return found
 
 

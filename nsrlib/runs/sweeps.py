@@ -32,25 +32,15 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+from rich.progress import TimeRemainingColumn
 
-from nsrlib.claims import PROFILES
 from nsrlib.files import sha256_of, write_text
 from nsrlib.runs import batch, cluster, sweep_pages
-from nsrlib.runs.grids import as_text, literal, read_grid
+from nsrlib.runs.grids import as_text, read_grid
 from nsrlib.runs.notebooks import check_parameters, digest, known_parameters
-from nsrlib.runs.record import Sweep, SweepRun, attempts, finished
-from nsrlib.runs.texts import cause_of, clock, short_path, suggest
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during a sweep: the workers are stopped, the report is written; ``sweep`` says how far it got."""
-
-    def __init__(self, sweep: Sweep):
-        super().__init__("interrupted; the same command goes on")
-        self.sweep = sweep
-
-
-# --- running ----------------------------------------------------------------------------------------------------------
+from nsrlib.runs.progress import Bars
+from nsrlib.runs.record import Interrupted, Sweep, SweepRun, finished
+from nsrlib.runs.texts import clock, short_path
 
 
 def sweep(
@@ -89,8 +79,6 @@ def sweep(
         OSError: the folder cannot be written, or the scheduler cannot be reached.
         Interrupted: on Ctrl-C, after the workers are stopped and the report is written.
     """
-    if profile not in PROFILES:
-        raise ValueError(f"no profile {profile!r}{suggest(profile, PROFILES)}; there are: {', '.join(PROFILES)}")
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be at least 1, not {workers}")
     if workers is not None and scheduler:
@@ -104,36 +92,28 @@ def sweep(
     _need_dask()
 
     folder = Path(out or batch.default_folder() / "sweeps" / f"{paper}-{profile}").resolve()
+    bars = Bars(progress, sys.stderr, TimeRemainingColumn())
     with _only_one(_prepare(folder)):
-        about = batch.about(_command(paper, profile, grid or {}, points, parameters or {}))
+        about = batch.about(_words(paper, grid or {}, points), profile, parameters or {})
         this = Sweep(folder, paper, profile, planned, about=about | {"notebook_sha256": sha256})
-        _set_damaged_aside(this, say := _say(progress))
+        _set_damaged_aside(this, bars)
         this.look()
         todo = [run for run in this.runs if run.status != "ok"]
         if len(todo) < len(planned):
-            say(f"{len(planned) - len(todo)} of {len(planned)} runs are finished already")
+            bars.say(f"{len(planned) - len(todo)} of {len(planned)} runs are finished already")
         this.save()
-        if notebooks_dir is None:
-            notebook = batch.ready(notebook, folder / "sources")
+        source = (notebook if notebooks_dir else batch.ready(notebook, folder / "sources")).parent
         before = {run.key: run.attempts for run in todo}
         started, stopped = time.monotonic(), False
         try:
             if todo:
-                cluster.execute(
-                    this,
-                    todo,
-                    notebook.parent,
-                    workers=workers,
-                    scheduler=scheduler,
-                    timeout=timeout,
-                    progress=progress,
-                )
+                cluster.execute(this, todo, source, bars, workers=workers, scheduler=scheduler, timeout=timeout)
         except KeyboardInterrupt:
             stopped = True
         this.look()
         for run in todo:
-            if stopped and run.status in ("pending", "running"):
-                run.status = "interrupted" if run.attempts > before[run.key] else "pending"
+            if stopped and run.status == "pending" and run.attempts > before[run.key]:
+                run.status = "interrupted"
         this.status = "interrupted" if stopped else "finished" if this.ok else "failed"
         this.seconds = round(time.monotonic() - started, 1)
         this.save()
@@ -174,27 +154,14 @@ def plan(
     return list(planned.values())
 
 
-def _command(
-    paper: str,
-    profile: str,
-    grid: Mapping[str, Sequence[Any]],
-    points: object,
-    parameters: Mapping[str, Any],
-) -> list[str]:
-    command = ["nsr", "sweep", paper, "--profile", profile]
+def _words(paper: str, grid: Mapping[str, Sequence[Any]], points: object) -> list[str]:
+    """The command, but for profile and parameters."""
+    words = ["sweep", paper]
     for name, values in grid.items():
-        command += ["-g", f"{name}={json.dumps(list(values)) if _quoted(values) else ','.join(map(as_text, values))}"]
-    for name, value in parameters.items():
-        command += ["-p", f"{name}={as_text(value)}"]
+        words += ["-g", f"{name}={list(values)}"]
     if points:
-        command += ["--grid", Path(points).name if isinstance(points, str | Path) else "points.json"]
-    return command
-
-
-def _quoted(values: Sequence[Any]) -> bool:
-    return any(
-        isinstance(v, list | tuple | dict) or (isinstance(v, str) and ("," in v or literal(v) != v)) for v in values
-    )
+        words += ["--grid", Path(points).name if isinstance(points, str | Path) else "points.json"]
+    return words
 
 
 def _need_dask() -> None:
@@ -209,15 +176,7 @@ def _prepare(folder: Path) -> Path:
     # a sweep that ended before it had planned anything leaves no more than these
     if "sweep.json" not in there and there - {"runs", "attempts", "sweep.lock"}:
         raise FileExistsError(f"{short_path(folder)} is not empty and no sweep: choose another folder")
-    try:
-        for part in ("runs", "attempts"):
-            (folder / part).mkdir(parents=True, exist_ok=True)
-        (folder / "sweep.lock").touch()
-        write_text(folder / ".probe", "")
-        (folder / ".probe").unlink()
-    except OSError as error:
-        raise OSError(f"cannot write to {short_path(folder)}: {cause_of(error)[1]}") from error
-    return folder
+    return batch.make_folder(folder, "runs", "attempts")
 
 
 @contextlib.contextmanager
@@ -242,30 +201,25 @@ def _only_one(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _set_damaged_aside(this: Sweep, say: Any) -> None:
+def _set_damaged_aside(this: Sweep, bars: Bars) -> None:
     """Take finished runs whose files are not what they were out of ``runs``, so that they are made anew."""
     for run in this.runs:
         place = this.folder / "runs" / run.key
         if not place.exists():
             continue
         done = finished(place)
-        hashes = done.about.get("files", {}) if done else {}
-        wrong = [name for name, digest in hashes.items() if sha256_of(place / name) != digest]
-        if done is None or wrong:
-            say(f"{this.label(run)}: {wrong[0] if wrong else 'run.json'} is damaged or missing; it runs again")
+        hashes = done.about.get("files", {}) if done else {"run.json": ""}
+        wrong = [name for name, digest in hashes.items() if not done or sha256_of(place / name) != digest]
+        if wrong:
+            bars.say(f"{this.label(run)}: {wrong[0]} is damaged or missing; it runs again")
             os.replace(place, cluster.next_attempt(this.folder, run.key))
 
 
 def _clear_attempts(this: Sweep) -> None:
     """Remove what earlier attempts of finished runs have left."""
-    done = {run.key for run in this.runs if run.status == "ok"}
-    for key, numbers in attempts(this.folder).items():
-        for number in numbers if key in done else ():
-            shutil.rmtree(this.folder / "attempts" / f"{key}.{number}", ignore_errors=True)
-
-
-def _say(enabled: bool) -> Any:
-    return (lambda text: print(text, file=sys.stderr, flush=True)) if enabled else (lambda text: None)
+    for run in this.runs:
+        for path in (this.folder / "attempts").glob(f"{run.key}.*") if run.status == "ok" else ():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def is_sweep(folder: str | Path) -> bool:

@@ -6,6 +6,7 @@ Most runs here are pretended, by a ``reproduce`` that writes what the real one l
 from __future__ import annotations
 
 import csv
+import io
 import json
 import multiprocessing
 import os
@@ -23,7 +24,6 @@ import pytest
 from tiny import PIXEL, TINY, alive, wait_until, write_notebook
 
 from nsrlib.runs import Failure, NotebookRun, Run, batch, cluster, notebooks, sweep, sweeps
-from nsrlib.runs.progress import Points
 from nsrlib.runs.record import Sweep
 
 pytest.importorskip("papermill")
@@ -90,7 +90,7 @@ def pretended(monkeypatch) -> list[dict]:
 def pretend_in_line(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
     """The same, and nobody but this process at work."""
 
-    def execute(this, todo, source, *, timeout, **_):
+    def execute(this, todo, source, bars, *, timeout, **_):
         for run in todo:
             try:
                 run.seconds, run.status = cluster.run_one(cluster.job_of(this, run, source, timeout)), "ok"
@@ -407,20 +407,6 @@ def test_any_grid_gets_a_page(run_sweep, in_line, grid):
     assert f"tiny over {', '.join(done.swept) or 'one point'}" in (done.folder / "index.html").read_text()
 
 
-def test_the_table_on_the_terminal_shows_what_goes_on_first(wide, monkeypatch):
-    from rich.console import Console
-
-    monkeypatch.setenv("COLUMNS", "100")
-    wide.runs[4].status = "pending"
-    (wide.folder / "attempts" / f"{wide.runs[4].key}.2").mkdir()
-    console = Console(width=100, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
-    console.print(Points(wide, False, sys.stderr).table())
-    lines = console.export_text().splitlines()
-    assert re.match(r"tiny: 5 ok, 1 running, 6 failed; 0:00", lines[0])
-    assert lines[1].split() == ["mode", "scale", "seed", "time"]
-    assert lines[2].split()[:5] == ["good", "4", "0", "running,", "attempt"]
-
-
 # ---- Dask
 
 
@@ -444,6 +430,22 @@ def test_a_run_that_fails_is_tried_once_more_and_then_reported(run_sweep, preten
     said = capsys.readouterr().err
     assert re.search(r"^\[\d/2\] mode=good: ok in 0:02$", said, re.M)
     assert "✗ tiny: cell 2: ArithmeticError: no" in said
+
+
+def test_a_terminal_shows_how_far_the_sweep_is_below_what_has_ended(run_sweep, pretended, address, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    run_sweep({"seed": [0, 1]}, scheduler=address)
+    assert terminal.getvalue() == ""
+    run_sweep({"seed": [0, 1, 2], "mode": ["fails"]}, scheduler=address, progress=True)
+    said = terminal.getvalue()
+    assert "0/3" in said
+    assert re.search(r"\[3/3\] seed=\d: failed$", said, re.M)
+    assert "\x1b[2K" in said
 
 
 def test_a_run_that_fails_once_ends_well(run_sweep, pretended, address, monkeypatch):
