@@ -7,6 +7,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -52,42 +53,31 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
+        torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from None
-    return chosen
+    return torch.device(device)
 
 
 # --- one picture ------------------------------------------------------------------------------------------------------
 
 
-def upscale(
-    model: nn.Module,
-    x: Tensor,
-    *,
-    tile: Tile = None,
-    blend: int = 8,
-    emit: Callable[[int, Tensor], None] | None = None,
-    progress: bool = False,
-) -> Tensor | None:
+@torch.inference_mode()
+def upscale(model: nn.Module, x: Tensor, *, tile: Tile = None, blend: int = 8, progress: bool = False) -> Tensor:
     """Apply a super-resolution network to a picture of any size, in tiles if it is large.
 
     A tile sees ``model.halo`` pixels of context on each side and is cross-faded with its neighbours over ``2 * blend``
-    more. For a network without global statistics the result equals the whole picture's to rounding. A network that
-    looks at the whole picture may offer ``tile_runner`` (:class:`~nsrlib.models.bsrn.FusedBSRN` does); without it, such
-    a network differs a little, which the BSRN notebook shows.
+    more. For a network without global statistics the result equals the whole picture's to rounding; one that looks at
+    the whole picture differs a little, unless it has a ``tile_runner`` (:class:`~nsrlib.models.bsrn.FusedBSRN` does).
 
     Args:
         model: has ``scale``, ``halo`` and ``min_size``; takes ``(1, C, H, W)`` in [0, 1].
         x: ``(1, C, H, W)`` on the model's device. A picture smaller than ``min_size`` is mirrored up to it.
         tile: side of the tiles' own part, in low-resolution pixels; None: whole; ``auto``: whole up to
             :data:`WHOLE_LIMIT`, else 192.
-        emit: called with (first row, finished rows ``(C, rows, rW)`` on the CPU) from top to bottom; nothing is
-            returned then and memory stays at one row of tiles.
 
     Returns:
-        ``(1, C, rH, rW)``, not clipped; None with ``emit``.
+        ``(1, C, rH, rW)``, not clipped.
 
     Raises:
         ValueError: a tile that is not positive, or a batch.
@@ -98,6 +88,14 @@ def upscale(
         >>> whole.shape, bool((whole - tiled).abs().max() < 1e-5)
         (torch.Size([1, 3, 100, 120]), True)
     """
+    parts = [band for _, band in upscaled_bands(model, x, tile=tile, blend=blend, progress=progress)]
+    return (parts[0] if len(parts) == 1 else torch.cat(parts, 1))[None].to(x.device)
+
+
+def upscaled_bands(
+    model: nn.Module, x: Tensor, *, tile: Tile = None, blend: int = 8, progress: bool = False
+) -> Iterator[tuple[int, Tensor]]:
+    """As :func:`upscale`, in the memory of one row of tiles: (first row, finished ``(C, rows, rW)``), top to bottom."""
     if x.ndim != 4 or x.shape[0] != 1:
         raise ValueError(f"x must be one picture (1, C, H, W), got {tuple(x.shape)}")
     if tile == "auto":
@@ -106,19 +104,10 @@ def upscale(
         raise ValueError(f"tile must be a positive whole number, 'auto' or None, got {tile!r}")
     if not isinstance(blend, int) or blend < 0:
         raise ValueError(f"blend must be a whole number of pixels, 0 or more, got {blend!r}")
-    with torch.inference_mode():
-        if tile is None or tile >= max(x.shape[2:]):
-            y = _padded(model, x)
-            if emit is None:
-                return y
-            emit(0, y[0].cpu())
-            return None
-        bands = _tiled(model, x, tile, blend, progress)
-        if emit is None:
-            return torch.cat([band for _, band in bands], 1)[None].to(x.device)
-        for row, band in bands:
-            emit(row, band)
-    return None
+    if tile is None or tile >= max(x.shape[2:]):
+        yield 0, _padded(model, x)[0]
+    else:
+        yield from _tiled(model, x, tile, blend, progress)
 
 
 def _padded(model: nn.Module, x: Tensor) -> Tensor:
@@ -211,13 +200,10 @@ def upscale_file(
 
     Args:
         source: any format that Pillow reads. target: its suffix chooses the format.
-        tile: as in :func:`upscale`; memory stays bounded by it and the output's own size.
+        tile: as in :func:`upscale`; bounds the memory, but for the output's own size.
 
     Returns:
-        What was read.
-
-    Raises:
-        FileNotFoundError, ValueError, OSError: as :func:`nsrlib.images.read_picture` and ``write_picture``.
+        What was read. Errors as :func:`nsrlib.images.read_picture` and ``write_picture``.
 
     Example:
         >>> write_picture("small.png", np.zeros((10, 12, 3), np.uint8))
@@ -231,17 +217,14 @@ def upscale_file(
     model = optimise(model, chosen)
     r = int(model.scale)  # type: ignore[arg-type]
     h, w = picture.rgb.shape[:2]
-    peak = 2**picture.bits - 1
     result = np.empty((h * r, w * r, 1 if picture.gray else 3), np.uint16 if picture.bits == 16 else np.uint8)
 
-    def keep(row: int, band: Tensor) -> None:
-        if picture.gray:
-            band = band.mean(0, keepdim=True)
-        levels = band.clamp_(0, 1).mul_(peak).round_().permute(1, 2, 0).numpy()
-        result[row : row + levels.shape[0]] = levels
-
     x = torch.from_numpy(picture.rgb).permute(2, 0, 1)[None].to(chosen)
-    upscale(model, x, tile=tile, emit=keep, progress=progress)
+    with torch.inference_mode():
+        for row, band in upscaled_bands(model, x, tile=tile, progress=progress):
+            levels = band.mean(0, keepdim=True) if picture.gray else band
+            levels = levels.clamp_(0, 1).mul_(2**picture.bits - 1).round_().permute(1, 2, 0)
+            result[row : row + levels.shape[0]] = levels.cpu().numpy()
     alpha = None if picture.alpha is None else np.clip(imresize(picture.alpha, r), 0, 1)
     write_picture(target, result, alpha=alpha, icc=picture.icc)
     return picture
@@ -274,19 +257,16 @@ def evaluate(
         scale: default: the model's.
         protocol: default :func:`~nsrlib.metrics.MATLAB_Y` with ``scale`` pixels cropped; for restoration
             :func:`~nsrlib.metrics.GRAY`, or ``RGB`` on colour, without crop.
-        device: ``auto``, ``cpu``, ``cuda``, ...
+        device: as :func:`pick_device`.
         lr: how LR is made, see :func:`nsrlib.data.load`. Ignored for an ``ImageSet`` and for restoration.
-        noise, jpeg: what the network (scale 1) has to undo: noise of this sigma on the 0..255 scale, or JPEG of this
-            quality, as :class:`~nsrlib.images.Degradation` makes them. A named set is loaded as gray unless the
-            network takes colour.
-        noise_seed: another number, other noise.
+        noise, jpeg, noise_seed: what the network (scale 1) has to undo, see :class:`~nsrlib.images.Degradation`. A
+            named set is loaded as gray unless the network takes colour.
         limit: only the first so many images.
         tile: None, as the papers do: whole images.
         fast: use :func:`nsrlib.models.optimise`; the same numbers to 1e-5 of a grey level.
 
     Returns:
-        Columns image, psnr (dB), ssim, seconds. ``attrs`` holds dataset, origin, sha256, scale, protocol, model,
-        device, lr and degradation.
+        Columns image, psnr (dB), ssim, seconds. ``attrs`` holds what the numbers depend on.
 
     Raises:
         ValueError: scales or channels of model and data differ, a degradation for a network that upscales; or as
@@ -302,9 +282,8 @@ def evaluate(
 
     task = None if noise is None and jpeg is None else Degradation(noise, jpeg, noise_seed)
     if isinstance(model, str):
-        if isinstance(dataset, ImageSet):
-            scale = scale or dataset.scale
-        model = create_model(model, 1 if task and scale is None else scale, pretrained="published")
+        known = scale or (dataset.scale if isinstance(dataset, ImageSet) else None)
+        model = create_model(model, 1 if task and known is None else known, pretrained="published")
     r = int(model.scale)  # type: ignore[arg-type]
     if scale is not None and scale != r:
         raise ValueError(f"scale={scale}, but the model upscales by {r}")
@@ -312,10 +291,9 @@ def evaluate(
         what = f"noise={noise}" if jpeg is None else f"jpeg={jpeg}"
         raise ValueError(f"{what} is for networks that keep the size (scale 1), but the model upscales by {r}")
     channels = getattr(model, "channels", None)  # None: takes gray and colour
-    if isinstance(dataset, ImageSet):
-        images = dataset
-    else:
-        images = load(dataset, r, lr=lr, limit=limit, gray=takes_gray(model) if task else None)
+    images = dataset
+    if not isinstance(images, ImageSet):
+        images = load(images, r, lr=lr, limit=limit, gray=takes_gray(model) if task else None)
     if (images.scale or 1) != r:
         raise ValueError(f"the model upscales by {r}, but {images.name} was loaded at scale {images.scale}")
     if limit is not None and limit < 1:
@@ -330,9 +308,7 @@ def evaluate(
     for pair in tqdm(images, desc=f"{name} x{r} {images.name}", unit="image", disable=not progress):
         x = _upscaling_input(images, pair, chosen) if task is None else _degraded(images, pair, task, channels, chosen)
         start = time.perf_counter()
-        y = upscale(model, x, tile=tile)
-        assert y is not None
-        sr = to_uint8(y)  # waits for the device
+        sr = to_uint8(upscale(model, x, tile=tile))  # waits for the device
         seconds = time.perf_counter() - start
         a, b = for_protocol(sr, pair.hr, pair.gray, protocol)
         rows.append((pair.name, psnr(a, b, protocol), ssim(a, b, protocol), seconds))
@@ -358,10 +334,8 @@ def takes_gray(network: Any) -> bool | None:
 
 def _upscaling_input(images: ImageSet, pair: Pair, device: torch.device) -> Tensor:
     if pair.lr is None:
-        raise ValueError(
-            f"{images.name} has no low-resolution images at scale {images.scale or 1}: take a network that upscales by "
-            "2 or more, or give noise or jpeg"
-        )
+        missing = f"{images.name} has no low-resolution images at scale {images.scale or 1}"
+        raise ValueError(f"{missing}: take a network that upscales by 2 or more, or give noise or jpeg")
     x = to_tensor(pair.lr, device)
     return x if x.shape[1] == 3 else x.expand(-1, 3, -1, -1)
 
@@ -371,10 +345,8 @@ def _degraded(images: ImageSet, pair: Pair, task: Degradation, channels: int | N
     have = 1 if pair.hr.ndim == 2 else 3
     if channels not in (None, have):
         words = {1: "gray", 3: "colour"}
-        raise ValueError(
-            f"{images.name} was loaded in {words[have]}, but the model takes {words[channels]}: load it with "
-            f"gray={channels == 1}"
-        )
+        loaded = f"{images.name} was loaded in {words[have]}, but the model takes {words[channels]}"
+        raise ValueError(f"{loaded}: load it with gray={channels == 1}")
     return degraded(pair.hr, task, pair.name, device)
 
 
@@ -390,11 +362,11 @@ def benchmark(
 
     Args:
         entries: (label, model name, scale) of each row, for example ``("BSRN", "bsrn", 4)``.
-        sets: data sets. lr, limit: as in :func:`evaluate`; limit 0: all images.
+        lr, limit: as in :func:`evaluate`; limit 0: all images.
 
     Returns:
-        Columns model, scale, set, psnr, ssim, images, seconds (a mean over images), origin. ``attrs["missing"]`` lists,
-        in words, what could not be had; ``attrs["tables"]`` holds :func:`evaluate`'s table of each (model, scale, set).
+        Means over images, with their number and origin. ``attrs["missing"]`` lists, in words, what could not be had;
+        ``attrs["tables"]`` holds :func:`evaluate`'s table of each (model, scale, set).
 
     Example:
         >>> table = benchmark([("Bicubic", "bicubic", 4)], ["embedded"], limit=1)
@@ -418,9 +390,8 @@ def benchmark(
                 missing[dataset] = None
                 continue
             tables[label, scale, dataset] = table
-            means = table[["psnr", "ssim", "seconds"]].mean()
             about = {"model": label, "scale": scale, "set": dataset, "origin": table.attrs["origin"]}
-            rows.append({**about, **means, "images": len(table)})
+            rows.append({**about, **table[["psnr", "ssim", "seconds"]].mean(), "images": len(table)})
     result = pd.DataFrame(rows, columns=["model", "scale", "set", "psnr", "ssim", "images", "seconds", "origin"])
     result.attrs = {"missing": list(missing), "tables": tables}
     return result
@@ -438,8 +409,8 @@ def for_protocol(sr: np.ndarray, hr: np.ndarray, gray: bool, protocol: Protocol)
 def protocol_sensitivity(images: ImageSet, first: int | None = None) -> pd.DataFrame:
     """What innocent choices do to one row of a paper: bicubic PSNR and SSIM of one set under six conventions.
 
-    Border crop is the scale in all of them; gray files are left at 0..255; the border is mirrored. Columns: convention,
-    psnr, ssim. ``first``: only so many conventions; the very first gives what papers print.
+    Border crop is the scale in all of them; gray files are left at 0..255; the border is mirrored. ``first``: only so
+    many conventions; the very first gives what papers print.
 
     Example:
         >>> protocol_sensitivity(load("embedded", 4, limit=1), first=1)["psnr"].round(2).tolist()
@@ -450,37 +421,34 @@ def protocol_sensitivity(images: ImageSet, first: int | None = None) -> pd.DataF
     r = images.scale
     if not r or r < 2:
         raise ValueError(f"{images.name} must be loaded with a scale of 2 or more, got {r}")
-    plane = Protocol(space="gray", crop=r, quantise=False)
-
-    def hr_of(pair: Any) -> np.ndarray:
-        return pair.hr[..., 0] if pair.gray and pair.hr.ndim == 3 else pair.hr
 
     def y_of(img: np.ndarray, rounding: Any) -> np.ndarray:
         return (luma(img, rounding) if img.ndim == 3 else img.astype(np.float64)) / 255
 
-    def down_up(y: np.ndarray) -> np.ndarray:
+    def down_up(_: np.ndarray, y: np.ndarray) -> np.ndarray:
         return imresize(imresize(y, 1 / r), r)
 
-    def rounded(y: np.ndarray) -> np.ndarray:
-        return np.clip(np.floor(y * 255 + 0.5), 0, 255) / 255
+    def rounded(_: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.clip(np.floor(down_up(_, y) * 255 + 0.5), 0, 255) / 255
 
+    def luma_of_lr(hr: np.ndarray, _: np.ndarray) -> np.ndarray:
+        return imresize(y_of(imresize(hr, 1 / r), "none"), r)
+
+    plane = Protocol(space="gray", crop=r, quantise=False)
     rgb = Protocol(crop=r, gray_as_is=True)
-    rgb_u8 = Protocol(crop=r, gray_as_is=True, luma_rounding="nearest")
     # how HR becomes the luma that is compared (None: it stays RGB), and how the result is made from HR or from that
     conventions: list[tuple[str, str | None, Callable, Protocol]] = [
-        ("luma of HR rounded, resized in double, result rounded", "nearest", lambda _, y: rounded(down_up(y)), plane),
-        ("the same, result not rounded", "nearest", lambda _, y: down_up(y), plane),
-        ("RGB at 8 bit, luma not rounded", None, lambda _, y: down_up(y), rgb),
-        ("RGB at 8 bit, luma rounded", None, lambda _, y: down_up(y), rgb_u8),
-        (
-            "RGB LR at 8 bit, its luma upscaled, not rounded", "none",
-            lambda hr, _: imresize(y_of(imresize(hr, 1 / r), "none"), r), plane,
-        ),
-        ("nothing rounded", "none", lambda _, y: down_up(y), plane),
-    ]  # fmt: skip
+        ("luma of HR rounded, resized in double, result rounded", "nearest", rounded, plane),
+        ("the same, result not rounded", "nearest", down_up, plane),
+        ("RGB at 8 bit, luma not rounded", None, down_up, rgb),
+        ("RGB at 8 bit, luma rounded", None, down_up, replace(rgb, luma_rounding="nearest")),
+        ("RGB LR at 8 bit, its luma upscaled, not rounded", "none", luma_of_lr, plane),
+        ("nothing rounded", "none", down_up, plane),
+    ]
+    originals = [pair.hr[..., 0] if pair.gray and pair.hr.ndim == 3 else pair.hr for pair in images]
     rows = []
     for label, rounding, make, protocol in conventions[:first]:
-        both = [(hr, y_of(hr, rounding) if rounding else hr) for hr in map(hr_of, images)]
+        both = [(hr, y_of(hr, rounding) if rounding else hr) for hr in originals]
         pairs = [(make(hr, y), y) for hr, y in both]
         rows.append((label, *(float(np.mean([measure(x, y, protocol) for x, y in pairs])) for measure in (psnr, ssim))))
     return pd.DataFrame(rows, columns=["convention", "psnr", "ssim"])

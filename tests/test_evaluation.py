@@ -21,6 +21,7 @@ from nsrlib.evaluation import (
     protocol_sensitivity,
     upscale,
     upscale_file,
+    upscaled_bands,
 )
 from nsrlib.images import imresize, read_picture, to_tensor, to_uint8
 from nsrlib.metrics import GRAY, MATLAB_Y, RGB, SELFEXSR_Y, Protocol, psnr, ssim
@@ -193,10 +194,10 @@ def test_cross_fade_weights_sum_to_one(height, width, tile, blend, r):
 
 
 @pytest.mark.parametrize("tile", [None, 32, 50])
-def test_emit_streams_the_same_rows_from_top_to_bottom(tile):
+def test_bands_are_the_same_rows_from_top_to_bottom(tile):
     model, x = local_network("imdn", 3), picture(140, 75)
-    pieces: list[tuple[int, Tensor]] = []
-    assert upscale(model, x, tile=tile, emit=lambda row, band: pieces.append((row, band.clone()))) is None
+    with torch.inference_mode():
+        pieces = list(upscaled_bands(model, x, tile=tile))
     expected_row = 0
     for row, band in pieces:
         assert row == expected_row

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from torch import Tensor, nn
+from torch import nn
 
 from nsrlib.data import ImageSet
 from nsrlib.evaluation import upscale
@@ -94,7 +94,7 @@ def gallery(
         if pair.lr is None:
             raise ValueError(f"{images.name} must be loaded with a scale")
         x = to_tensor(pair.lr)
-        shown = {label: to_uint8(cast(Tensor, upscale(model, x))) for label, model in models.items()}
+        shown = {label: to_uint8(upscale(model, x)) for label, model in models.items()}
         top, left, h, w = largest_gains(shown[after], shown[before], pair.hr, size)[0]
         region = np.s_[top : top + h, left : left + w]
         truth = pair.hr[region].astype(np.float64)

@@ -103,7 +103,7 @@ def loop_psnr(model: DRN, name: str) -> float:
     found = []
     for pair in data.load(name, model.scale):
         x = to_tensor(pair.lr, next(model.parameters()).device)  # type: ignore[arg-type]
-        y = evaluation.upscale(model, x).clamp(0, 1)  # type: ignore[union-attr]
+        y = evaluation.upscale(model, x).clamp(0, 1)
         found.append(float(-10 * (imresize(y, 1 / model.scale) - x).square().mean().log10()))
     return sum(found) / len(found)
 
