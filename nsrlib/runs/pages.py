@@ -1,7 +1,7 @@
 """The page that shows a run: verdicts, every claim, figures, failures, provenance.
 
 It is one static file that loads nothing from anywhere. Beside it lies the same on one page of A4, ``summary.pdf`` and
-``summary.png``. :mod:`nsrlib.runs.sweep_pages` makes its page from the same pieces.
+``summary.png``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from nsrlib.files import one_line, write_text
 from nsrlib.runs.grids import as_text
 from nsrlib.runs.notebooks import places
-from nsrlib.runs.record import Run
+from nsrlib.runs.record import Run, Sweep
 from nsrlib.runs.texts import Scrubber, cause_of, clock, map_strings
 
 # Verdict -> (symbol, what it means). The order is that of the columns of the report.
@@ -65,15 +65,12 @@ def write_page(run: Run, problems: Iterable[str] = ()) -> Path:
     ]
     board = _board(rows)
     every = [cell for of_one in cells.values() for cell in of_one.values()]
-    measured = measured_on(results, run.about.get("versions", {}))
     page = {
         "run": run,
         "counts": count_verdicts(rows),
         "board": board,
         # stable: within a verdict the order of the papers stays
         "rows": sorted(rows, key=lambda r: r["verdict"] != "differs"),
-        "measured": measured,
-        "inputs": inputs(results),
         "links": {name: links(folder, name) for name in names},
         "longest": max((n.seconds for n in run.notebooks), default=0) or 1,
         "slowest": [
@@ -93,27 +90,60 @@ def write_page(run: Run, problems: Iterable[str] = ()) -> Path:
     groups: dict[str, Counter[str]] = {}
     for line in board["lines"]:
         groups.setdefault(f"{line['paper']}, {line['table']}", Counter()).update(dict(line["counts"]))
-    page["summaries"] = write_summary(
-        folder,
+    done = sum(n.status == "ok" for n in run.notebooks)
+    summary = Summary(
         "Published against ours",
-        f"{run.profile} profile, {sum(n.status == 'ok' for n in run.notebooks)} of {len(names)} notebooks ran to the "
-        f"end in {clock(run.seconds)}",
+        f"{run.profile} profile, {done} of {len(names)} notebooks ran to the end in {clock(run.seconds)}",
         list(groups.items()),
         [(n.name, n.seconds, n.status) for n in run.notebooks],
-        run.about,
-        measured,
-        problems,
     )
-    return render("report.html.j2", folder, page | {"problems": problems}, figures)
+    return render("report.html.j2", run, page, results, figures, summary, problems)
 
 
-def render(template: str, folder: Path, page: Mapping[str, Any], figures: list[dict[str, str]]) -> Path:
-    """Fill a template into ``index.html`` of ``folder``, whole or not at all; names of this machine are cut out."""
+class Summary(NamedTuple):
+    """What ``summary.pdf`` shows, see :func:`nsrlib.plots.reports.summary`."""
+
+    title: str
+    subtitle: str
+    groups: list[tuple[str, Counter[str]]]
+    times: list[tuple[str, float, str]]
+
+
+def render(
+    template: str,
+    kept: Run | Sweep,
+    page: Mapping[str, Any],
+    results: list[Results],
+    figures: list[dict[str, str]],
+    summary: Summary,
+    problems: list[str],
+) -> Path:
+    """Draw the summary and fill a template into ``index.html``; names of this machine are cut out of both."""
     import jinja2
 
-    scrub = Scrubber(folder)
-    page = {"verdicts": VERDICTS, "folder": folder.name, **page}
-    page = map_strings(page, scrub.paths) | {"figures": figures}
+    scrub = Scrubber(kept.folder)
+    names = {"command": "Command", "started": "Started", "git": "Commit", "machine": "Machine"}
+    lines = [f"{name}: {kept.about[key]}" for key, name in names.items() if kept.about.get(key)]
+    if versions := kept.about.get("versions", {}):
+        lines.append("Versions: " + ", ".join(f"{k} {v}" for k, v in versions.items()))
+    measured = measured_on(results, versions)
+    lines += [f"{what}: {text} ({papers})" for what, text, papers in measured]
+    try:
+        from nsrlib.plots import reports, style
+
+        figure = reports.summary(*summary, map_strings(lines, scrub.paths))
+        style.write(figure, kept.folder / "summary.pdf", kept.folder / "summary.png")
+    except (ImportError, ValueError, OSError) as error:  # no matplotlib, no such backend, a full disk
+        problems.append(f"the summary was not drawn: {': '.join(cause_of(error))}")
+    page = {
+        **page,
+        "verdicts": VERDICTS,
+        "folder": kept.folder.name,
+        "measured": measured,
+        "inputs": inputs(results),
+        "summaries": [kind for kind in ("pdf", "png") if (kept.folder / f"summary.{kind}").exists()],
+        "problems": problems,
+    }
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
         autoescape=True,
@@ -123,42 +153,9 @@ def render(template: str, folder: Path, page: Mapping[str, Any], figures: list[d
     )
     templates.filters |= {"clock": clock, "number": _number, "signed": _signed}
     templates.filters |= {"table": table_name, "place": place, "text": as_text}
-    target = folder / "index.html"
-    write_text(target, templates.get_template(template).render(page))
+    target = kept.folder / "index.html"
+    write_text(target, templates.get_template(template).render(map_strings(page, scrub.paths), figures=figures))
     return target
-
-
-def write_summary(
-    folder: Path,
-    title: str,
-    subtitle: str,
-    groups: list[tuple[str, Counter[str]]],
-    times: list[tuple[str, float, str]],
-    about: Mapping[str, Any],
-    measured: list[tuple[str, str, str]],
-    problems: list[str],
-) -> list[str]:
-    """Draw ``summary.pdf`` and ``summary.png`` and return their kinds; one that cannot be drawn is a problem."""
-    small_print = [
-        f"{what}: {text}"
-        for what, text in [
-            ("Command", about.get("command")),
-            ("Started", about.get("started")),
-            ("Commit", about.get("git")),
-            ("Machine", about.get("machine")),
-            ("Versions", ", ".join(f"{k} {v}" for k, v in about.get("versions", {}).items())),
-            *((what, f"{text} ({papers})") for what, text, papers in measured),
-        ]
-        if text
-    ]
-    try:
-        from nsrlib.plots import reports, style
-
-        figure = reports.summary(title, subtitle, groups, times, map_strings(small_print, Scrubber(folder).paths))
-        style.write(figure, folder / "summary.pdf", folder / "summary.png")
-    except (ImportError, ValueError, OSError) as error:  # no matplotlib, no such backend, a full disk
-        problems.append(f"the summary was not drawn: {': '.join(cause_of(error))}")
-    return [kind for kind in ("pdf", "png") if (folder / f"summary.{kind}").exists()]
 
 
 def read_results(folder: Path, problems: list[str]) -> list[Results]:
@@ -209,27 +206,21 @@ def count_verdicts(rows: list[dict[str, Any]]) -> list[tuple[str, int]]:
 
 
 def _board(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Counts by paper, table and kind of evidence. The three main verdicts always have a column."""
-    lines: dict[tuple[str, str, str], Counter[str]] = {}
-    hrefs: dict[tuple[str, str, str], str] = {}
-    for row in rows:
-        key = (row["paper"], table_name(row.get("table")), str(row.get("how") or "open"))
-        lines.setdefault(key, Counter())[row["verdict"]] += 1
-        hrefs[key] = hrefs.get(key) or row["href"]
+    """Counts by paper, table and kind of evidence."""
     columns = verdict_columns(rows)
+    lines: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for row in rows:
+        paper, table, how = key = (row["paper"], table_name(row.get("table")), str(row.get("how") or "open"))
+        line = lines.setdefault(key, {"paper": paper, "table": table, "how": how, "href": "", "used": Counter()})
+        line["used"][row["verdict"]] += 1
+        line["href"] = line["href"] or row["href"]
+    for line in lines.values():
+        line["counts"] = [(v, line["used"][v]) for v in columns]
     # tables in the order of the notebook, evidence from the strongest to none
     tables = list(dict.fromkeys(key[:2] for key in lines))
     kinds = [*HOW, *sorted({how for _, _, how in lines} - set(HOW))]
     ordered = sorted(lines, key=lambda key: (key[0], tables.index(key[:2]), kinds.index(key[2])))
-    return {
-        "columns": columns,
-        "papers": sorted({key[0] for key in lines}),
-        "lines": [
-            dict(zip(("paper", "table", "how"), key, strict=True))
-            | {"href": hrefs[key], "counts": [(v, lines[key][v]) for v in columns], "used": list(lines[key])}
-            for key in ordered
-        ],
-    }
+    return {"columns": columns, "papers": sorted({key[0] for key in lines}), "lines": [lines[key] for key in ordered]}
 
 
 def verdict_columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -238,36 +229,34 @@ def verdict_columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     return [*(v for v in VERDICTS if v in used), *sorted(used - set(VERDICTS))]
 
 
-def inputs(results: list[Results]) -> list[dict[str, Any]]:
-    """Data and weights that any paper used, each once."""
-    seen: dict[tuple[str, str, str, str], list[str]] = {}
+def inputs(results: list[Results]) -> list[tuple[str, ...]]:
+    """``(kind, name, origin, sha256, papers)``: data and weights that any paper used, each once."""
+    found = []
     for paper, _, provenance, *_ in results:
         for kind in ("data", "weights"):
             for name, entry in _as(dict, provenance.get(kind)).items():
                 entry = entry if isinstance(entry, dict) else {"origin": entry}
-                key = (kind, str(name), str(entry.get("origin") or ""), str(entry.get("sha256") or ""))
-                seen.setdefault(key, []).append(paper)
-    return [
-        {"kind": k, "name": n, "origin": o, "sha256": h, "papers": ", ".join(dict.fromkeys(p))}
-        for (k, n, o, h), p in seen.items()
-    ]
+                found.append(((kind, str(name), str(entry.get("origin") or ""), str(entry.get("sha256") or "")), paper))
+    return _each_once(found)
 
 
-def measured_on(results: list[Results], versions: Mapping[str, str]) -> list[tuple[str, str, str]]:
+def measured_on(results: list[Results], versions: Mapping[str, str]) -> list[tuple[str, ...]]:
     """``(what, text, papers)``: where the numbers were measured, and versions that are not those of the run."""
-    seen: dict[tuple[str, str], list[str]] = {}
+    found = []
     for paper, _, provenance, *_ in results:
         threads, theirs = provenance.get("threads"), _as(dict, provenance.get("versions"))
         device = [provenance.get("device"), f"{threads} thread{'' if threads == 1 else 's'}" if threads else None]
-        for what, text in (
-            ("Measured on", ", ".join(str(d) for d in device if d)),
-            ("Also used", ", ".join(f"{k} {v}" for k, v in theirs.items() if versions.get(k) != v)),
-        ):
-            if text:
-                seen.setdefault((what, text), []).append(paper)
-    return [
-        (what, text, ", ".join(dict.fromkeys(papers))) for (what, text), papers in sorted(seen.items(), reverse=True)
-    ]
+        found.append((("Measured on", ", ".join(str(d) for d in device if d)), paper))
+        found.append((("Also used", ", ".join(f"{k} {v}" for k, v in theirs.items() if versions.get(k) != v)), paper))
+    return sorted(_each_once((thing, paper) for thing, paper in found if thing[1]), reverse=True)
+
+
+def _each_once(found: Iterable[tuple[tuple[str, ...], str]]) -> list[tuple[str, ...]]:
+    """Things that papers have, each followed by its papers."""
+    papers: dict[tuple[str, ...], dict[str, None]] = {}
+    for thing, paper in found:
+        papers.setdefault(thing, {})[paper] = None
+    return [(*thing, ", ".join(its)) for thing, its in papers.items()]
 
 
 def links(folder: Path, name: str) -> dict[str, str]:

@@ -1,39 +1,38 @@
-"""What comes out of a sweep: one tidy table, its numbers over the swept parameters, and a page that shows them.
-
-:mod:`nsrlib.runs.sweeps` says what a sweep is; the page is made of the pieces of :mod:`nsrlib.runs.pages`.
-"""
+"""What comes out of a sweep: one tidy table, its numbers over the swept parameters, and a page that shows them."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import shutil
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from nsrlib.files import whole_file, write_text
+from nsrlib.files import write_text
 from nsrlib.runs import pages
-from nsrlib.runs.record import Sweep, SweepRun
+from nsrlib.runs.record import Sweep
 from nsrlib.runs.texts import cause_of
 
 _FIGURES = 16  # on the page
+_WHERE = ("paper", "table", "row", "column", "scale", "metric", "unit", "how", "verdict", "published")
 
 
-def table(sweep: Sweep, problems: list[str] | None = None) -> pd.DataFrame:
+def table(sweep: Sweep, results: Mapping[str, list[pages.Results]]) -> pd.DataFrame:
     """All numbers of a sweep, one row for each run and number.
 
     Columns: run, ``param_<name>`` for every parameter, status, seconds, attempts; then kind, which is ``claim`` (a row
     of the ledger, open ones too), ``table`` (a number of a table that the notebook kept, its words joined as row) or
     ``run`` (its seconds, so that every run has a row); paper, table, row, column, scale, metric, unit, how, verdict,
     published, value, difference.
+
+    Args:
+        results: key of a run -> what it measured.
     """
-    problems = [] if problems is None else problems
     names = list(dict.fromkeys(k for run in sweep.runs for k in run.parameters))
     records: list[dict[str, Any]] = []
     for run in sweep.runs:
@@ -42,12 +41,10 @@ def table(sweep: Sweep, problems: list[str] | None = None) -> pd.DataFrame:
         common = {"run": run.key, **values, "status": run.status, "seconds": run.seconds, "attempts": run.attempts}
         seconds = run.seconds if run.status == "ok" else None
         records.append(common | {"kind": "run", "metric": "seconds", "unit": "s", "value": seconds})
-        found: list[str] = []
-        for result in pages.read_results(sweep.folder / "runs" / run.key, found) if run.status == "ok" else ():
+        for result in results.get(run.key, ()):
             for row in result.rows:
-                keys = ("paper", "table", "row", "column", "scale", "metric", "unit", "how", "verdict", "published")
                 numbers = {"value": row.get("ours"), "difference": row.get("difference")}
-                records.append(common | {"kind": "claim"} | {k: row.get(k) for k in keys} | numbers)
+                records.append(common | {"kind": "claim"} | {k: row.get(k) for k in _WHERE} | numbers)
             for title, rows in result.tables.items():
                 for row in rows:
                     label = " · ".join(str(v) for v in row.values() if isinstance(v, str))
@@ -57,9 +54,8 @@ def table(sweep: Sweep, problems: list[str] | None = None) -> pd.DataFrame:
                         for metric, value in row.items()
                         if isinstance(value, int | float) and not isinstance(value, bool)
                     ]
-        problems += [f"{sweep.label(run)}: {problem}" for problem in found]
-    columns = ["run", *(f"param_{k}" for k in names), "status", "seconds", "attempts", "kind", "paper", "table", "row"]
-    columns += ["column", "scale", "metric", "unit", "how", "verdict", "published", "value", "difference"]
+    parameters = [f"param_{k}" for k in names]
+    columns = ["run", *parameters, "status", "seconds", "attempts", "kind", *_WHERE, "value", "difference"]
     frame = pd.DataFrame(records, columns=columns)
     frame["scale"] = pd.Series([record.get("scale") for record in records], dtype=object)  # 4, not 4.0
     for column in ("value", "difference"):
@@ -70,42 +66,31 @@ def table(sweep: Sweep, problems: list[str] | None = None) -> pd.DataFrame:
 def write_page(sweep: Sweep, problems: Iterable[str] = ()) -> Path:
     """Write ``sweep.csv``, the figures, the summary and ``index.html``, each whole or not at all."""
     problems = list(problems)
-    numbers = table(sweep, problems)
+    done = [run for run in sweep.runs if run.status == "ok"]
+    results: dict[str, list[pages.Results]] = {}
+    for run in done:
+        found: list[str] = []
+        results[run.key] = pages.read_results(sweep.folder / "runs" / run.key, found)
+        problems += [f"{sweep.label(run)}: {problem}" for problem in found]
+    numbers = table(sweep, results)
     write_text(sweep.folder / "sweep.csv", numbers.to_csv(index=False))
-    with contextlib.suppress(ImportError), whole_file(sweep.folder / "sweep.parquet") as draft:
-        numbers.astype({c: str for c in numbers if numbers[c].dtype == object}).to_parquet(draft, index=False)
     figures, left_out = _draw(sweep, numbers, problems)
 
-    results = [
-        found for run in sweep.runs if run.status == "ok"
-        for found in pages.read_results(sweep.folder / "runs" / run.key, [])
-    ]  # fmt: skip
     claims = numbers[numbers["kind"] == "claim"]
     verdicts = [{"verdict": str(v)} for v in claims["verdict"]]
     columns = pages.verdict_columns(verdicts) if verdicts else []
     by_run = {key: Counter(map(str, rows["verdict"])) for key, rows in claims.groupby("run")}
     lines = []
-    for run in sweep.runs:
-        its = by_run.get(run.key, Counter[str]())
-        counts = [(v, its[v]) for v in columns]
-        lines.append({"run": run, "counts": counts, "used": [v for v, n in counts if n], "links": _links(sweep, run)})
     failures: dict[str, list[str]] = {}  # cause -> the runs that it ended
     for run in sweep.runs:
+        counts = [(v, by_run.get(run.key, Counter())[v]) for v in columns]
+        place = sweep.place(run)
+        prefix = place.relative_to(sweep.folder).as_posix()
+        links = {kind: f"{prefix}/{address}" for kind, address in pages.links(place, sweep.paper).items()}
+        lines.append({"run": run, "counts": counts, "used": [v for v, n in counts if n], "links": links})
         if run.status == "failed":
             again = "" if run.attempts < 2 else f" ({run.attempts} attempts)"
             failures.setdefault(run.error or "failed", []).append(sweep.label(run) + again)
-    measured = pages.measured_on(results, sweep.about.get("versions", {}))
-    done = sum(run.status == "ok" for run in sweep.runs)
-    kinds = pages.write_summary(
-        sweep.folder,
-        f"{sweep.paper} over {', '.join(sweep.swept) or 'one point'}",
-        f"{sweep.profile} profile, {done} of {len(sweep.runs)} runs ended well",
-        [(sweep.label(run), by_run[run.key]) for run in sweep.runs if run.key in by_run],
-        [(sweep.label(run), run.seconds, run.status) for run in sweep.runs],
-        sweep.about,
-        measured,
-        problems,
-    )
     page = {
         "sweep": sweep,
         "swept": sweep.swept,
@@ -115,13 +100,15 @@ def write_page(sweep: Sweep, problems: Iterable[str] = ()) -> Path:
         "failures": failures,
         "changing": _changing(sweep, claims),
         "figures_left_out": left_out,
-        "measured": measured,
-        "inputs": pages.inputs(results),
-        "tables": [name for name in ("sweep.csv", "sweep.parquet") if (sweep.folder / name).exists()],
-        "summaries": kinds,
-        "problems": problems,
     }
-    return pages.render("sweep.html.j2", sweep.folder, page, figures)
+    summary = pages.Summary(
+        f"{sweep.paper} over {', '.join(sweep.swept) or 'one point'}",
+        f"{sweep.profile} profile, {len(done)} of {len(sweep.runs)} runs ended well",
+        [(sweep.label(run), by_run[run.key]) for run in sweep.runs if run.key in by_run],
+        [(sweep.label(run), run.seconds, run.status) for run in sweep.runs],
+    )
+    every = [result for run in done for result in results[run.key]]
+    return pages.render("sweep.html.j2", sweep, page, every, figures, summary, problems)
 
 
 def _draw(sweep: Sweep, numbers: pd.DataFrame, problems: list[str]) -> tuple[list[dict[str, str]], int]:
@@ -144,12 +131,6 @@ def _draw(sweep: Sweep, numbers: pd.DataFrame, problems: list[str]) -> tuple[lis
     except (ImportError, ValueError, OSError) as error:  # no matplotlib, no such backend, a full disk
         problems.append(f"the figures were not drawn: {': '.join(cause_of(error))}")
     return figures, left_out
-
-
-def _links(sweep: Sweep, run: SweepRun) -> dict[str, str]:
-    place = sweep.place(run)
-    prefix = place.relative_to(sweep.folder).as_posix()
-    return {kind: f"{prefix}/{address}" for kind, address in pages.links(place, sweep.paper).items()}
 
 
 def _changing(sweep: Sweep, claims: pd.DataFrame) -> list[dict[str, Any]]:

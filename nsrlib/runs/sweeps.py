@@ -5,7 +5,7 @@ The runs are handed to Dask (the extra ``sweep``). A sweep folder holds
     sweep.json                     what was asked for, how each run ended, versions, commit, hash of the notebook
     runs/scale-2-seed-0-1a2b3c4d/  a finished run: a folder as in :mod:`nsrlib.runs`, without a page of its own
     attempts/scale-2-...-1a2b3c4d.1/   a run that goes on, has failed, or was killed
-    sweep.csv                      one row for each run and number; ``sweep.parquet`` too where pyarrow is installed
+    sweep.csv                      one row for each run and number
     figures/                       the numbers over the swept parameters
     index.html, summary.png        the report
 

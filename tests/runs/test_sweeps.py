@@ -338,16 +338,6 @@ def test_the_table_has_a_row_for_each_run_and_number(wide):
     assert failed["value"].isna().all()
 
 
-def test_parquet_is_written_where_it_can_be(wide):
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError:
-        assert not (wide.folder / "sweep.parquet").exists()
-    else:
-        assert len(pd.read_parquet(wide.folder / "sweep.parquet")) == 36
-    assert not list(wide.folder.glob(".*part"))
-
-
 def test_the_page_shows_runs_failures_changes_and_figures_and_loads_nothing(wide):
     page = (wide.folder / "index.html").read_text()
     assert not re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?(?:https?:)?//", page)
