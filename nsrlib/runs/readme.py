@@ -1,9 +1,10 @@
-"""The tables of the README: they come from stored results and stand between markers."""
+"""The tables of the README: they come from records and stored results, and stand between markers."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from math import inf
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +14,7 @@ from nsrlib.bench.operators import OURS
 from nsrlib.claims import scoreboard, stored_results
 from nsrlib.files import ROOT, write_text
 from nsrlib.papers import Paper, every
+from nsrlib.runs.batch import stored_seconds
 
 
 def board_of(papers: Iterable[Paper] | None = None) -> pd.DataFrame:
@@ -24,22 +26,35 @@ def board_of(papers: Iterable[Paper] | None = None) -> pd.DataFrame:
 def scoreboard_markdown(board: pd.DataFrame | None = None) -> str:
     """The scoreboard by paper and table as a Markdown table; default: :func:`board_of` all papers."""
     board = board_of() if board is None else board
-    lines = [
-        "| paper | table | cells | exact | with weights | trend | noise | differs | open | quoted | command |",
-        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|---|",
-    ]
+    names = "paper", "table", "cells", "exact", "with weights", "trend", "noise", "differs", "open", "quoted", "command"
+    rows = []
+    good = board["verdict"].isin(["reproduced", "trend holds"])
     for (paper, table), cells in board.groupby(["paper", "table"], sort=False):
-        good = cells[cells["verdict"].isin(["reproduced", "trend holds"])]
-        counts = [int((good["how"] == how).sum()) for how in ("exact", "weights", "trained")]
+        counts = [int((good & (cells["how"] == how)).sum()) for how in ("exact", "weights", "trained")]
         counts += [int((cells["verdict"] == word).sum()) for word in ("within noise", "differs", "open", "quoted")]
-        numbers = " | ".join(str(n) if n else "" for n in counts)
-        lines.append(f"| {paper} | {table} | {len(cells)} | {numbers} | `{cells['command'].iloc[0]}` |")
-    good = board[board["verdict"].isin(["reproduced", "trend holds"])]
-    if recalled := int(good["source"].str.startswith("recalled").sum()):
-        lines.append(
-            f"\nOf the {len(good)} reproduced numbers, {recalled} were published but are quoted here from memory."
+        rows.append((paper, table, len(cells), *(n or "" for n in counts), f"`{cells['command'].iloc[0]}`"))
+    text = _table(names, "ll" + "r" * 8 + "l", rows)
+    if recalled := int(board["source"][good].str.startswith("recalled").sum()):
+        text += (
+            f"\n\nOf the {good.sum()} reproduced numbers, {recalled} were published but are quoted here from memory."
         )
-    return "\n".join(lines)
+    return text
+
+
+def _table(names: Iterable[str], sides: str, rows: Iterable[Iterable[object]]) -> str:
+    """A Markdown table; ``sides`` has an ``l`` or an ``r`` for each column."""
+    rule = "|" + "".join({"l": "---|", "r": "--:|"}[side] for side in sides)
+    return "\n".join([f"| {' | '.join(names)} |", rule, *(f"| {' | '.join(map(str, row))} |" for row in rows)])
+
+
+def notebooks_markdown(papers: Iterable[Paper]) -> str:
+    """The notebooks of papers as a Markdown table; times are those of the stored runs."""
+    rows = []
+    for paper in papers:
+        seconds = stored_seconds(paper.name, "quick")
+        time = "" if seconds == inf else f"about {seconds / 60:.0f} min"
+        rows.append((f"[{paper.name}.ipynb](notebooks/{paper.name}.ipynb)", paper.title, time, paper.needs))
+    return _table(("notebook", "paper", "`quick`, 2 CPU cores", "needs for its verdicts"), "llrl", rows)
 
 
 def speed_markdown(papers: Iterable[Paper] | None = None) -> str:
@@ -54,10 +69,9 @@ def _speed(paper: Paper) -> str:
     if result is None or kept is None:
         return ""
     table = pd.DataFrame(kept["rows"]).set_index("model")
-    lines = ["| network | " + " | ".join(table.columns) + " |", "|---|" + "--:|" * table.shape[1]]
-    lines += [f"| {name} | " + " | ".join(f"{v:.3g}" for v in row) + " |" for name, *row in table.itertuples()]
-    where = result["provenance"]
-    return "\n".join([*lines, "", f"{kept['note']} on {where['device']}, PyTorch {where['versions']['torch']}."])
+    rows = [(name, *(f"{v:.3g}" for v in row)) for name, *row in table.itertuples()]
+    text, where = _table(("network", *table), "l" + "r" * table.shape[1], rows), result["provenance"]
+    return f"{text}\n\n{kept['note']} on {where['device']}, PyTorch {where['versions']['torch']}."
 
 
 def kernels_markdown() -> str:
@@ -66,7 +80,7 @@ def kernels_markdown() -> str:
     if not stored:
         return "Not measured yet."
     rows = max(stored, key=lambda table: table.attrs["provenance"]["cuda"] is not None)
-    lines = ["| operator | ours (ms) | strongest alternative | times as long |", "|---|--:|---|--:|"]
+    lines = []
     for case, ways in rows.groupby("case", sort=False):
         ours = ways[ways["way"] == OURS]
         rivals = ways[(ways["way"] != OURS) & ways["equal"].eq(True)].dropna(subset=["speedup"])
@@ -74,17 +88,18 @@ def kernels_markdown() -> str:
             best = rivals.sort_values("speedup").iloc[0]
             time = float(ours["median_ms"].iloc[0])
             shown = f"{time:,.0f}" if time >= 1000 else f"{time:.3g}"
-            lines.append(f"| {case} | {shown} | {best['way']} | {best['speedup']:.2f} |")
+            lines.append((case, shown, best["way"], f"{best['speedup']:.2f}"))
     where = rows.attrs["provenance"]
     threads = f", {where['threads']} thread" + "s" * (where["threads"] != 1) if where["cuda"] is None else ""
     note = f"{where['device']}{threads}, PyTorch {where['versions']['torch']}; `{where['command']}`."
     aims = kernels.verdicts(rows)["verdict"].value_counts()
     reached = f"Aims reached: {aims.get('reached', 0)} of {aims.sum()}."
-    return "\n".join([*lines, "", f"Below 1 the alternative is faster. {reached} {note}"])
+    text = _table(("operator", "ours (ms)", "strongest alternative", "times as long"), "lrlr", lines)
+    return f"{text}\n\nBelow 1 the alternative is faster. {reached} {note}"
 
 
 def update_readme(path: str | os.PathLike = ROOT / "README.md", *, write: bool = True) -> bool:
-    """Put the stored results of this repository's papers between the README's markers; tells whether they were there.
+    """Put what is stored of this repository's papers between the README's markers; tells whether it was there.
 
     Raises:
         ValueError: a marker is missing.
@@ -92,8 +107,9 @@ def update_readme(path: str | os.PathLike = ROOT / "README.md", *, write: bool =
     path = Path(path)
     text = before = path.read_text()
     own = [paper for paper in every().values() if paper.root == ROOT]
-    board, speed = scoreboard_markdown(board_of(own)), speed_markdown(own)
-    for name, content in (("scoreboard", board), ("speed", speed), ("kernels", kernels_markdown())):
+    contents = {"scoreboard": scoreboard_markdown(board_of(own)), "notebooks": notebooks_markdown(own)}
+    contents |= {"speed": speed_markdown(own), "kernels": kernels_markdown()}
+    for name, content in contents.items():
         head, start, rest = text.partition(f"<!-- {name} -->")
         _, end, tail = rest.partition(f"<!-- /{name} -->")
         if not start or not end:

@@ -24,7 +24,7 @@ abl/ESA/change,abl,without ESA,model,,params_change,-9,%,a summary
 """
 README = (
     "# Title\n<!-- scoreboard -->\nold\n<!-- /scoreboard -->\nText.\n<!-- speed --><!-- /speed -->\nEnd.\n"
-    "<!-- kernels --><!-- /kernels -->\n"
+    "<!-- kernels --><!-- /kernels -->\n<!-- notebooks --><!-- /notebooks -->\n"
 )
 
 
@@ -72,7 +72,7 @@ def test_the_readme_is_brought_up_to_date_between_its_markers(toy):
 
 
 @pytest.mark.parametrize(
-    "marker", [f"<!-- {end}{n} -->" for n in ("scoreboard", "speed", "kernels") for end in ("", "/")]
+    "marker", [f"<!-- {end}{n} -->" for n in ("scoreboard", "notebooks", "speed", "kernels") for end in ("", "/")]
 )
 def test_a_readme_without_a_marker_is_refused_and_left_alone(toy, marker):
     path = toy / "README.md"
@@ -122,3 +122,16 @@ def test_the_speed_of_a_paper_s_networks_is_a_table_with_its_device(toy):
         "| network | 128x128 | times RFDN |", "|---|--:|--:|", "| RFDN | 0.14 | 1 |", "| BSRN | 0.2 | 1.43 |",
     ]  # fmt: skip
     assert re.fullmatch(r"best of 3 on .+, PyTorch .+\.", lines[-1])
+
+
+def test_the_notebooks_are_named_with_title_time_and_needs(toy, monkeypatch):
+    new = papers.Paper("new", toy, title="A, *B*, 2030", needs="nothing")
+    old = papers.Paper("old", toy, title="C, *D*, 2020")
+    monkeypatch.setattr(papers, "every", lambda: {"new": new, "old": old})
+    write_json(old.results / "quick.json", {"provenance": {"seconds": 200}})
+    assert readme.notebooks_markdown([new, old]).splitlines() == [
+        "| notebook | paper | `quick`, 2 CPU cores | needs for its verdicts |",
+        "|---|---|--:|---|",
+        "| [new.ipynb](notebooks/new.ipynb) | A, *B*, 2030 |  | nothing |",
+        "| [old.ipynb](notebooks/old.ipynb) | C, *D*, 2020 | about 3 min |  |",
+    ]
