@@ -637,13 +637,12 @@ def test_bench_writes_its_table(nsr, tiny_networks, tmp_path):
 
 def test_bench_kernels_prints_every_case_and_what_was_reached(nsr, monkeypatch, tmp_path):
     from nsrlib.bench import kernels
-    from nsrlib.bench.cases import OPERATORS
-    from nsrlib.bench.operators import Case
+    from nsrlib.bench.operators import OPERATORS, Case
 
     hard = OPERATORS["mixed_conv2d_hard"]
     plain = hard._replace(ways=lambda *of: {label: way for label, way in hard.ways(*of).items() if not way.compiled})
     monkeypatch.setitem(OPERATORS, "mixed_conv2d_hard", plain)
-    monkeypatch.setattr(kernels, "cases_of", lambda device: [Case("mixed_conv2d_hard", (2, 16, 6, 5), 16)])
+    monkeypatch.setattr(kernels, "cases_of", lambda device: [Case("mixed_conv2d_hard", (2, 16, 6, 5))])
     monkeypatch.setattr(kernels, "limits", lambda *args: {"copy": 1e10, "float32": 1e11})
     done = nsr("bench", "kernels", "--device", "cpu", "--threads", 1, "--out", tmp_path / "cpu.json")
     assert done.code == 0

@@ -1,9 +1,8 @@
-from . import audit, cases, clock, kernels, networks, operators
-from .cases import OPERATORS, cases_of, errors
+from . import audit, clock, kernels, networks, operators
 from .clock import CpuClock, CudaClock, limits, measure
-from .kernels import BARS, RESULTS, table, time_kernels, verdicts
+from .kernels import BARS, RESULTS, errors, table, time_kernels, verdicts
 from .networks import latency
-from .operators import OURS, Case, Way
+from .operators import OPERATORS, OURS, Case, Way, cases_of
 
 __all__ = [
     "BARS",
@@ -15,7 +14,6 @@ __all__ = [
     "CudaClock",
     "Way",
     "audit",
-    "cases",
     "cases_of",
     "clock",
     "errors",

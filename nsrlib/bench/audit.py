@@ -1,29 +1,24 @@
 """Ahead-of-time compilation of Triton kernels, and what their machine code says, on a machine without a GPU.
 
-:func:`audit` compiles one launch of a kernel for one target, specialised on its arguments just as it would be on a GPU
-(divisibility by 16, integers equal to 1), and reads the result: registers, spills, shared memory and the
-instructions of every innermost loop. NVIDIA code is read with ``nvdisasm`` and ``cuobjdump`` of the Triton wheel, AMD
-code is text already.
-
-Needs kernels that were *not* decorated under ``TRITON_INTERPRET=1``. Registers and spills change from one Triton
-version to the next, hence :attr:`Audit.triton`. :func:`audit_all` is ``nsr bench kernels --audit``.
+:func:`audit` compiles one launch of a kernel for one target, specialised on its arguments as it would be on that GPU,
+and reads the result: registers, spills, shared memory and the instructions of every innermost loop. They change from
+one Triton version to the next. :func:`audit_all` is ``nsr bench kernels --audit``.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-import os
 import re
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import partial
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -41,29 +36,14 @@ TARGETS: dict[str, tuple[str, int | str, int]] = {
     "gfx942": ("hip", "gfx942", 64),
 }
 
-_TYPES = {
-    torch.float16: "fp16",
-    torch.bfloat16: "bf16",
-    torch.float32: "fp32",
-    torch.float64: "fp64",
-    torch.int8: "i8",
-    torch.uint8: "u8",
-    torch.int16: "i16",
-    torch.int32: "i32",
-    torch.int64: "i64",
-    torch.bool: "i1",
-}
+# NVIDIA code has addresses and predicates before its instructions, AMD code has none
+_INSTRUCTION = re.compile(r"\s+(?:/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+\s+)?)?([A-Z][A-Z0-9_.]*|[a-z]+_\w+)(.*)")
+_LABEL = re.compile(r"\s*(\.L_x_\d+|\.LBB\d+_\d+)(:?)")
+_BRANCH = re.compile(r"BRA|s_c?branch")
 
 
-@dataclass(frozen=True)
-class Mix:
+class Mix(Counter[str]):
     """How often each instruction occurs in a piece of machine code, by its full name such as ``FADD.SAT``."""
-
-    counts: Mapping[str, int]
-
-    @property
-    def total(self) -> int:
-        return sum(self.counts.values())
 
     def count(self, *names: str) -> int:
         """Instructions with one of these names. ``FADD.SAT`` needs that modifier; ``FADD`` takes any modifiers.
@@ -71,26 +51,27 @@ class Mix:
         AMD names carry no dots: ``v_add_f32`` also takes its encodings ``v_add_f32_e32`` and ``v_add_f32_e64``. A
         ``*`` stands for anything.
         """
-        return sum(n for name, n in self.counts.items() if any(_matches(name, wanted) for wanted in names))
+        return sum(n for name, n in self.items() if any(_matches(name, wanted) for wanted in names))
 
     def share(self, *names: str) -> float:
         """:meth:`count` divided by all instructions, 0 to 1."""
-        return self.count(*names) / max(self.total, 1)
+        return self.count(*names) / max(self.total(), 1)
 
-    def most_common(self, k: int = 8) -> dict[str, int]:
-        """The ``k`` most frequent instructions, modifiers and encodings left out."""
-        bases = sorted({_without_encoding(n.split(".")[0]) for n in self.counts})
-        return dict(Counter({base: self.count(base) for base in bases}).most_common(k))
+    def bases(self) -> Counter[str]:
+        """The same, modifiers and encodings left out."""
+        found: Counter[str] = Counter()
+        for base, n in sorted((_base(name), n) for name, n in self.items()):
+            found[base] += n
+        return found
+
+
+def _base(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])_(e32|e64|sdwa|dpp)$", "", name.partition(".")[0])
 
 
 def _matches(name: str, wanted: str) -> bool:
-    base, *modifiers = name.split(".")
-    wanted_base, *wanted_modifiers = wanted.split(".")
-    return fnmatchcase(_without_encoding(base), wanted_base) and set(wanted_modifiers) <= set(modifiers)
-
-
-def _without_encoding(name: str) -> str:
-    return re.sub(r"(?<=[a-z0-9])_(e32|e64|sdwa|dpp)$", "", name)
+    base, *modifiers = wanted.split(".")
+    return fnmatchcase(_base(name), base) and set(modifiers) <= set(name.split(".")[1:])
 
 
 @dataclass(frozen=True)
@@ -103,7 +84,6 @@ class Audit:
 
     kernel: str
     target: str
-    triton: str
     num_warps: int
     registers: int
     stack: int
@@ -111,191 +91,122 @@ class Audit:
     shared: int
     loops: tuple[Mix, ...]
     code: Mix
-    asm: str = field(repr=False)
 
     def hot_loop(self, *names: str) -> Mix:
-        """The innermost loop with most instructions of these names; without names, the longest one.
+        """The innermost loop with most instructions of these names (the longest one without names); without loops, all.
 
         Loops are address ranges. On AMD the end of an outer loop may lie between the blocks of an inner one, and is
         then found in its place: read :attr:`code` there.
-
-        Raises:
-            LookupError: the kernel has no loop.
         """
-        if not self.loops:
-            raise LookupError(f"{self.kernel} for {self.target} has no loop")
-        return max(self.loops, key=lambda mix: mix.count(*names) if names else mix.total)
+        return max(self.loops, key=lambda mix: mix.count(*names) if names else mix.total(), default=self.code)
 
     def row(self, *useful: str) -> dict[str, Any]:
-        """One row of a table, without the code: loop and mix are of :meth:`hot_loop` (or of all code, without loops).
-
-        With ``useful`` names also their share of that loop, and how many barriers and spills it holds.
-        """
-        hot = self.hot_loop(*useful) if self.loops else self.code
-        mix = " ".join(f"{name}:{n}" for name, n in hot.most_common(6).items())
-        keys = ("kernel", "target", "num_warps", "registers", "stack", "spills", "shared")
-        row = {**{key: getattr(self, key) for key in keys}, "loop": hot.total, "mix": mix}
-        if useful:
-            row["share"] = hot.share(*useful)
-            row["loop_barriers"] = hot.count("BAR", "s_barrier")
-            row["loop_spills"] = hot.count("LDL", "STL", "scratch_load*", "scratch_store*")
-        return row
+        """One row of a table: of the hot loop its length, the share of ``useful`` names, barriers, spills and mix."""
+        hot = self.hot_loop(*useful)
+        keys = ("target", "kernel", "num_warps", "registers", "stack", "spills", "shared")
+        return {key: getattr(self, key) for key in keys} | {
+            "loop": hot.total(),
+            "share": hot.share(*useful),
+            "loop_barriers": hot.count("BAR", "s_barrier"),
+            "loop_spills": hot.count("LDL", "STL", "scratch_load*", "scratch_store*"),
+            "mix": " ".join(f"{name}:{n}" for name, n in hot.bases().most_common(6)),
+        }
 
 
 def audit(launch: Launch, target: str) -> Audit:
-    """Compile a launch for ``target`` and read its machine code. Needs no GPU, and tensors without data will do.
-
-    The launch's tensors are taken as aligned to 16 bytes, everything else as it is.
+    """Compile a launch for ``target`` and read its machine code. Needs no GPU; meta tensors will do.
 
     Raises:
-        ValueError: ``target`` is unknown, or ``launch.arguments`` does not match the kernel's parameters.
+        ValueError: ``target`` is unknown.
         RuntimeError: the kernel was decorated under ``TRITON_INTERPRET=1``.
     """
-    import triton
     from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-    from triton.runtime import JITFunction
+    from triton.runtime import JITFunction, driver
 
-    kernel, arguments = launch.kernel, launch.arguments
+    kernel = launch.kernel
     if target not in TARGETS:
         raise ValueError(f"target must be one of {', '.join(TARGETS)}, got {target!r}")
     if not isinstance(kernel, JITFunction):
         raise RuntimeError(f"{kernel} is no compiled kernel; import it in a process without TRITON_INTERPRET")
-    if set(arguments) != set(kernel.arg_names):
-        missing, surplus = set(kernel.arg_names) - set(arguments), set(arguments) - set(kernel.arg_names)
-        raise ValueError(f"{kernel.__name__}: arguments missing {sorted(missing)}, not known {sorted(surplus)}")
-
-    backend = TARGETS[target][0]
-    signature: dict[str, str] = {}
-    constants: dict[tuple[int, ...], Any] = {}
-    attributes: dict[tuple[int, ...], list[list[Any]]] = {}
-    for i, parameter in enumerate(kernel.params):
-        value = arguments[parameter.name]
-        free = parameter.do_not_specialize
-        if parameter.is_constexpr or value is None or (type(value) is int and value == 1 and not free):
-            signature[parameter.name], constants[(i,)] = "constexpr", value
-            continue
-        signature[parameter.name], hints = _specialise(value, backend)
-        if hints and not free:
-            attributes[(i,)] = hints
-
-    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
-    compiled = triton.compile(
-        source,
-        target=GPUTarget(*TARGETS[target]),
-        options={"num_warps": launch.num_warps, "num_stages": launch.num_stages},
-    )
-    read = _read_amd if backend == "hip" else _read_nvidia
-    name, version = kernel.__name__, triton.__version__
-    return Audit(kernel=name, target=target, triton=version, num_warps=launch.num_warps, **read(compiled))
+    gpu = GPUTarget(*TARGETS[target])
+    absent = {"target": gpu, "device": target, "stream": None}  # all that the compiler asks of a driver
+    driver.set_active(SimpleNamespace(**{f"get_current_{k}": lambda *_, v=v: v for k, v in absent.items()}))
+    try:
+        compiled = kernel.warmup(
+            **launch.arguments, grid=launch.grid, num_warps=launch.num_warps, num_stages=launch.num_stages
+        )
+    finally:
+        if torch.cuda.is_available():
+            driver.reset_active()
+    asm, usage = (_read_amd if gpu.backend == "hip" else _read_nvidia)(compiled)
+    code, loops = innermost_loops(asm)
+    usage = {"spills": code.count("LDL", "STL"), **usage}
+    return Audit(kernel.__name__, target, launch.num_warps, loops=loops, code=code, **usage)
 
 
-def _specialise(value: Any, backend: str) -> tuple[str, list[list[Any]]]:
-    """Triton's type of an argument and what the compiler may assume about it."""
-    aligned = [["tt.divisibility", 16]]
-    if isinstance(value, torch.Tensor):
-        # a launch on AMD tells the compiler when 32-bit offsets reach the whole tensor
-        small = backend == "hip" and value.numel() * value.element_size() < 2**31
-        return f"*{_TYPES[value.dtype]}", [*aligned, *([["tt.pointer_range", 32]] if small else [])]
-    if isinstance(value, bool):
-        return "i1", []
-    if isinstance(value, int):
-        return ("i32" if -(2**31) <= value < 2**31 else "i64"), aligned if value % 16 == 0 else []
-    if isinstance(value, float):
-        return "fp32", []
-    raise TypeError(f"cannot pass {type(value).__name__} to a kernel")
-
-
-def _read_nvidia(compiled: Any) -> dict[str, Any]:
-    import triton
-
-    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-    with tempfile.TemporaryDirectory() as folder:
-        cubin = Path(folder) / "kernel.cubin"
-        cubin.write_bytes(compiled.asm["cubin"])
-        sass = subprocess.run([tools / "nvdisasm", "-c", cubin], capture_output=True, text=True, check=True).stdout
-        usage = subprocess.run([tools / "cuobjdump", "-res-usage", cubin], capture_output=True, text=True, check=True)
-    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", usage.stdout + usage.stderr)
+def _read_nvidia(compiled: Any) -> tuple[str, dict[str, int]]:
+    tools = Path(import_module("triton").__file__ or "").parent / "backends" / "nvidia" / "bin"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
+        cubin.write(compiled.asm["cubin"])
+        cubin.flush()
+        sass, usage = (
+            subprocess.run([tools / tool, option, cubin.name], capture_output=True, text=True, check=True).stdout
+            for tool, option in (("nvdisasm", "-c"), ("cuobjdump", "-res-usage"))
+        )
+    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", usage)
     if found is None:
-        raise RuntimeError(f"cuobjdump printed no resource usage: {(usage.stdout + usage.stderr)[:200]!r}")
+        raise RuntimeError(f"cuobjdump printed no resource usage: {usage[:200]!r}")
     registers, stack, static, local = map(int, found.groups())
-    code, loops = innermost_loops(
-        sass, label=r"\s*(\.L_x_\d+):", instruction=r"\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+\s+)?([A-Z][A-Z0-9_.]*)(.*)",
-        branch=r"BRA", to=r"\.L_x_\d+",
-    )  # fmt: skip
-    return {
-        "registers": registers,
-        "stack": stack + local,
-        "spills": code.count("LDL", "STL"),
-        "shared": max(static, compiled.metadata.shared),
-        "loops": loops,
-        "code": code,
-        "asm": sass,
-    }
+    shared = max(static, compiled.metadata.shared)
+    return sass, {"registers": registers, "stack": stack + local, "shared": shared}
 
 
-def _read_amd(compiled: Any) -> dict[str, Any]:
+def _read_amd(compiled: Any) -> tuple[str, dict[str, int]]:
     asm: str = compiled.asm["amdgcn"]
-
-    def number(name: str) -> int:
-        found = re.search(rf"\.{name}:\s+(\d+)", asm)
-        return int(found[1]) if found else 0
-
-    code, loops = innermost_loops(
-        asm, label=r"(\.LBB\d+_\d+):", instruction=r"\s+([a-z]+_\w+)(.*)", branch=r"s_c?branch", to=r"\.LBB\d+_\d+"
-    )
-    return {
-        "registers": number("vgpr_count"),
-        "stack": number("private_segment_fixed_size"),
-        "spills": number("vgpr_spill_count") + number("sgpr_spill_count"),
+    found = {name: int(number) for name, number in re.findall(r"\.(\w+):\s+(\d+)$", asm, re.MULTILINE)}
+    return asm, {
+        "registers": found["vgpr_count"],
+        "stack": found["private_segment_fixed_size"],
+        "spills": found["vgpr_spill_count"] + found["sgpr_spill_count"],
         "shared": compiled.metadata.shared,
-        "loops": loops,
-        "code": code,
-        "asm": asm,
     }
 
 
-def innermost_loops(asm: str, label: str, instruction: str, branch: str, to: str) -> tuple[Mix, tuple[Mix, ...]]:
-    """All instructions, and those of the innermost loops: from a label to the branch back to it, nothing nested.
-
-    All but ``asm`` are regular expressions: of a line that is a label (its name in a group), of an instruction (name
-    and operands in two), of the name of a branch, and of the label among its operands.
-    """
+def innermost_loops(asm: str) -> tuple[Mix, tuple[Mix, ...]]:
+    """All instructions, and those of the innermost loops: from a label to the branch back to it, nothing nested."""
     code: list[tuple[str, str]] = []
     labels: dict[str, int] = {}
     for line in asm.splitlines():
-        if found := re.match(label, line):
+        if (found := _LABEL.match(line)) and found[2]:
             labels[found[1]] = len(code)
-        elif found := re.match(instruction, line):
+        elif found := _INSTRUCTION.match(line):
             code.append((found[1], found[2]))
     spans = []
     for end, (name, operands) in enumerate(code):
-        target = re.search(to, operands) if re.match(branch, name) else None
+        target = _LABEL.search(operands) if _BRANCH.match(name) else None
         # a branch to itself is the trap that fills the space after the last instruction
-        if target and labels.get(target[0], end) < end:
-            spans.append((labels[target[0]], end))
+        if target and labels.get(target[1], end) < end:
+            spans.append((labels[target[1]], end))
     inner = [s for s in spans if not any(o != s and s[0] <= o[0] and o[1] <= s[1] for o in spans)]
-
-    def mix(names: list[tuple[str, str]]) -> Mix:
-        return Mix(dict(Counter(name for name, _ in names)))
-
-    return mix(code), tuple(mix(code[a : b + 1]) for a, b in sorted(inner))
+    names = [name for name, _ in code]
+    return Mix(names), tuple(Mix(names[a : b + 1]) for a, b in sorted(inner))
 
 
 # --- every kernel of the library --------------------------------------------------------------------------------------
 
 
 class Entry(NamedTuple):
-    """A kernel at one size: its launch for a target, from meta tensors, and the instructions that do its work."""
+    """A kernel at one size: its launch from meta tensors, for CUDA or not, and the instructions that do its work."""
 
-    launch: Callable[[str], Launch]
+    launch: Callable[[bool], Launch]
     useful: tuple[str, ...]
-    targets: tuple[str, ...] = tuple(TARGETS)
 
 
 # AMD's packed addition takes no absolute value: there it is a mask.
 ADD = ("FADD", "FADD2", "v_add_f32", "v_sub_f32", "v_subrev_f32", "v_pk_add_f32", "v_and_b32")
 SATURATE_AND_MULTIPLY_ADD = ("FADD.SAT", "FFMA", "FFMA2", "v_add_f32", "v_sub_f32", "v_fma*_f32", "v_pk_fma_f32")
+COMPARE = ("FSETP", "FSEL", "v_cmp*", "v_cndmask*")
+DIFFERENCE = ("VABSDIFF4", "v_sub*", "v_add*", "v_max*")
 MATRIX = ("HMMA", "HGMMA", "UTCHMMA", "v_mfma*")
 
 
@@ -316,63 +227,52 @@ def _meta(*size: int, dtype: torch.dtype = torch.float32, last: bool = False) ->
 def _adder2d() -> dict[str, Entry]:
     from nsrlib.ops.adder2d.kernels import forward_launch, input_grad_launch, int8_launch, weight_sign_grad_launch
 
-    one = (1, 1), (1, 1)
+    def entry(kind: str, c: int, dtype: torch.dtype = torch.float32, last: bool = False) -> Entry:
+        x, weight = _meta(16, c, 48, 48, dtype=dtype, last=last), _meta(c, c, 3, 3, dtype=dtype)
+        x8, y8 = (_meta(16, c, 48, 48, dtype=d, last=True) for d in (torch.int8, torch.int32))
+        weight8, parts, one = _meta(c, c, 3, 3, dtype=torch.int8), _meta(c, c, c, 3, 3), ((1, 1), (1, 1))
+        return {
+            "forward": Entry(lambda cuda: forward_launch(x, weight, x, *one), ADD),
+            "input gradient": Entry(lambda cuda: input_grad_launch(x, x, weight, x, *one), SATURATE_AND_MULTIPLY_ADD),
+            "input sign gradient": Entry(lambda cuda: input_grad_launch(x, x, weight, x, *one, "sign"), COMPARE),
+            "weight sign gradient": Entry(lambda cuda: weight_sign_grad_launch(x, x, weight, parts, *one), COMPARE),
+            "int8": Entry(lambda cuda: int8_launch(x8, weight8, y8, *one, vabsdiff4=cuda), DIFFERENCE),
+        }[kind]
 
-    def forward(c: int, **options: Any) -> Callable[[str], Launch]:
-        x, weight = _meta(16, c, 48, 48, **options), _meta(c, c, 3, 3, dtype=options.get("dtype", torch.float32))
-        return lambda target: forward_launch(x, weight, x, *one)
-
-    def input_grad(c: int, rule: Any = "adder") -> Callable[[str], Launch]:
-        x, weight = _meta(16, c, 48, 48), _meta(c, c, 3, 3)
-        return lambda target: input_grad_launch(x, x, weight, x, *one, rule)
-
-    def int8(c: int) -> Callable[[str], Launch]:
-        x, y = (_meta(16, c, 48, 48, dtype=d, last=True) for d in (torch.int8, torch.int32))
-        weight = _meta(c, c, 3, 3, dtype=torch.int8)
-        return lambda target: int8_launch(x, weight, y, *one, vabsdiff4=TARGETS[target][0] == "cuda")
-
-    x, weight, parts = _meta(16, 64, 48, 48), _meta(64, 64, 3, 3), _meta(64, 64, 64, 3, 3)
-    compare = ("FSETP", "FSEL", "v_cmp*", "v_cndmask*")
-    found = {
-        f"adder2d {name} {c}->{c}": Entry(make(c), useful)
-        for c in (64, 256)
-        for name, make, useful in (
-            ("forward", forward, ADD),
-            ("input gradient", input_grad, SATURATE_AND_MULTIPLY_ADD),
-            ("int8", int8, ("VABSDIFF4", "v_sub*", "v_add*", "v_max*")),
-        )
-    }
-    return found | {
-        "adder2d forward 64->64 channels last": Entry(forward(64, last=True), ADD),
-        "adder2d forward 64->64 bfloat16": Entry(forward(64, dtype=torch.bfloat16), ADD),
-        "adder2d input sign gradient 64->64": Entry(input_grad(64, "sign"), compare),
-        "adder2d weight sign gradient 64->64": Entry(
-            lambda target: weight_sign_grad_launch(x, x, weight, parts, *one), compare
-        ),
+    kinds = ("forward", "input gradient", "int8")
+    return {
+        **{f"adder2d {kind} {c}->{c}": entry(kind, c) for c in (64, 256) for kind in kinds},
+        "adder2d forward 64->64 channels last": entry("forward", 64, last=True),
+        "adder2d forward 64->64 bfloat16": entry("forward", 64, torch.bfloat16),
+        "adder2d input sign gradient 64->64": entry("input sign gradient", 64),
+        "adder2d weight sign gradient 64->64": entry("weight sign gradient", 64),
     }
 
 
 def _bsconv2d() -> dict[str, Entry]:
     from nsrlib.ops.bsconv2d.kernels import fused_launch
 
-    def layer(c_in: int, c_out: int, dtype: torch.dtype, activation: str | None, residual: bool) -> Entry:
-        def launch(target: str) -> Launch:
-            shapes = (1, c_in, 180, 320), (c_out, c_in, 1, 1), (c_out, 1, 3, 3), (c_out,)
-            x, pointwise, depthwise, bias = (torch.empty(s, dtype=dtype, device="meta") for s in shapes)
-            y = _meta(1, c_out, 180, 320, dtype=dtype, last=True)
-            precision = "ieee" if TARGETS[target][0] == "hip" else "tf32x3"
-            return fused_launch(x, pointwise, depthwise, bias, activation, y if residual else None, y, precision)
-
-        return Entry(launch, MATRIX)
+    def layer(c_in: int, c_out: int, dtype: torch.dtype, activation: str | None, residual: bool = False) -> Entry:
+        x, y = (_meta(1, c, 180, 320, dtype=dtype, last=last) for c, last in ((c_in, False), (c_out, True)))
+        sizes = (c_out, c_in, 1, 1), (c_out, 1, 3, 3), (c_out,)
+        pointwise, depthwise, bias = (_meta(*size, dtype=dtype) for size in sizes)
+        other = y if residual else None
+        return Entry(
+            lambda cuda: fused_launch(x, pointwise, depthwise, bias, activation, other, y, _precision(cuda)), MATRIX
+        )
 
     return {
         "bsconv2d 64->64 GELU residual bfloat16": layer(64, 64, torch.bfloat16, "gelu", True),
         "bsconv2d 64->64 GELU residual float32": layer(64, 64, torch.float32, "gelu", True),
-        "bsconv2d 64->32 bfloat16, last distillation": layer(64, 32, torch.bfloat16, None, False),
-        "bsconv2d 12->64 bfloat16, head": layer(12, 64, torch.bfloat16, None, False),
-        "bsconv2d 16->16 GELU bfloat16, ESA": layer(16, 16, torch.bfloat16, "gelu", False),
-        "bsconv2d 256->256 GELU bfloat16": layer(256, 256, torch.bfloat16, "gelu", False),
+        "bsconv2d 64->32 bfloat16, last distillation": layer(64, 32, torch.bfloat16, None),
+        "bsconv2d 12->64 bfloat16, head": layer(12, 64, torch.bfloat16, None),
+        "bsconv2d 16->16 GELU bfloat16, ESA": layer(16, 16, torch.bfloat16, "gelu"),
+        "bsconv2d 256->256 GELU bfloat16": layer(256, 256, torch.bfloat16, "gelu"),
     }
+
+
+def _precision(cuda: bool) -> Any:
+    return "tf32x3" if cuda else "ieee"
 
 
 def _mixed_conv2d() -> dict[str, Entry]:
@@ -386,37 +286,32 @@ def _mixed_conv2d() -> dict[str, Entry]:
         g = geometry((n, c, 48, 48), (k * c, c, 3, 3), (n, k, d), (1, 1), (1, 1), tile)
         x, every = _meta(n, c, 48, 48, dtype=dtype, last=True), _meta(k * c, 3, 3, c, dtype=dtype)
         mixed, chosen = _meta(n * c, 3, 3, c, dtype=dtype), _meta(n, d, dtype=torch.int32)
-        makers: dict[str, Callable[[str], Launch]] = {
-            "soft": lambda precision: forward_launch(x, mixed, None, None, x, g, precision),
-            "hard": lambda precision: forward_launch(x, every, None, chosen, x, g, precision),
-            "gate a pixel": lambda precision: wide_launch(
-                x, every, None, _meta(n, 48, 48, k, d, dtype=dtype), x, g, precision
-            ),
-            "input gradient": lambda precision: input_grad_launch(
-                x, mixed, None, _meta(n, 48, 48, c, dtype=dtype), g, precision
-            ),
-            "weight gradient": lambda precision: weight_grad_launch(x, x, _meta(1, n, c, 3, 3, c), g, precision),
+        gate, grad, parts = (
+            _meta(n, 48, 48, k, d, dtype=dtype),
+            _meta(n, 48, 48, c, dtype=dtype),
+            _meta(1, n, c, 3, 3, c),
+        )
+        launch: dict[str, Callable[[bool], Launch]] = {
+            "soft": lambda cuda: forward_launch(x, mixed, None, None, x, g, _precision(cuda)),
+            "hard": lambda cuda: forward_launch(x, every, None, chosen, x, g, _precision(cuda)),
+            "gate a pixel": lambda cuda: wide_launch(x, every, None, gate, x, g, _precision(cuda)),
+            "input gradient": lambda cuda: input_grad_launch(x, mixed, None, grad, g, _precision(cuda)),
+            "weight gradient": lambda cuda: weight_grad_launch(x, x, parts, g, _precision(cuda)),
         }
-        return Entry(lambda target: makers[kind]("ieee" if TARGETS[target][0] == "hip" else "tf32x3"), MATRIX)
+        return Entry(launch[kind], MATRIX)
 
     kinds = ("soft", "hard", "gate a pixel", "input gradient", "weight gradient")
+    types = {"bfloat16": torch.bfloat16, "float32": torch.float32}
     return {
-        **{f"mixed_conv2d {kind} 64->64 bfloat16": entry(kind, 64, torch.bfloat16) for kind in kinds},
-        **{f"mixed_conv2d {kind} 64->64 float32": entry(kind, 64, torch.float32) for kind in kinds},
+        **{f"mixed_conv2d {kind} 64->64 {t}": entry(kind, 64, dtype) for t, dtype in types.items() for kind in kinds},
         "mixed_conv2d soft 128->128 bfloat16": entry("soft", 128, torch.bfloat16),
     }
 
 
 def audit_all(
-    names: Sequence[str] | None = None,
-    targets: Sequence[str] = tuple(TARGETS),
-    *,
-    jobs: int | None = None,
-    progress: bool = False,
+    names: Sequence[str] | None = None, targets: Sequence[str] = tuple(TARGETS), *, progress: bool = False
 ) -> pd.DataFrame:
-    """Compile kernels for targets and tell what became of them. Needs no GPU; a few seconds a kernel and target.
-
-    ``names`` are of :func:`entries` (default: all), ``jobs`` counts processes (default: one a core).
+    """Compile kernels of :func:`entries` (default: all) for targets, a few seconds each, in a process a core.
 
     Returns:
         A row a kernel and target; see :class:`Audit`. loop: instructions in the hot loop; share: of them, those that do
@@ -434,20 +329,16 @@ def audit_all(
     for what, given, possible in (("case", names or (), known), ("target", targets, TARGETS)):
         if unknown := [g for g in given if g not in possible]:
             raise ValueError(f"unknown {what} {unknown[0]!r}; known: {', '.join(possible)}")
-    tasks = [(n, t) for n in (known if names is None else names) for t in targets if t in known[n].targets]
-    jobs = min(jobs or os.cpu_count() or 1, len(tasks))
-    bar = partial(tqdm, total=len(tasks), desc="kernels", disable=not progress)
-    if jobs > 1:  # spawned, not forked: a process that has used CUDA must not be
-        with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-            rows = list(bar(pool.map(_audit_entry, *zip(*tasks, strict=True))))
-    else:
-        rows = [_audit_entry(*task) for task in bar(tasks)]
-    columns = ["case", "target", "kernel", "num_warps", "registers", "stack", "spills", "shared", "loop", "share"]
-    table = pd.DataFrame(rows, columns=[*columns, "loop_barriers", "loop_spills", "mix"])
+    tasks = [(name, target) for name in (known if names is None else names) for target in targets]
+    # spawned, not forked: a process that has used CUDA must not be
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        found = pool.map(_audit_entry, *zip(*tasks, strict=True))
+        table = pd.DataFrame(tqdm(found, total=len(tasks), desc="kernels", disable=not progress))
     table.attrs = {"triton": import_module("triton").__version__}
     return table
 
 
 def _audit_entry(name: str, target: str) -> dict[str, Any]:
     entry = entries()[name]
-    return {"case": name, **audit(entry.launch(target), target).row(*entry.useful)}
+    found = audit(entry.launch(TARGETS[target][0] == "cuda"), target)
+    return {"case": name, **found.row(*entry.useful)}

@@ -13,15 +13,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nsrlib.ops.common import Launch
+from nsrlib.ops.common import HAS_TRITON, Launch
 
-try:
+if HAS_TRITON:
     import triton
     import triton.language as tl
-
-    HAS_TRITON = True
-except ImportError:
-    HAS_TRITON = False
 
 SECONDS = 0.5  # of measuring, for each way to compute a case
 REPEATS = (5, 200)  # least and most
@@ -38,6 +34,17 @@ def float32_products(tf32: bool) -> Iterator[None]:
             yield
         finally:
             matmul.allow_tf32 = before
+
+
+@contextlib.contextmanager
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """So many threads of PyTorch's on the CPU; None: as many as there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class CpuClock:
@@ -147,7 +154,7 @@ def measure(
     around: Callable[[str], contextlib.AbstractContextManager[object]] = lambda label: contextlib.nullcontext(),
 ) -> dict[str, Times | str]:
     """Time calls in turns, each about ``seconds`` within ``around(label)``; one that raises gives its first line."""
-    found: dict[str, Times | str] = {}
+    found: dict[str, Times | str] = dict.fromkeys(calls, "")
     warm: dict[str, tuple[float, int, int]] = {}
     for label, call in calls.items():
         try:
@@ -158,9 +165,9 @@ def measure(
                 once = clock(call, lead)
         except Exception as error:  # whatever a library or compiler raises is the answer
             found[label] = first_line(error)
-            continue
-        least, most = REPEATS
-        warm[label] = lead, peak, max(least, min(most, int(1000 * seconds / max(once, 1e-6))))
+        else:
+            least, most = REPEATS
+            warm[label] = lead, peak, max(least, min(most, int(1000 * seconds / max(once, 1e-6))))
     taken: dict[str, list[float]] = {label: [] for label in warm}
     rounds = max((count for _, _, count in warm.values()), default=0)
     for turn in range(1, rounds + 1):
@@ -172,50 +179,40 @@ def measure(
         low, median, high = statistics.quantiles(taken[label], n=4)
         typical = type(clock).typical(taken[label])
         found[label] = Times(median, high - low, min(taken[label]), typical, lead, count, peak)
-    return {label: found[label] for label in calls}
+    return found
 
 
 def first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0][:160]}" if text else type(error).__name__
+    return f"{type(error).__name__}: {str(error).strip()[:160]}".partition("\n")[0]
 
 
 if HAS_TRITON:
 
     @triton.jit
-    def _additions_kernel(x_ptr, y_ptr, steps, BLOCK: tl.constexpr):
-        """16 additions in a chain, ``steps`` times, for every element."""
+    def _rate_kernel(x_ptr, y_ptr, steps, BYTES: tl.constexpr, BLOCK: tl.constexpr):
+        """16 operations in a chain, ``steps`` times: additions, or four absolute differences of bytes and their sum."""
         i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
         x = tl.load(x_ptr + i)
         acc = x
         for _ in range(steps):
             for _ in tl.static_range(16):
-                acc += x
-        tl.store(y_ptr + i, acc)
-
-    @triton.jit
-    def _vabsdiff4_kernel(x_ptr, y_ptr, steps, BLOCK: tl.constexpr):
-        """The same with four absolute differences of bytes and their sum at a time."""
-        i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-        x = tl.load(x_ptr + i)
-        acc = x
-        for _ in range(steps):
-            for _ in tl.static_range(16):
-                acc = tl.inline_asm_elementwise(
-                    "vabsdiff4.u32.s32.s32.add $0, $1, $2, $2;", "=r,r,r",
-                    [x, acc], dtype=tl.int32, is_pure=True, pack=1,
-                )  # fmt: skip
+                if BYTES:
+                    acc = tl.inline_asm_elementwise(
+                        "vabsdiff4.u32.s32.s32.add $0, $1, $2, $2;", "=r,r,r",
+                        [x, acc], dtype=tl.int32, is_pure=True, pack=1,
+                    )  # fmt: skip
+                else:
+                    acc += x
         tl.store(y_ptr + i, acc)
 
 
-def rate_launch(unit: str, x: Tensor, y: Tensor, steps: int) -> tuple[Launch, int]:
-    """The launch that keeps a unit busy, ``additions`` (float32) or ``vabsdiff4`` (int32), and its operations.
+def rate_launch(x: Tensor, y: Tensor, steps: int) -> tuple[Launch, int]:
+    """The launch that keeps a unit busy, with ``additions`` (float32) or ``vabsdiff4`` (int32), and its operations.
 
     x and y are flat, a multiple of 1024 elements. Meta tensors do for an audit.
     """
-    kernel = {"additions": _additions_kernel, "vabsdiff4": _vabsdiff4_kernel}[unit]
-    arguments = {"x_ptr": x, "y_ptr": y, "steps": steps, "BLOCK": 1024}
-    return Launch(kernel, (x.numel() // 1024,), arguments, num_warps=4), x.numel() * steps * 16
+    arguments = {"x_ptr": x, "y_ptr": y, "steps": steps, "BYTES": x.dtype == torch.int32, "BLOCK": 1024}
+    return Launch(_rate_kernel, (x.numel() // 1024,), arguments, num_warps=4), x.numel() * steps * 16
 
 
 def limits(device: torch.device, clock: Clock, seconds: float = SECONDS) -> dict[str, float]:
@@ -235,11 +232,9 @@ def limits(device: torch.device, clock: Clock, seconds: float = SECONDS) -> dict
         work[unit] = partial(torch.mm, matrix, matrix), 2 * n**3
     if cuda and HAS_TRITON:
         flat = torch.randn(1024 * 64 * torch.cuda.get_device_properties(device).multi_processor_count, device=device)
-        launch, count = rate_launch("additions", flat, torch.empty_like(flat), 1024)
-        work["additions"] = launch.run, count
-        if torch.version.hip is None:
-            words = flat.view(torch.int32)
-            launch, count = rate_launch("vabsdiff4", words, torch.empty_like(words), 1024)
-            work["vabsdiff4"] = launch.run, count
+        units = {"additions": flat, **({} if torch.version.hip else {"vabsdiff4": flat.view(torch.int32)})}
+        for unit, words in units.items():
+            launch, count = rate_launch(words, torch.empty_like(words), 1024)
+            work[unit] = launch.run, count
     times = measure({u: w[0] for u, w in work.items()}, clock, seconds, lambda unit: float32_products("TF32" in unit))
     return {u: count / t.typical * 1000 for u, (_, count) in work.items() if isinstance(t := times[u], Times)}

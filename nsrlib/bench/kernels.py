@@ -1,20 +1,10 @@
 """How fast the operators are on this device: against every alternative a user has, and against the device's limits.
 
-A :class:`~nsrlib.bench.operators.Case` is an operator at one size, type and layout; an entry of
-:data:`~nsrlib.bench.cases.OPERATORS` knows its definition, the ways to compute it (ours first) and the least work it
-takes. :func:`time_kernels` goes through the cases by importance:
-
-1. *Right first.* Ours against the definition in float64 on a small shape, results and gradients: at most twice the
-   error of the definition run in the same type by PyTorch. What fails is reported and not timed.
-2. *Then times.* On a GPU between CUDA events, with the L2 cache flushed before each call and the call queued behind a
-   pause, so that Python's own time does not count (it is reported apart, as ``launch_ms``). On a CPU by the wall clock,
-   or, with one thread, by the processor's time, in which waiting for other programs does not count. The ways take
-   turns, so that a busy moment hits all. Median, quartile distance and best; ratios are of medians on a GPU and of the
-   best on a CPU, where other programs only ever add time.
+1. *Right first.* Ours against the definition in float64 on a small shape; what fails is reported and not timed.
+2. *Then times,* in turns, so that a busy moment hits all: see :mod:`nsrlib.bench.clock`. Ratios are of medians on a GPU
+   and of the best on a CPU, where other programs only ever add time.
 3. *Against the limits,* measured in the same run: copying, additions, matrix products. The least time of a case is the
    larger of its bytes over the copy rate and its operations over the rate of their unit (a roofline).
-
-Results go to ``data/results/ops/<device>.json``.
 """
 
 from __future__ import annotations
@@ -24,15 +14,16 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from nsrlib import files
-from nsrlib.bench.cases import OPERATORS, call_of, cases_of, errors, inputs_of
-from nsrlib.bench.clock import SECONDS, Clock, CpuClock, CudaClock, Times, first_line, float32_products, limits, measure
-from nsrlib.bench.operators import OURS, Case
+from nsrlib.bench.clock import SECONDS, CpuClock, CudaClock, cpu_threads, first_line, float32_products, limits, measure
+from nsrlib.bench.operators import OPERATORS, OURS, Case, Inputs, Way, cases_of, draw, nhwc
 from nsrlib.evaluation import pick_device
 
 if TYPE_CHECKING:
@@ -57,7 +48,7 @@ def time_kernels(
 
     Args:
         budget: minutes. A case is begun if the longest one of its operator so far would still fit.
-        only: one of :data:`~nsrlib.bench.cases.OPERATORS`; default: all.
+        only: one of :data:`~nsrlib.bench.operators.OPERATORS`; default: all.
         resume: keep the cases that ``out`` holds.
         threads: of the CPU; default: PyTorch's.
         seconds: of measuring for each way to compute a case.
@@ -75,29 +66,25 @@ def time_kernels(
     for name, number in (("budget", budget), ("threads", threads), ("seconds", seconds)):
         if number is not None and not number > 0:
             raise ValueError(f"{name} must be positive, got {number}")
-    start = time.monotonic()
-    chosen, before = pick_device(device), torch.get_num_threads()
-    if threads:
-        torch.set_num_threads(threads)
+    start, chosen = time.monotonic(), pick_device(device)
     if chosen.index is not None and chosen.type == "cuda":
         torch.cuda.set_device(chosen)  # events belong to the current device
-    try:
+    with cpu_threads(threads):
         result: dict[str, Any] = {"provenance": _provenance(chosen, command), "limits": {}, "left_out": [], "rows": []}
-        path = Path(out) if out else RESULTS / f"{_slug(result['provenance']['device'])}.json"
+        slug = re.sub(r"[^a-z0-9]+", "-", result["provenance"]["device"].lower()).strip("-")
+        path = Path(out) if out else RESULTS / f"{slug}.json"
         if resume and path.is_file():
             kept = _read(path)
             # results that are written make a clean checkout dirty
             old, new = ({**r["provenance"], "commit": r["provenance"]["commit"][:7]} for r in (kept, result))
-            if old != new:
-                differs = [key for key in new if old[key] != new[key]]
+            if differs := [key for key in new if old[key] != new[key]]:
                 raise ValueError(f"{path.name} was measured with another {', '.join(differs)}; run without --resume")
-            result["rows"], result["limits"] = kept["rows"], kept["limits"]
+            result |= {"rows": kept["rows"], "limits": kept["limits"]}
         clock = CudaClock(chosen) if chosen.type == "cuda" else CpuClock()
         done = {row["case"] for row in result["rows"]}
-        wanted = [case for case in cases_of(chosen.type) if case.op == only or not only]
         took: dict[str, float] = {}
-        for case in wanted:
-            if str(case) in done:
+        for case in cases_of(chosen.type):
+            if str(case) in done or only not in ("", case.op):
                 continue
             begun = time.monotonic()
             if begun - start + took.get(case.op, 0.0) > 60 * budget:
@@ -115,45 +102,111 @@ def time_kernels(
             say(f"{case}: {_summary(rows)}")
         files.write_json(path, result)
         say(", ".join(f"{unit} {rate / 1e9:,.0f} G/s" for unit, rate in result["limits"].items()))
-    finally:
-        torch.set_num_threads(before)
     return table(path)
 
 
-def measure_case(case: Case, device: torch.device, clock: Clock, seconds: float = SECONDS) -> list[dict[str, Any]]:
+def inputs_of(case: Case, device: torch.device) -> Inputs:
+    """The inputs of a case, and ``grad`` where its gradients are asked for; the same values whatever the type."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        inputs = OPERATORS[case.op].inputs(case)
+        if case.backward:
+            inputs["grad"] = draw(*case.shape)
+    layout = nhwc if case.layout == "channels last" else Tensor.contiguous
+    return {name: layout(t.to(device, case.dtype)) for name, t in inputs.items()}
+
+
+def call_of(case: Case, way: Way, inputs: Inputs) -> Callable[[], dict[str, Tensor]]:
+    """A call that gives the result and, if asked for, the gradient of every input."""
+    run = torch.compile(way.run, dynamic=False) if way.compiled else way.run
+    ready = {name: way.prepare(t) for name, t in inputs.items()}
+
+    def forward() -> dict[str, Tensor]:
+        with torch.no_grad():
+            return {"y": run(**ready)}
+
+    if not case.backward:
+        return forward
+    grad = ready.pop("grad")
+    leaves = {name: t.detach().requires_grad_() for name, t in ready.items()}
+
+    def forward_backward() -> dict[str, Tensor]:
+        y = run(**leaves)
+        gradients = torch.autograd.grad(y, list(leaves.values()), grad)
+        return {"y": y.detach(), **{f"d_{name}": g for name, g in zip(leaves, gradients, strict=True)}}
+
+    return forward_backward
+
+
+def errors(case: Case, device: torch.device, size: tuple[int, int] = (15, 19)) -> dict[str, float]:
+    """Largest error of every uncompiled equal way on one small picture, relative to the largest exact value.
+
+    Raises:
+        ArithmeticError: ours errs more than twice as much as the definition in the same type (beyond the rounding of
+            float32); names the tensor and both errors.
+    """
+    small = replace(case, shape=(1, case.shape[1], *size))
+    operator = OPERATORS[case.op]
+    inputs = inputs_of(small, device)
+    exact = call_of(small, Way(operator.definition), {k: t.double() for k, t in inputs.items()})()
+    with float32_products(tf32=False):
+        eager = call_of(small, Way(operator.definition), inputs)()
+    found = {}
+    for label, way in operator.ways(small, device.type).items():
+        if way.compiled or not way.equal:
+            continue
+        try:
+            with float32_products(way.tf32):
+                outputs = call_of(small, way, inputs)()
+        except Exception:
+            if label == OURS:
+                raise
+            continue  # its time will not be had either, and the row says why
+        worst = 0.0
+        for name, value in exact.items():
+            top = float(value.abs().max()) or 1.0
+            error = float((outputs[name].double() - value).abs().max()) / top
+            allowed = 2 * float((eager[name].double() - value).abs().max()) / top + torch.finfo(torch.float32).eps
+            if label == OURS and not error <= allowed:  # NaN fails too
+                raise ArithmeticError(f"{name} errs by {error:.1e} of its largest value, allowed are {allowed:.1e}")
+            worst = max(worst, error)
+        found[label] = worst
+    return found
+
+
+def measure_case(
+    case: Case, device: torch.device, clock: CpuClock | CudaClock, seconds: float = SECONDS
+) -> list[dict[str, Any]]:
     """The rows of one case, ours first; the columns are those of :func:`table`, without the device's limits."""
     operator = OPERATORS[case.op]
     row = {
         "case": str(case), "op": case.op, "mode": case.mode, "dtype": case.type_name, "shape": list(case.shape),
-        "c_out": case.c_out, "layout": case.layout,
+        "c_out": case.shape[1], "layout": case.layout,
     }  # fmt: skip
     try:
         found = errors(case, device)
     except Exception as error:
         return [{**row, "way": OURS, "skipped": f"not timed: {first_line(error)}"}]
-    inputs = inputs_of(case, device)
-    ways, room = operator.ways(case, device.type), clock.room()
-    lack = "needs {:.0f} GiB, {:.0f} GiB may be had"
-    too_large = {label: lack.format(w.memory / 2**30, room / 2**30) for label, w in ways.items() if w.memory > room}
-    calls = {label: call_of(case, way, inputs) for label, way in ways.items() if label not in too_large}
+    inputs, ways, room = inputs_of(case, device), operator.ways(case, device.type), clock.room()
+    calls = {label: call_of(case, way, inputs) for label, way in ways.items() if way.memory <= room}
     times = measure(calls, clock, seconds, lambda label: float32_products(ways[label].tf32))
     torch._dynamo.reset()
     if work := operator.work(case, device.type):
-        row |= {"bytes": work.bytes, "operations": work.operations, "unit": work.unit}
+        row |= work._asdict()
     ours, rows = times[OURS], []
     for label, way in ways.items():
-        taken = times.get(label, too_large.get(label, ""))
+        too_large = f"needs {way.memory / 2**30:.0f} GiB, {room / 2**30:.0f} GiB may be had"
+        taken = times.get(label, too_large)
         if isinstance(taken, str):
-            rows.append({**row, "way": label, "equal": way.equal, "skipped": taken})
-            continue
-        rows.append(
-            {
-                **row, "way": label, "equal": way.equal, "median_ms": taken.median, "spread_ms": taken.spread,
-                "best_ms": taken.best, "launch_ms": taken.launch, "repeats": taken.repeats, "peak_bytes": taken.peak,
-                "speedup": taken.typical / ours.typical if isinstance(ours, Times) else None,
+            taken_row: dict[str, Any] = {"skipped": taken}
+        else:
+            taken_row = {
+                "median_ms": taken.median, "spread_ms": taken.spread, "best_ms": taken.best,
+                "launch_ms": taken.launch, "repeats": taken.repeats, "peak_bytes": taken.peak,
+                "speedup": taken.typical / ours.typical if not isinstance(ours, str) else None,
                 "max_error": found.get(label),
-            }
-        )  # fmt: skip
+            }  # fmt: skip
+        rows.append({**row, "way": label, "equal": way.equal, **taken_row})
     return rows
 
 
@@ -185,10 +238,6 @@ def _provenance(device: torch.device, command: str) -> dict[str, Any]:
         "commit": files.commit(),
         "command": command,
     }
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
+from nsrlib.bench.clock import cpu_threads
 from nsrlib.evaluation import pick_device
 
 if TYPE_CHECKING:
@@ -46,13 +47,10 @@ def latency(
         if number is not None and number < 1:
             raise ValueError(f"{name} must be at least 1, got {number}")
     chosen = pick_device(device)
-    before = torch.get_num_threads()
-    if threads:
-        torch.set_num_threads(threads)
     rows = []
     ready = {label: model.to(chosen).eval() for label, model in models.items()}
     thumbnail = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    try:
+    with cpu_threads(threads):
         for h, w in sizes:
             x = F.interpolate(thumbnail, size=(h, w), mode="bilinear", align_corners=False).to(chosen)
             best = dict.fromkeys(ready, float("inf"))
@@ -62,10 +60,8 @@ def latency(
                     if turn:  # the first turn warms up
                         best[label] = min(best[label], seconds)
             rows += [{"model": label, "input": f"{w}x{h}", "seconds": s} for label, s in best.items()]
-    finally:
-        torch.set_num_threads(before)
     table = pd.DataFrame(rows)
-    table.attrs = {"device": str(chosen), "threads": threads or before, "repeats": repeats}
+    table.attrs = {"device": str(chosen), "threads": threads or torch.get_num_threads(), "repeats": repeats}
     return table
 
 

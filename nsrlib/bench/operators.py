@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from nsrlib.models import create_model, optimise
 from nsrlib.ops.adder2d import adder2d, adder2d_grads_ref, adder2d_int8, adder2d_int8_ref, adder2d_ref
 from nsrlib.ops.bsconv2d import bsconv2d, bsconv2d_ref
 from nsrlib.ops.mixed_conv2d import mixed_conv2d, mixed_conv2d_ref
@@ -23,11 +24,10 @@ Layout = Literal["NCHW", "channels last"]
 
 @dataclass(frozen=True)
 class Case:
-    """An operator at one input ``shape``, ``(N, C, H, W)``; ``backward`` asks for the gradients of all inputs too."""
+    """An operator from one ``shape``, ``(N, C, H, W)``, to ``C`` channels; ``backward``: with all inputs' gradients."""
 
     op: str
     shape: tuple[int, int, int, int]
-    c_out: int
     dtype: torch.dtype = torch.float32
     layout: Layout = "NCHW"
     backward: bool = False
@@ -42,7 +42,7 @@ class Case:
 
     def __str__(self) -> str:
         size = "x".join(map(str, self.shape))
-        return f"{self.op} {self.mode} {self.type_name} {size} to {self.c_out}, {self.layout}"
+        return f"{self.op} {self.mode} {self.type_name} {size} to {self.shape[1]}, {self.layout}"
 
 
 @dataclass(frozen=True)
@@ -89,14 +89,20 @@ def draw(*size: int, scale: float = 1.0) -> Tensor:
 def _library(run: Callable[..., Tensor], case: Case, device: str, name: str, **options: Any) -> dict[str, Way]:
     """A formulation of library calls as users run it: both layouts, TF32 off and on, and compiled."""
     found: dict[str, Way] = {}
-    for tf32 in (False, True) if device == "cuda" and case.dtype == torch.float32 else (False,):
-        suffix = "" if device == "cpu" or case.dtype != torch.float32 else f", TF32 {'on' if tf32 else 'off'}"
+    suffixes = (
+        {", TF32 off": False, ", TF32 on": True} if device == "cuda" and case.dtype == torch.float32 else {"": False}
+    )
+    for suffix, tf32 in suffixes.items():
         found |= {
             f"{name}{suffix}": Way(run, tf32=tf32, **options),
             f"{name} channels last{suffix}": Way(run, nhwc, tf32=tf32, **options),
             f"{name} channels last, torch.compile{suffix}": Way(run, nhwc, tf32=tf32, compiled=True, **options),
         }
     return found
+
+
+def _eager(ways: dict[str, Way]) -> dict[str, Way]:
+    return {label: way for label, way in ways.items() if not way.compiled}
 
 
 # --- adder2d ----------------------------------------------------------------------------------------------------------
@@ -132,11 +138,12 @@ def _convolution(x: Tensor, weight: Tensor) -> Tensor:
 
 def _taps(case: Case) -> int:
     n, c, h, w = case.shape
-    return n * h * w * c * 9 * case.c_out
+    return n * h * w * c * 9 * c
 
 
 def _adder_inputs(case: Case) -> Inputs:
-    return {"x": draw(*case.shape), "weight": draw(case.c_out, case.shape[1], 3, 3)}
+    c = case.shape[1]
+    return {"x": draw(*case.shape), "weight": draw(c, c, 3, 3)}
 
 
 def _adder_ways(case: Case, device: str) -> dict[str, Way]:
@@ -147,17 +154,13 @@ def _adder_ways(case: Case, device: str) -> dict[str, Way]:
         "broadcast, torch.compile": Way(_broadcast, compiled=True),
         # its gradient is the sign's; on CUDA its backward pass fills such a tensor
         "torch.cdist": Way(_cdist, equal=not case.backward, memory=size if case.backward and device == "cuda" else 0),
-        **{
-            label: replace(way, equal=False)
-            for label, way in _library(_convolution, case, device, "convolution of that shape").items()
-            if not way.compiled
-        },
+        **_eager(_library(_convolution, case, device, "convolution of that shape", equal=False)),
     }
 
 
 def _adder_work(case: Case, device: str) -> Work:
     n, c, h, w = case.shape
-    tensors = n * h * w * (c + case.c_out) + 9 * c * case.c_out
+    tensors = n * h * w * 2 * c + 9 * c * c
     # Instructions a tap: two additions forward; a saturating addition and a multiply-add for the input's gradient, one
     # multiply-add for the weight's. The matrix rate of a CPU counts operations, two for each multiply-add.
     per_tap = (5 if case.backward else 2) if device == "cuda" else (8 if case.backward else 2)
@@ -166,38 +169,40 @@ def _adder_work(case: Case, device: str) -> Work:
 
 
 def _int8_inputs(case: Case) -> Inputs:
-    shapes = {"x": case.shape, "weight": (case.c_out, case.shape[1], 3, 3)}
+    shapes = {"x": case.shape, "weight": (case.shape[1], case.shape[1], 3, 3)}
     return {name: torch.randint(-128, 128, shape, dtype=torch.int8) for name, shape in shapes.items()}
 
 
 def _int8_ways(case: Case, device: str) -> dict[str, Way]:
-    other: dict[str, Any] = {"equal": False}
+    def convolution(prepare: Callable[[Tensor], Tensor], tf32: bool = False) -> Way:
+        return Way(_convolution, prepare, equal=False, tf32=tf32)
+
     return {
         OURS: Way(lambda x, weight: adder2d_int8(x, weight, 1, 1), nhwc),
-        "convolution float32, TF32 off": Way(_convolution, Tensor.float, **other),
-        "convolution float32 channels last, TF32 off": Way(_convolution, lambda t: nhwc(t.float()), **other),
-        "convolution float32 channels last, TF32 on": Way(_convolution, lambda t: nhwc(t.float()), tf32=True, **other),
-        "convolution bfloat16 channels last": Way(_convolution, lambda t: nhwc(t.bfloat16()), **other),
-        "adder2d float32": Way(lambda x, weight: adder2d(x, weight, 1, 1), Tensor.float, **other),
+        "convolution float32, TF32 off": convolution(Tensor.float),
+        "convolution float32 channels last, TF32 off": convolution(lambda t: nhwc(t.float())),
+        "convolution float32 channels last, TF32 on": convolution(lambda t: nhwc(t.float()), tf32=True),
+        "convolution bfloat16 channels last": convolution(lambda t: nhwc(t.bfloat16())),
+        "adder2d float32": Way(lambda x, weight: adder2d(x, weight, 1, 1), Tensor.float, equal=False),
     }
 
 
 def _int8_work(case: Case, device: str) -> Work:
     n, c, h, w = case.shape
-    return Work(n * h * w * (c + 4 * case.c_out) + 9 * c * case.c_out, _taps(case) // 4, "vabsdiff4")
+    return Work(n * h * w * 5 * c + 9 * c * c, _taps(case) // 4, "vabsdiff4")
 
 
 # --- bsconv2d ---------------------------------------------------------------------------------------------------------
 
 
 def _bsconv_inputs(case: Case) -> Inputs:
-    n, c, h, w = case.shape
+    c = case.shape[1]
     return {
         "x": draw(*case.shape),
-        "pointwise": draw(case.c_out, c, 1, 1, scale=c**-0.5),
-        "depthwise": draw(case.c_out, 1, 3, 3, scale=1 / 3),
-        "bias": draw(case.c_out),
-        "residual": draw(n, case.c_out, h, w),
+        "pointwise": draw(c, c, 1, 1, scale=c**-0.5),
+        "depthwise": draw(c, 1, 3, 3, scale=1 / 3),
+        "bias": draw(c),
+        "residual": draw(*case.shape),
     }
 
 
@@ -225,13 +230,10 @@ def _bsconv_ways(case: Case, device: str) -> dict[str, Way]:
 
 def _bsconv_work(case: Case, device: str) -> Work:
     n, c, h, w = case.shape
-    pixels = n * h * w
-    tensors = pixels * (c + 2 * case.c_out)  # x, residual, y
-    per_pixel = 2 * case.c_out * (c + 9)
-    times = 3 if case.backward else 1
-    # backward: x, dy and what recomputes the GELU are read, both gradients written
-    total = 2 * tensors + pixels * case.c_out if case.backward else tensors
-    return Work(total * case.dtype.itemsize, times * pixels * per_pixel, _matrix_unit(case, device))
+    # x, residual, y; backward: x, dy and what recomputes the GELU are read, both gradients written
+    tensors, times = (7, 3) if case.backward else (3, 1)
+    values = n * h * w * c
+    return Work(tensors * values * case.dtype.itemsize, times * values * 2 * (c + 9), _matrix_unit(case, device))
 
 
 def _matrix_unit(case: Case, device: str) -> str:
@@ -250,7 +252,7 @@ def _mixed_inputs(case: Case) -> Inputs:
     n, c = case.shape[:2]
     return {
         "x": draw(*case.shape),
-        "weight": draw(GROUPS * case.c_out, c, 3, 3, scale=(9 * c) ** -0.5),
+        "weight": draw(GROUPS * c, c, 3, 3, scale=(9 * c) ** -0.5),
         "gate": draw(n, GROUPS, CARDINALS).softmax(1),
     }
 
@@ -272,7 +274,7 @@ def _grouped_hard(x: Tensor, weight: Tensor, gate: Tensor) -> Tensor:
 
 def _mixed_ways(case: Case, device: str, mode: Any) -> dict[str, Way]:
     def plain(x: Tensor, weight: Tensor, gate: Tensor) -> Tensor:
-        return F.conv2d(x, weight[: case.c_out], padding=1)
+        return _convolution(x, weight[: case.shape[1]])
 
     # the library's grouped convolution, which ours is on a CPU, folds the batch into the channels
     own = nhwc if device == "cuda" else Way.prepare
@@ -281,20 +283,105 @@ def _mixed_ways(case: Case, device: str, mode: Any) -> dict[str, Way]:
     return {
         OURS: Way(lambda x, weight, gate: mixed_conv2d(x, weight, gate, None, 1, 1, mode=mode), own),
         **_library(grouped, case, device, "grouped convolution"),
-        **{label: way for label, way in _library(wide, case, device, "k convolutions").items() if not way.compiled},
-        **({} if case.backward else {label: way for label, way in single.items() if not way.compiled}),
+        **_eager(_library(wide, case, device, "k convolutions")),
+        **({} if case.backward else _eager(single)),
     }
 
 
 def _mixed_work(case: Case, device: str) -> Work:
     n, c, h, w = case.shape
-    tensors = n * h * w * (c + case.c_out) + 9 * c * GROUPS * case.c_out
+    tensors = n * h * w * 2 * c + 9 * c * GROUPS * c
     times = 2 if case.backward else 1
     return Work(times * tensors * case.dtype.itemsize, (2 * times - 1) * 2 * _taps(case), _matrix_unit(case, device))
 
 
-ADDER2D = Operator(_adder_inputs, _broadcast, _adder_ways, _adder_work)
-ADDER2D_INT8 = Operator(_int8_inputs, lambda x, weight: adder2d_int8_ref(x, weight, 1, 1), _int8_ways, _int8_work)
-BSCONV2D = Operator(_bsconv_inputs, _bsconv, _bsconv_ways, _bsconv_work)
-MIXED_CONV2D = Operator(_mixed_inputs, _soft, lambda case, device: _mixed_ways(case, device, "soft"), _mixed_work)
-MIXED_CONV2D_HARD = Operator(_mixed_inputs, _hard, lambda case, device: _mixed_ways(case, device, "hard"), _mixed_work)
+# --- BSRN end to end --------------------------------------------------------------------------------------------------
+
+
+def _network(name: str) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return create_model(name, 4).double().eval()  # fused in float64 too
+
+
+def _bsrn_ways(case: Case, device: str) -> dict[str, Way]:
+    bsrn, rfdn = _network("bsrn"), _network("rfdn")
+
+    def way(network: nn.Module, **options: Any) -> Way:
+        ready = network.to(device, case.dtype)
+        return Way(lambda x: ready(x), **options)
+
+    library, triton = (way(optimise(bsrn, device, kernels)) for kernels in ("library", "triton"))
+    return {
+        OURS: triton if device == "cuda" else library,
+        **({"BSRN, fused, library convolutions": library} if device == "cuda" else {}),
+        "BSRN, as published": way(bsrn),
+        "RFDN, as published": way(rfdn, equal=False),
+        "RFDN, channels last": way(optimise(rfdn, device), equal=False),
+        "RFDN, channels last, torch.compile": way(optimise(rfdn, device), equal=False, compiled=True),
+    }
+
+
+OPERATORS: dict[str, Operator] = {
+    "adder2d": Operator(_adder_inputs, _broadcast, _adder_ways, _adder_work),
+    "adder2d_int8": Operator(_int8_inputs, lambda x, weight: adder2d_int8_ref(x, weight, 1, 1), _int8_ways, _int8_work),
+    "bsconv2d": Operator(_bsconv_inputs, _bsconv, _bsconv_ways, _bsconv_work),
+    "mixed_conv2d": Operator(_mixed_inputs, _soft, partial(_mixed_ways, mode="soft"), _mixed_work),
+    "mixed_conv2d_hard": Operator(_mixed_inputs, _hard, partial(_mixed_ways, mode="hard"), _mixed_work),
+    "bsrn_x4": Operator(
+        lambda case: {"x": torch.rand(case.shape, dtype=torch.float64)},
+        lambda x: _network("bsrn").to(x)(x),
+        _bsrn_ways,
+        lambda case, device: None,
+    ),
+}
+
+
+def cases_of(device: str = "cuda") -> list[Case]:
+    """What is measured on ``"cuda"`` or ``"cpu"``, the most important first."""
+    f32, f16, bf16 = torch.float32, torch.float16, torch.bfloat16
+    last: Layout = "channels last"
+    patches, wide_patches, frame, frame_2 = (16, 64, 48, 48), (16, 256, 48, 48), (1, 64, 180, 320), (1, 64, 360, 640)
+    if device == "cpu":
+        return [
+            Case("adder2d", (8, 64, 32, 32), backward=True),
+            Case("adder2d", (8, 64, 32, 32)),
+            Case("bsconv2d", frame),
+            Case("bsrn_x4", (1, 3, 180, 320)),
+            Case("bsconv2d", patches, backward=True),
+            Case("mixed_conv2d", patches),
+            Case("mixed_conv2d_hard", patches),
+            Case("mixed_conv2d", patches, backward=True),
+            Case("bsconv2d", frame, bf16),
+            Case("adder2d", frame),
+        ]
+    return [
+        Case("adder2d", patches),
+        Case("adder2d_int8", patches, torch.int8, last),
+        Case("bsconv2d", frame_2, bf16, last),
+        Case("mixed_conv2d", patches, bf16, last),
+        Case("mixed_conv2d_hard", patches, bf16, last),
+        Case("bsrn_x4", (1, 3, 180, 320)),
+        Case("bsrn_x4", (1, 3, 360, 640), f16),
+        Case("adder2d", patches, backward=True),
+        Case("bsconv2d", frame, bf16, last),
+        Case("bsconv2d", frame_2, f32, last),
+        Case("mixed_conv2d", patches, f32, last),
+        Case("mixed_conv2d", patches, bf16, last, backward=True),
+        Case("adder2d", wide_patches),
+        Case("adder2d_int8", wide_patches, torch.int8, last),
+        Case("adder2d", frame),
+        Case("adder2d_int8", frame_2, torch.int8, last),
+        Case("bsconv2d", patches, bf16, last, backward=True),
+        Case("bsconv2d", patches, f32, last, backward=True),
+        Case("adder2d", wide_patches, backward=True),
+        Case("adder2d", patches, f32, last),
+        Case("adder2d", patches, bf16),
+        Case("bsconv2d", (1, 256, 180, 320), bf16, last),
+        Case("bsconv2d", frame_2, f16, last),
+        Case("bsrn_x4", (1, 3, 180, 320), f16),
+        Case("mixed_conv2d_hard", patches, f32, last),
+        Case("mixed_conv2d", (16, 128, 48, 48), bf16, last),
+        Case("adder2d", frame_2),
+        Case("adder2d", patches, bf16, backward=True),
+    ]

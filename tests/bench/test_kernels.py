@@ -16,10 +16,9 @@ import torch
 
 from nsrlib.bench import clock as clocks
 from nsrlib.bench import kernels
-from nsrlib.bench.cases import OPERATORS, call_of, cases_of, errors, inputs_of
 from nsrlib.bench.clock import CpuClock, CudaClock, Times, float32_products, measure
-from nsrlib.bench.kernels import BARS, verdicts
-from nsrlib.bench.operators import GROUPS, OURS, Case, Way
+from nsrlib.bench.kernels import BARS, call_of, errors, inputs_of, verdicts
+from nsrlib.bench.operators import GROUPS, OPERATORS, OURS, Case, Way, cases_of
 
 CPU = torch.device("cpu")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -30,7 +29,7 @@ def small(case: Case, channels: int = 16) -> Case:
     """The same on few channels and pixels; BSRN itself needs 15x15."""
     if case.op == "bsrn_x4":
         return replace(case, shape=(1, 3, 15, 16))
-    return replace(case, shape=(2, channels, 6, 5), c_out=channels)
+    return replace(case, shape=(2, channels, 6, 5))
 
 
 # --- cases and the ways to compute them -------------------------------------------------------------------------------
@@ -61,7 +60,7 @@ def test_equal_ways_compute_the_same_in_float64(op, backward):
     if backward and op in ("adder2d_int8", "mixed_conv2d_hard", "bsrn_x4"):
         pytest.skip("forward only")
     shape = (1, 3, 15, 16) if op == "bsrn_x4" else (2, 16, 6, 5)
-    case = Case(op, shape, 3 if op == "bsrn_x4" else 16, torch.float64, backward=backward)
+    case = Case(op, shape, torch.float64, backward=backward)
     if op == "adder2d_int8":
         case = replace(case, dtype=torch.int8)
     inputs = inputs_of(case, CPU)
@@ -96,7 +95,7 @@ def test_every_way_of_the_gpu_s_cases_runs(case):
 def test_work_is_counted_as_pytorch_counts_it(op):
     from torch.utils.flop_counter import FlopCounterMode
 
-    case = Case(op, (2, 16, 6, 5), 16)
+    case = Case(op, (2, 16, 6, 5))
     inputs = inputs_of(case, CPU)
     with FlopCounterMode(display=False) as counter:
         call_of(case, OPERATORS[op].ways(case, "cpu")[OURS], inputs)()
@@ -112,7 +111,7 @@ def test_work_is_counted_as_pytorch_counts_it(op):
 
 @pytest.mark.parametrize("case", cases_of(DEVICE.type), ids=str)
 def test_ours_pass_the_gate(case):
-    found = errors(replace(case, shape=(1, min(case.shape[1], 64), *case.shape[2:]), c_out=min(case.c_out, 64)), DEVICE)
+    found = errors(replace(case, shape=(1, min(case.shape[1], 64), *case.shape[2:])), DEVICE)
     assert next(iter(found)) == OURS
     bound = 1e-5 if case.dtype == torch.float32 else 0.02
     assert all(error < bound for error in found.values()), found
@@ -139,7 +138,7 @@ def test_nan_does_not_pass_the_gate(monkeypatch):
     )
     monkeypatch.setitem(OPERATORS, "adder2d", nan)
     with pytest.raises(ArithmeticError, match="y errs by nan"):
-        errors(Case("adder2d", TINY, 8), CPU)
+        errors(Case("adder2d", TINY), CPU)
 
 
 def test_float32_settings_are_put_back():
@@ -297,7 +296,7 @@ def test_the_kernel_that_counts_additions_adds(monkeypatch):
                     monkeypatch.setattr(module, name, InterpretedFunction(value.fn))
     x = torch.arange(2048.0, device=DEVICE)
     y = torch.full_like(x, torch.nan)
-    launch, count = clocks.rate_launch("additions", x, y, 3)
+    launch, count = clocks.rate_launch(x, y, 3)
     launch.run()
     assert torch.equal(y, 49 * x)
     assert count == 2048 * 48
@@ -316,7 +315,7 @@ def quick(monkeypatch):
 
     for name in ("adder2d", "bsconv2d"):
         monkeypatch.setitem(OPERATORS, name, without_compiled(OPERATORS[name]))
-    found = [Case("adder2d", TINY, 8, backward=True), Case("bsconv2d", TINY, 8)]
+    found = [Case("adder2d", TINY, backward=True), Case("bsconv2d", TINY)]
     monkeypatch.setattr(kernels, "cases_of", lambda device: found)
     monkeypatch.setattr(kernels, "limits", lambda *args: {"copy": 1e10, "float32": 1e11})
 
@@ -378,8 +377,8 @@ def test_an_interrupted_run_keeps_what_it_has_and_goes_on(quick, tmp_path, monke
 def test_what_no_longer_fits_the_budget_is_left_out_and_said(quick, tmp_path, monkeypatch):
     now = iter(range(0, 10_000, 100))
     monkeypatch.setattr(kernels.time, "monotonic", lambda: next(now))  # every look at the clock costs 100 s
-    case = Case("bsconv2d", TINY, 8)
-    monkeypatch.setattr(kernels, "cases_of", lambda device: [Case("adder2d", TINY, 8, backward=True), case, case])
+    case = Case("bsconv2d", TINY)
+    monkeypatch.setattr(kernels, "cases_of", lambda device: [Case("adder2d", TINY, backward=True), case, case])
     # the second case takes 100 s; the third would begin at 500 s and end after 9 minutes
     table, said = quick(tmp_path / "cpu.json", budget=9)
     assert list(table["case"].unique()) == ["adder2d forward+backward float32 2x8x6x5 to 8, NCHW", str(case)]
@@ -390,7 +389,7 @@ def test_what_no_longer_fits_the_budget_is_left_out_and_said(quick, tmp_path, mo
 
 def test_what_needs_too_much_memory_is_skipped_with_the_reason(quick, monkeypatch):
     monkeypatch.setattr(CpuClock, "room", lambda self: 1000)
-    rows = kernels.measure_case(Case("adder2d", TINY, 8), CPU, CpuClock(), 1e-3)
+    rows = kernels.measure_case(Case("adder2d", TINY), CPU, CpuClock(), 1e-3)
     by_way = {row["way"]: row for row in rows}
     assert by_way["broadcast"]["skipped"] == "needs 0 GiB, 0 GiB may be had"
     assert by_way[OURS]["median_ms"] > 0
