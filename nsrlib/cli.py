@@ -196,7 +196,7 @@ def report(run: Annotated[Path, typer.Argument(help="The folder of a run or of a
     from nsrlib import runs
     from nsrlib.runs import sweeps
 
-    typer.echo((sweeps if sweeps.is_sweep(run) else runs).report(run))
+    typer.echo((sweeps if (run / "sweep.json").exists() else runs).report(run))
 
 
 @app.command()

@@ -200,7 +200,7 @@ def test_wrong_usage_has_status_two(nsr, arguments):
         ("data fetch manga109", "its licence forbids redistribution"),
         ("data fetch set5", "set5"),
         ("data verify set55", "unknown data set 'set55'"),
-        ("report nowhere", "no run folder.*nowhere"),
+        ("report nowhere", "no run in nowhere"),
         ("reproduce bsrm", r"no notebook 'bsrm' \(did you mean 'bsrn'\?\)"),
         ("reproduce bsrn --profile quik", r"no profile 'quik' \(did you mean 'quick'\?\)"),
         ("reproduce bsrn -p max_imagse=3", r"no parameter 'max_imagse' in bsrn \(did you mean 'max_images'\?\)"),

@@ -30,11 +30,10 @@ import time
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from nsrlib import papers
+from nsrlib import __version__, papers
 from nsrlib.files import ROOT, commit, versions
 from nsrlib.runs import pages
 from nsrlib.runs.grids import as_text
@@ -172,27 +171,12 @@ def reproduce(
 
 
 def report(folder: str | Path) -> Path:
-    """Build ``index.html`` from what lies in a run folder, and return its path.
-
-    A damaged or missing part is named on the page and leaves the rest as it is. Nothing is measured or run again.
+    """Build ``index.html`` from what lies in a run folder, and return its path. Nothing is measured or run again.
 
     Raises:
-        FileNotFoundError: ``folder`` is not a directory.
+        ValueError: there is no run, or its ``run.json`` is damaged. Any other damaged part is named on the page.
     """
-    folder = Path(folder).resolve()
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no run folder {folder}")
-    problems = []
-    try:
-        run = Run.load(folder)
-    except ValueError as error:
-        problems = [str(error)]
-        found = [*folder.glob("notebooks/*.ipynb"), *folder.glob("results/*.json")]
-        if not found:
-            raise ValueError(f"{folder.name} is no run folder: it has no run.json, results/ or notebooks/") from None
-        names = sorted({path.name.split(".")[0] for path in found} - {""})
-        run = Run(folder, "", [NotebookRun(name, "unknown") for name in names], status="unknown")
-    return pages.write_page(run, problems)
+    return pages.write_page(Run.load(folder))
 
 
 def summary(run: Run) -> str:
@@ -250,7 +234,7 @@ def about(words: Iterable[str], profile: str, parameters: Mapping[str, Any]) -> 
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": shlex.join(["nsr", *words, "--profile", profile, *given]),
         "git": commit(),
-        "versions": {**versions(), "nsrlib": metadata.version("nsrlib")},
+        "versions": versions() | {"nsrlib": __version__},
         "machine": f"{platform.system()} {platform.machine()}",
     }
 

@@ -39,15 +39,13 @@ def next_attempt(folder: Path, key: str) -> Path:
 
 def job_of(this: Sweep, run: SweepRun, source: Path, timeout: float | None) -> dict[str, Any]:
     """All that a worker needs to know for :func:`run_one`."""
+    options = {"profile": this.profile, "parameters": run.parameters, "timeout": timeout}
     return {
-        "paper": this.paper,
-        "profile": this.profile,
-        "parameters": run.parameters,
-        "key": run.key,
         "folder": str(this.folder),
-        "source": str(source),
-        "timeout": timeout,
-        "notebook_sha256": this.about["notebook_sha256"],
+        "key": run.key,
+        "notebook": str(source / f"{this.paper}.ipynb"),
+        "sha256": this.about["notebook_sha256"],
+        "options": options,
     }
 
 
@@ -58,7 +56,7 @@ def run_one(job: Mapping[str, Any]) -> float:
         RunFailed: the notebook failed; its folder stays in ``attempts``.
         FileNotFoundError: this worker does not see the sweep's folder.
     """
-    folder, source, key = Path(job["folder"]), Path(job["source"]), job["key"]
+    folder, notebook, key = Path(job["folder"]), Path(job["notebook"]), job["key"]
     if not (folder / "sweep.json").exists():
         raise FileNotFoundError(
             f"the worker on {socket.gethostname()} does not see the sweep's folder; all need one file system"
@@ -66,21 +64,12 @@ def run_one(job: Mapping[str, Any]) -> float:
     final = folder / "runs" / key
     if done := finished(final):
         return done.notebooks[0].seconds  # by a worker that was thought lost
-    if notebooks.digest(source / f"{job['paper']}.ipynb") != job["notebook_sha256"]:
-        raise RunFailed(f"{job['paper']}.ipynb was changed while the sweep ran; start it again")
+    if notebooks.digest(notebook) != job["sha256"]:
+        raise RunFailed(f"{notebook.name} was changed while the sweep ran; start it again")
     place = next_attempt(folder, key)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    run = batch.reproduce(
-        job["paper"],
-        profile=job["profile"],
-        parameters=job["parameters"],
-        out=place,
-        jobs=1,
-        timeout=job["timeout"],
-        progress=False,
-        notebooks_dir=source,
-        pages=False,
-    )
+    options = job["options"] | {"out": place, "notebooks_dir": notebook.parent}
+    run = batch.reproduce(notebook.stem, jobs=1, progress=False, pages=False, **options)
     # here and not in the run's own process, which would import nbconvert each time
     for path in (place / "notebooks").glob("[!.]*.ipynb"):
         notebooks.write_page(path, path.with_suffix(".html"), place)
@@ -88,7 +77,7 @@ def run_one(job: Mapping[str, Any]) -> float:
     run.about |= {
         "attempt": int(place.suffix[1:]),
         "threads": os.environ["OMP_NUM_THREADS"],
-        "notebook_sha256": job["notebook_sha256"],
+        "notebook_sha256": job["sha256"],
         "files": {path.relative_to(place).as_posix(): sha256_of(path) for path in sorted(numbers)},
     }
     run.save()

@@ -10,9 +10,8 @@ def changed_pixels(one: np.ndarray, other: np.ndarray, shift: int = 1, levels: i
     """Where two rendered figures show something else: ``bool`` ``(H, W)`` of the larger of both sizes.
 
     A pixel has changed if some channel lies more than ``levels`` outside the range that the other figure has within
-    ``shift`` pixels of it, seen from either side. So letters may be hinted otherwise, lines may move by a pixel and
-    pictures may differ in their last bits, but no curve, bar, word or colour may change. (A single digit may: it is as
-    small as what hinting changes. Verdict cells compare those as text.)
+    ``shift`` pixels of it, seen from either side: hinting, lines off by a pixel and last bits are no change. (Nor is a
+    single digit, which is as small; verdict cells compare those as text.)
 
     Args:
         one, other: ``uint8`` ``(H, W, 3)``. The smaller is continued in white.

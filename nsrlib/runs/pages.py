@@ -49,12 +49,12 @@ class Results(NamedTuple):
     tables: Mapping[str, list[dict[str, Any]]] = {}
 
 
-def write_page(run: Run, problems: Iterable[str] = ()) -> Path:
+def write_page(run: Run) -> Path:
     """Write ``index.html`` into the folder of ``run``, and return its path.
 
-    A damaged or missing part is named on the page, after ``problems``, and leaves the rest as it is.
+    A damaged or missing part is named on the page and leaves the rest as it is.
     """
-    folder, problems = run.folder, list(problems)
+    folder, problems = run.folder, list[str]()
     names = [n.name for n in run.notebooks]
     results = read_results(folder, problems)
     cells = {name: _cells(folder, name, problems) for name in names}

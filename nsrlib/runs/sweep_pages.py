@@ -7,7 +7,7 @@ import re
 import shutil
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +63,11 @@ def table(sweep: Sweep, results: Mapping[str, list[pages.Results]]) -> pd.DataFr
     return frame
 
 
-def write_page(sweep: Sweep, problems: Iterable[str] = ()) -> Path:
+def write_page(sweep: Sweep) -> Path:
     """Write ``sweep.csv``, the figures, the summary and ``index.html``, each whole or not at all."""
-    problems = list(problems)
     done = [run for run in sweep.runs if run.status == "ok"]
     results: dict[str, list[pages.Results]] = {}
+    problems: list[str] = []
     for run in done:
         found: list[str] = []
         results[run.key] = pages.read_results(sweep.folder / "runs" / run.key, found)

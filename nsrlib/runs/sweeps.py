@@ -1,6 +1,6 @@
 """Sweeps: one notebook, run for every point of a grid of its parameters, on the cores of this machine or on a cluster.
 
-The runs are handed to Dask (the extra ``sweep``). A sweep folder holds
+A sweep folder holds
 
     sweep.json                     what was asked for, how each run ended, versions, commit, hash of the notebook
     runs/scale-2-seed-0-1a2b3c4d/  a finished run: a folder as in :mod:`nsrlib.runs`, without a page of its own
@@ -222,33 +222,13 @@ def _clear_attempts(this: Sweep) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def is_sweep(folder: str | Path) -> bool:
-    """Whether a folder is that of a sweep, damaged or not, and not of a run."""
-    folder = Path(folder)
-    return (folder / "sweep.json").exists() or ((folder / "runs").is_dir() and not (folder / "run.json").exists())
-
-
 def report(folder: str | Path) -> Path:
     """Build table, figures and page of a sweep folder from what lies in it, and return the page. Nothing is run.
 
     Raises:
-        FileNotFoundError: ``folder`` is not a directory.
-        ValueError: it holds no sweep.
+        ValueError: it holds no sweep, or its ``sweep.json`` is damaged.
     """
-    folder = Path(folder).resolve()
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no sweep folder {folder}")
-    try:
-        return sweep_pages.write_page(Sweep.load(folder))
-    except ValueError as error:
-        done = [run for path in sorted((folder / "runs").glob("*/run.json")) if (run := finished(path.parent))]
-        if not done:
-            raise
-        # the plan is lost, the runs are not
-        found = [SweepRun(run.folder.name, run.parameters, "ok") for run in done]
-        sweep = Sweep(folder, done[0].notebooks[0].name, done[0].profile, found, "unknown", about=done[0].about)
-        sweep.look()
-        return sweep_pages.write_page(sweep, [f"{error}; the finished runs are shown"])
+    return sweep_pages.write_page(Sweep.load(folder))
 
 
 def summary(sweep: Sweep) -> str:

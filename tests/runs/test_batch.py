@@ -406,20 +406,12 @@ def test_damaged_parts_are_named_and_the_rest_is_shown(copy):
     assert "29.50" in page
 
 
-def test_a_folder_without_a_record_still_gets_a_page(copy):
-    (copy / "run.json").unlink()
-    page = report(copy).read_text()
-    assert "no run in" in page
-    assert "29.50" in page
-
-
 def test_a_folder_without_a_run_is_left_alone(tmp_path):
     (tmp_path / "index.html").write_text("somebody's own page")
-    with pytest.raises(ValueError, match="is no run folder"):
-        report(tmp_path)
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(ValueError, match=r"no run in .*: No such file or directory \(run\.json\)"):
+            report(folder)
     assert (tmp_path / "index.html").read_text() == "somebody's own page"
-    with pytest.raises(FileNotFoundError, match="no run folder"):
-        report(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(

@@ -274,14 +274,14 @@ def test_a_changed_notebook_is_run_anew(run_sweep, in_line, tmp_path, source):
 
 def test_a_notebook_that_changes_during_the_sweep_stops_the_run(source, tmp_path, pretended):
     (tmp_path / "sweep.json").touch()
-    job = {"folder": str(tmp_path), "source": str(source), "key": "k", "paper": "tiny", "notebook_sha256": "other"}
+    job = {"folder": str(tmp_path), "notebook": str(source / "tiny.ipynb"), "key": "k", "sha256": "other"}
     with pytest.raises(cluster.RunFailed, match=r"tiny\.ipynb was changed while the sweep ran; start it again"):
         cluster.run_one(job)
 
 
 def test_a_worker_that_does_not_see_the_folder_says_so(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not see the sweep's folder; all need one file system"):
-        cluster.run_one({"folder": str(tmp_path / "elsewhere"), "source": "", "key": "k"})
+        cluster.run_one({"folder": str(tmp_path / "elsewhere"), "notebook": "", "key": "k"})
 
 
 def test_two_workers_on_the_same_run_leave_one_result(run_sweep, in_line, monkeypatch, tmp_path):
@@ -290,7 +290,7 @@ def test_two_workers_on_the_same_run_leave_one_result(run_sweep, in_line, monkey
     job = cluster.job_of(done, done.runs[0], tmp_path, None)
     late = cluster.next_attempt(done.folder, done.runs[0].key)  # a worker that was thought lost begins ...
     late.rmdir()
-    monkeypatch.setattr(notebooks, "digest", lambda path: job["notebook_sha256"])
+    monkeypatch.setattr(notebooks, "digest", lambda path: job["sha256"])
     looked = iter([None, Run.load(final)])  # ... before the other one has finished
     monkeypatch.setattr(cluster, "finished", lambda place: next(looked))
     before = (final / "run.json").read_bytes()
@@ -369,22 +369,15 @@ def test_a_second_report_is_the_same(wide):
     assert {p: p.read_bytes() for p in files} == files
 
 
-def test_a_folder_whose_plan_is_damaged_still_gets_a_page_of_its_finished_runs(wide):
-    (wide.folder / "sweep.json").write_text('{"runs": [')
-    page = sweeps.report(wide.folder).read_text()
-    assert "sweep.json in" in page
-    assert "is damaged" in page
-    assert "6 of 6 runs ended well" in page
-
-
-def test_a_folder_without_a_sweep_is_left_alone(tmp_path):
+def test_a_folder_without_a_whole_sweep_is_left_alone(tmp_path):
     (tmp_path / "index.html").write_text("somebody's own page")
-    assert not sweeps.is_sweep(tmp_path)
-    with pytest.raises(ValueError, match="no sweep in"):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(ValueError, match=r"no sweep in .*: No such file or directory \(sweep\.json\)"):
+            sweeps.report(folder)
+    (tmp_path / "sweep.json").write_text('{"runs": [')
+    with pytest.raises(ValueError, match=r"sweep\.json in .* is damaged: JSONDecodeError"):
         sweeps.report(tmp_path)
     assert (tmp_path / "index.html").read_text() == "somebody's own page"
-    with pytest.raises(FileNotFoundError, match="no sweep folder"):
-        sweeps.report(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
