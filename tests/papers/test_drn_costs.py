@@ -16,7 +16,7 @@ from nsrlib.bench.networks import latency
 from nsrlib.complexity import count
 from nsrlib.models.drn import DRN, full_widths, uniform_widths
 from nsrlib.papers.drn.costs import channel_costs, complexity_table, widths_at_cost
-from nsrlib.papers.drn.surgery import keep_channels, masked, shrink
+from nsrlib.papers.drn.pruning import keep_channels, masked, shrink
 
 # --- cost -------------------------------------------------------------------------------------------------------------
 

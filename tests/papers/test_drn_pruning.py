@@ -12,9 +12,8 @@ from small_drn import batches, by_norm, duals_of, half_of, net, patches, windows
 
 from nsrlib.models.drn import DRN, full_widths, uniform_widths
 from nsrlib.papers.drn.criteria import CRITERIA, LayerStatistics, layer_statistics, select_channels
-from nsrlib.papers.drn.pruning import LayerPruning, fine_tune, prune
+from nsrlib.papers.drn.pruning import LayerPruning, fine_tune, masked, prune, shrink
 from nsrlib.papers.drn.search import ClosedLoop
-from nsrlib.papers.drn.surgery import masked, shrink
 from nsrlib.training import Recipe
 
 # --- statistics of a layer --------------------------------------------------------------------------------------------
@@ -251,12 +250,6 @@ def test_a_pruning_that_cannot_be_is_refused(arguments, options, message):
 def test_pruning_needs_something_to_look_at():
     with pytest.raises(ValueError, match="batches is empty"):
         prune(net(), [4, 8, 8], [], "l1")
-
-
-def test_an_unknown_criterion_is_refused_for_a_layer_too():
-    s = layer_statistics(net(), net(), net().slots[1], batches(1))
-    with pytest.raises(ValueError, match=r"criterion must be one of .* got 'best'"):
-        select_channels(s, 3, "best")
 
 
 # --- fine-tuning ------------------------------------------------------------------------------------------------------

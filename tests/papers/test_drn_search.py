@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from small_drn import batches, by_norm, duals_of, net, patches
 from torch import Tensor
 
-from nsrlib.complexity import count
-from nsrlib.models.drn import DRN, dual_regression_loss, pyramid
+from nsrlib.models.drn import dual_regression_loss, pyramid
 from nsrlib.papers.drn.costs import channel_costs
+from nsrlib.papers.drn.pruning import shrink
 from nsrlib.papers.drn.search import (
     ClosedLoop,
     Relaxed,
@@ -24,7 +24,6 @@ from nsrlib.papers.drn.search import (
     search_widths,
     soft_channel_mask,
 )
-from nsrlib.papers.drn.surgery import shrink
 
 
 @pytest.mark.parametrize(
@@ -94,8 +93,7 @@ def test_the_gradient_of_the_bilevel_objective_is_that_of_finite_differences():
     def objective(at: Tensor) -> float:
         return float(relaxed.loss(fixed, at, validation))
 
-    gradient, loss = architecture_gradient(relaxed, alpha, train, validation, lr)
-    assert float(loss) == pytest.approx(objective(alpha))
+    gradient = architecture_gradient(relaxed, alpha, train, validation, lr)
     step = 1e-6
     for i in range(3):
         delta = torch.zeros_like(alpha)
@@ -104,27 +102,39 @@ def test_the_gradient_of_the_bilevel_objective_is_that_of_finite_differences():
         assert float(gradient[i, 0]) == pytest.approx(slope, rel=1e-3, abs=1e-6)
 
 
-def search(**options):
-    model = net(f=8, dtype=torch.float32)
+CANDIDATES = [candidate_widths(c, 0.3) for c in (8, 16, 16)]
+
+
+def search(candidates=CANDIDATES, model=None, **options):
+    model = model or net(f=8, dtype=torch.float32)
     duals = duals_of(model)
     before = copy.deepcopy((model.state_dict(), duals.state_dict()))
-    result = search_widths(
-        model, duals, patches(), patches(), 0.3, **{"steps": 3, "batch": 2, "alpha_lr": 0.1, **options}, progress=False
-    )
+    options = {"steps": 3, "batch": 2, "alpha_lr": 0.1, **options}
+    result = search_widths(model, duals, patches(), patches(), candidates, **options)
     for state, kept in zip((model.state_dict(), duals.state_dict()), before, strict=True):
         assert all(torch.equal(state[k], v) for k, v in kept.items())
     return result
 
 
 def test_the_search_repeats_itself_and_leaves_its_arguments_alone():
-    one, two = search(), search()
-    assert one.widths == two.widths
-    assert np.array_equal(one.probabilities, two.probabilities)
-    assert all(w in candidate_widths(c, 0.3) for w, c in zip(one.widths, (8, 16, 16), strict=True))
-    assert one.probabilities.shape == one.candidates.shape == (3, 6)
-    assert list(one.history["step"]) == [1, 2, 3]
-    assert one.multi_adds == count(DRN(2, 8, 1, one.widths), (96, 96)).multi_adds
-    assert np.isfinite(one.history.to_numpy()).all()
+    (one, p), (two, again) = search(), search()
+    assert one == two
+    assert np.array_equal(p, again)
+    assert all(w in c for w, c in zip(one, CANDIDATES, strict=True))
+    assert p.shape == (3, 6)
+    assert p.sum(1) == pytest.approx([1, 1, 1])
+
+
+def test_alpha_decays_where_the_loss_does_not_ask():
+    model = net(f=8, dtype=torch.float32)
+    with torch.no_grad():
+        for slot in model.slots:  # no mask matters
+            model.get_submodule(slot.consumer).weight.zero_()
+    _, p = search(model=model, steps=1, lr=1e-30, alpha_lr=0.01)
+    start = 1e-3 * torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+    gradient = 1e-3 * start
+    expected = (start - 0.01 * gradient / (gradient.abs() + 1e-8)).softmax(1)  # Adam's first step
+    torch.testing.assert_close(torch.tensor(p), expected, rtol=1e-6, atol=0)
 
 
 def test_a_budget_makes_the_search_pay_for_width():
@@ -132,16 +142,17 @@ def test_a_budget_makes_the_search_pay_for_width():
     costs, fixed = channel_costs(model)
     wide = [tuple(range(2, c + 1, 2))[-4:] for c in model.widths]
     budget = fixed + int(0.7 * (costs @ np.array(model.widths)))
-    free = search(candidates=wide, steps=8)
-    paid = search(candidates=wide, steps=8, cost_weight=1e5, budget=budget)
-    assert paid.multi_adds <= budget
-    assert paid.history["expected_multi_adds"].iloc[-1] < free.history["expected_multi_adds"].iloc[-1]
+    _, free = search(wide, steps=8)
+    widths, paid = search(wide, steps=8, cost_weight=1e5, budget=budget)
+    assert fixed + costs @ np.array(widths) <= budget
+    unit = costs[:, None] * np.array(wide)
+    assert (paid * unit).sum() < (free * unit).sum()
 
 
 def test_a_budget_that_is_met_costs_nothing():
     costs, fixed = channel_costs(net(f=8))
     free, met = search(), search(cost_weight=1e5, budget=fixed + int(costs @ np.array([8, 16, 16])))
-    assert np.array_equal(free.probabilities, met.probabilities)
+    assert np.array_equal(free[1], met[1])
 
 
 def test_the_likeliest_width_adds_up_equal_candidates_and_gives_way_to_a_budget():
@@ -151,8 +162,6 @@ def test_the_likeliest_width_adds_up_equal_candidates_and_gives_way_to_a_budget(
     # 0.62 nats for 4 units, against 1.95 for 40 or 1.25 for 80: the last is cheapest per unit
     assert discretise(p, candidates, costs, 0, 127) == [8, 4]
     assert discretise(p, candidates, costs, 0, 45) == [4, 4]
-    with pytest.raises(ValueError, match="the smallest candidates cost more than budget=43"):
-        discretise(p, candidates, costs, 0, 43)
 
 
 @pytest.mark.parametrize(
@@ -161,9 +170,7 @@ def test_the_likeliest_width_adds_up_equal_candidates_and_gives_way_to_a_budget(
         ({"candidates": [(1, 2)]}, "candidates must be 3 lists of one length, one for each layer"),
         ({"candidates": [(1, 2), (3, 4), (5,)]}, "3 lists of one length"),
         ({"candidates": [(1, 2), (3, 17), (5, 6)]}, r"candidates of up0\.rcab0 must be from 1 to 16, got \(3, 17\)"),
-        ({"budget": 1e9}, r"cost_weight and budget go together, got 0\.0 and 1000000000\.0"),
-        ({"cost_weight": 1.0}, r"go together, got 1\.0 and None"),
-        ({"cost_weight": 1.0, "budget": 5}, "the smallest candidates cost [0-9,]+ multiply-adds, more than budget=5"),
+        ({"budget": 5}, "the smallest candidates cost [0-9,]+ multiply-adds, more than budget=5"),
     ],
 )
 def test_a_search_that_cannot_be_is_refused(options, message):
@@ -173,4 +180,4 @@ def test_a_search_that_cannot_be_is_refused(options, message):
 
 def test_a_pruned_network_is_not_searched():
     with pytest.raises(ValueError, match="model must be unpruned"):
-        search_widths(net(widths=[4, 8, 8]), duals_of(net()), patches(), patches(), 0.3)
+        search(model=net(widths=[4, 8, 8]))

@@ -16,7 +16,6 @@ from nsrlib.images import imresize, to_tensor
 from nsrlib.papers import Job, train
 from nsrlib.papers.drn import students, studies
 from nsrlib.papers.drn.costs import channel_costs
-from nsrlib.papers.drn.students import WIDTHS
 from nsrlib.training import Recipe
 
 STUDY = studies.studies("quick")["widths"]
@@ -105,18 +104,19 @@ def test_unknown_widths_are_refused_before_anything_is_trained(trainings):
 
 
 def test_what_is_made_once_is_read_by_the_others(tmp_path):
-    path, made = tmp_path / "new" / "x.pt", []
+    out, made = str(tmp_path / "new" / "one"), []
 
     def make():
         made.append(1)
         return [torch.arange(3), 0.5]
 
-    first, second = students.once(path, make), students.once(path, make)
+    first, second = students.once(out, "x", {}, make), students.once(out, "x", {}, make)
     assert len(made) == 1
     assert torch.equal(first[0], second[0])
     assert first[1] == second[1] == 0.5
-    students.once(None, make)
-    assert len(made) == 2
+    students.once(out, "x", {"other": 1}, make)
+    students.once(None, "x", {}, make)
+    assert len(made) == 3
 
 
 @pytest.mark.parametrize("kind", [name for name in STUDY.variants if name != "unpruned"])
@@ -128,7 +128,7 @@ def test_controls_have_the_cost_of_the_searched_widths(kind):
         asked.append(budget)
         return found if budget is None else [w - 1 for w in found]
 
-    widths = students.choose_widths(WIDTHS[STUDY.settings(kind)["widths"]], parent, 0.3, 0, searched)
+    widths = students.choose_widths(students.Settings(**STUDY.settings(kind)), parent, 0, searched)
     costs, fixed = channel_costs(parent)
     cost = [fixed + int(costs @ torch.tensor(w).numpy()) for w in (widths, found)]
     if kind == "uniform":
@@ -144,18 +144,19 @@ def test_controls_have_the_cost_of_the_searched_widths(kind):
 def test_the_search_with_a_budget_keeps_to_it_and_both_halves_of_the_images_are_used(monkeypatch):
     seen, original = [], students.search_widths
 
-    def spy(model, duals, train, validation, ratio, **options):
-        seen.append((train.names, validation.names, options["candidates"]))
-        return original(model, duals, train, validation, ratio, **options)
+    def spy(model, duals, train, validation, candidates, **options):
+        seen.append((train.names, validation.names, candidates))
+        return original(model, duals, train, validation, candidates, **options)
 
     monkeypatch.setattr(students, "search_widths", spy)
     asked = SETTINGS | {"train": ["embedded_train"], "search": {"multiple": 1, "steps": 1, "batch": 2}}
-    whole, pruning, _ = students.from_settings(asked)
     parent, recipe = network(), Recipe(iterations=1, batch=2, patch=8)
     duals = studies.closed_loop(parent, recipe, 0.1, False, "embedded")["networks"]["dual"]
     costs, fixed = channel_costs(parent)
     budget = fixed + int(costs.sum() * 6)
-    plain, within = (students.searched(whole, pruning, parent, duals, recipe, None, b) for b in (None, budget))
+    plain, within = (
+        students.searched(students.Settings(**asked), parent, duals, recipe, None, b) for b in (None, budget)
+    )
     assert fixed + costs @ torch.tensor(within).numpy() <= budget
     assert all(w <= c for w, c in zip(plain, (2, 5, 11, 11, 11, 11), strict=True))
     train, validation, candidates = seen[0]
@@ -175,7 +176,7 @@ def test_stored_runs_belong_to_the_settings_of_today(study):
 
 
 def test_settings_that_mean_nothing_are_refused(trainings):
-    with pytest.raises(TypeError, match="unknown settings: gama"):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'gama'"):
         studies.compress(seed=0, **SETTINGS | {"gama": 1})
     with pytest.raises(ValueError, match="criterion must be one of drc, dcp, cp, thinet, l1, random, got 'best'"):
         studies.compress(seed=0, **SETTINGS | {"criterion": "best"})

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -19,7 +18,6 @@ from torch import Tensor, nn
 
 from nsrlib.data.patches import Batch, Patches, stream_seed
 from nsrlib.models.drn import DRN, Slot
-from nsrlib.papers.drn.surgery import convolution
 
 Criterion = Literal["drc", "dcp", "cp", "thinet", "l1", "random"]
 
@@ -122,61 +120,48 @@ class LayerStatistics:
         return among, (flat.T * cross).view(c, taps, out).sum((1, 2))
 
 
-@contextmanager
-def watch(module: nn.Module, seen: Callable[[Tensor, Tensor], None]) -> Any:
-    handle = module.register_forward_hook(lambda m, args, out: seen(args[0], out))
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
 @torch.no_grad()
 def layer_statistics(
     student: DRN, original: DRN, slot: Slot, batches: Sequence[Batch], positions: int = 256, seed: int = 0
 ) -> LayerStatistics:
     """Inputs of the layer's consumer in the partly pruned ``student``, outputs in the ``original``, at so many random
     ``positions`` per patch (all where there are fewer)."""
-    inner, outer = convolution(student, slot.consumer), convolution(original, slot.consumer)
+    inner, outer = (cast(nn.Conv2d, network.get_submodule(slot.consumer)) for network in (student, original))
     taps, c = inner.weight[0, 0].numel(), inner.in_channels
     gram = torch.zeros(c * taps + 1, c * taps + 1, dtype=torch.float64)
     cross = torch.zeros(c * taps + 1, inner.out_channels, dtype=torch.float64)
     energy, samples = 0.0, 0
     generator = torch.Generator().manual_seed(seed)
-    found: dict[str, Tensor] = {}
+    seen: dict[str, Tensor] = {}
     for batch in batches:
-        with watch(inner, lambda x, y: found.update(x=x)), watch(outer, lambda x, y: found.update(y=y)):
+        with (
+            inner.register_forward_hook(lambda m, args, out: seen.update(x=args[0])),
+            outer.register_forward_hook(lambda m, args, out: seen.update(y=out)),
+        ):
             student(batch.input)
             original(batch.input)
-        windows = nn.functional.unfold(found["x"], inner.kernel_size, padding=inner.padding)  # type: ignore[arg-type]  # (N, cKK, HW)
-        wanted = found["y"].flatten(2)
+        windows = nn.functional.unfold(seen["x"], inner.kernel_size, padding=inner.padding)  # type: ignore[arg-type]  # (N, cKK, HW)
         pick = torch.randperm(windows.shape[2], generator=generator)[:positions].to(windows.device)
-        x = windows[..., pick].transpose(1, 2).flatten(0, 1).double().cpu()  # (N positions, cKK)
+        # (N positions, cKK) and (N positions, out)
+        x, y = (t[..., pick].transpose(1, 2).flatten(0, 1).double().cpu() for t in (windows, seen["y"].flatten(2)))
         x = torch.cat([x, x.new_ones(len(x), 1)], 1)
-        y = wanted[..., pick].transpose(1, 2).flatten(0, 1).double().cpu()
         gram += x.T @ x
         cross += x.T @ y
         energy += float(y.square().sum())
         samples += len(x)
     weight = inner.weight.detach().double().cpu().flatten(2).clone()
-    return LayerStatistics(
-        gram, cross, energy, samples, weight, None if inner.bias is None else inner.bias.detach().double().cpu()
-    )
+    bias = None if inner.bias is None else inner.bias.detach().double().cpu()
+    return LayerStatistics(gram, cross, energy, samples, weight, bias)
 
 
-def select_channels(statistics: LayerStatistics, width: int, criterion: Criterion | str, seed: int = 0) -> list[int]:
+def select_channels(s: LayerStatistics, width: int, criterion: Criterion | str, seed: int = 0) -> list[int]:
     """Channels to keep by a criterion that needs the layer alone: cp, thinet, l1 or random."""
-    s = statistics
     if criterion == "random":
         return sorted(torch.randperm(s.channels, generator=torch.Generator().manual_seed(seed))[:width].tolist())
     if criterion == "l1":
         return sorted(s.weight.abs().sum((0, 2)).argsort(descending=True, stable=True)[:width].tolist())
     among, with_target = s.contributions()
-    if criterion == "thinet":
-        return _thinet(among, width)
-    if criterion == "cp":
-        return _lasso(among, with_target, width)
-    raise ValueError(f"criterion must be one of {', '.join(CRITERIA)}, got {criterion!r}")
+    return _thinet(among, width) if criterion == "thinet" else _lasso(among, with_target, width)
 
 
 def _thinet(among: Tensor, width: int) -> list[int]:
@@ -203,7 +188,6 @@ def _lasso(among: Tensor, with_target: Tensor, width: int) -> list[int]:
     active = path != 0  # (c, steps)
     sizes = active.sum(0)
     reached = np.flatnonzero(sizes == width)
-    column = int(reached[0]) if len(reached) else int(sizes.argmax())
-    chosen = np.flatnonzero(active[:, column]).tolist()
+    chosen = np.flatnonzero(active[:, reached[0] if len(reached) else sizes.argmax()]).tolist()
     rest = [int(i) for i in among.diagonal().argsort(descending=True) if int(i) not in chosen]
     return sorted((chosen + rest)[:width])

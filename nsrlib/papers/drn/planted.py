@@ -12,8 +12,7 @@ from nsrlib.data.patches import Batch, Patches
 from nsrlib.models import create_model
 from nsrlib.models.drn import DRN, dual_networks
 from nsrlib.papers.drn.criteria import CRITERIA, calibration
-from nsrlib.papers.drn.pruning import prune
-from nsrlib.papers.drn.surgery import masked, shrink
+from nsrlib.papers.drn.pruning import convolution, masked, prune, shrink
 
 
 def network(scale: int = 2) -> tuple[DRN, list[int]]:
@@ -24,8 +23,7 @@ def network(scale: int = 2) -> tuple[DRN, list[int]]:
     torch.manual_seed(3)
     model = cast(DRN, create_model("drn_s", scale, num_feats=8, num_blocks=1).double())
     slot = model.slots[1]
-    producer = cast(nn.Conv2d, model.get_submodule(slot.producer))
-    consumer = cast(nn.Conv2d, model.get_submodule(slot.consumer))
+    producer, consumer = convolution(model, slot.producer), convolution(model, slot.consumer)
     half = consumer.in_channels // 2
     with torch.no_grad():
         producer.weight[half:] = producer.weight[:half]

@@ -1,4 +1,4 @@
-"""Which channels: pruning layer by layer, judged by dual regression, and the same fine-tuning for every student.
+"""Pruning layer by layer, judged by dual regression; the surgery; the same fine-tuning for every student.
 
 Source: Guo et al., "Towards Lightweight Super-Resolution with Dual Regression Learning" (DRC, TPAMI 2024, arXiv
 2207.07929), Sec. 4.2 and 4.3. Losses are in grey levels (0..255), as in the authors' code: that fixes what ``gamma``
@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,6 @@ from nsrlib.data.patches import Batch, Patches, stream_seed
 from nsrlib.models.drn import DRN, Slot, check_widths, drn_losses
 from nsrlib.papers.drn.criteria import CRITERIA, Criterion, LayerStatistics, layer_statistics, select_channels
 from nsrlib.papers.drn.search import ClosedLoop
-from nsrlib.papers.drn.surgery import convolution, keep_channels
 from nsrlib.training import Hooks, Recipe, TrainingResult, fit
 
 if TYPE_CHECKING:
@@ -47,32 +46,27 @@ def prune(
     gamma: float = 1.0,
     lambda_: float = 0.1,
     per_step: int = 1,
-    positions: int = 256,
     seed: int = 0,
     progress: bool | None = None,
 ) -> Pruned:
-    """Choose which channels to keep, layer by layer in the network's order (DRC, Sec. 4.2), by one of :data:`CRITERIA`.
+    """Choose which channels to keep, layer by layer in the network's order (DRC, Sec. 4.2).
 
     The loss is ``L_M + gamma * L_DR``: the mean squared error between a layer's output and the unpruned network's, and
     the dual regression loss of the whole pruned network. ``drc`` and ``dcp`` start a layer with zero kernels, score
     every channel by ``sum_o |dL / dW[o, k]|`` (a Frobenius norm for each output), add the best and fit again.
 
-    What differs from the authors' code: after each choice and at the end, the kept kernels *and* the bias are the exact
-    least-squares solution of L_M, for every criterion alike, so that criteria differ in what they choose and nothing
-    else; the authors take steps of SGD on the whole loss. What kept channels could do for L_DR is taken out of the
-    scores, as fitting them to the whole loss would, to first order (:meth:`LayerStatistics.beyond`). Their CP and
-    ThiNet compare contributions with an output that still contains the bias, and add it once more; here it is taken
-    off.
+    What differs from the authors' code: after each choice, the kept kernels *and* the bias are the exact least-squares
+    solution of L_M, so that criteria differ in what they choose and nothing else; the authors take steps of SGD on the
+    whole loss. What kept channels could do for L_DR is taken out of the scores (:meth:`LayerStatistics.beyond`). Their
+    CP and ThiNet compare contributions with an output that contains the bias, and add it again; here it is taken off.
 
     Args:
-        widths: channels to keep in each layer; from :func:`~nsrlib.papers.drn.search.search_widths`,
-            :func:`~nsrlib.papers.drn.costs.widths_at_cost` or :func:`~nsrlib.models.drn.uniform_widths`.
+        widths: channels to keep in each layer.
         batches: see :func:`~nsrlib.papers.drn.criteria.calibration`.
+        criterion: of :data:`~nsrlib.papers.drn.criteria.CRITERIA`.
         duals: dual networks of ``model``; ``drc`` needs them.
-        gamma: weight of the dual regression loss in the score; 0: reconstruction alone.
-        lambda_: weight of the dual term inside it.
+        gamma: weight of the dual regression loss in the score; lambda_: of the dual term inside it.
         per_step: channels added for each scoring. 1 as in the paper; 4 takes a quarter of the time.
-        positions: sampled per patch, see :func:`~nsrlib.papers.drn.criteria.layer_statistics`.
     """
     import pandas as pd
     from tqdm.auto import tqdm
@@ -89,19 +83,18 @@ def prune(
         raise ValueError("criterion 'drc' needs duals, the dual networks that model was trained with")
     goals = check_widths(widths, dict(zip([s.name for s in model.slots], model.widths, strict=True)))
 
-    training = model.training
     original = copy.deepcopy(model).eval().requires_grad_(False)
     student = copy.deepcopy(original)
     loop = ClosedLoop(student, None if criterion == "dcp" else copy.deepcopy(duals), lambda_).requires_grad_(False)
     kept, rows = {}, []
-    todo = list(zip(student.slots, goals, strict=True))
     hidden = None if progress is None else not progress
-    for number, (slot, width) in enumerate(tqdm(todo, desc="pruning", disable=hidden)):
+    for number, slot in enumerate(tqdm(student.slots, desc="pruning", disable=hidden)):
+        width = goals[number]
         before = convolution(student, slot.consumer).in_channels
         if width == before:
             kept[slot.name] = list(range(before))
             continue
-        s = layer_statistics(student, original, slot, batches, positions, seed)
+        s = layer_statistics(student, original, slot, batches, seed=seed)
         layer = LayerPruning(loop, slot, s, batches, gamma)
         if criterion in ("drc", "dcp"):
             chosen = layer.grow(width, per_step)
@@ -112,8 +105,8 @@ def prune(
         rows.append({"layer": slot.name, "before": before, "after": width, "error": s.error(weight, bias)})
         keep_channels(student, slot, chosen)
         kept[slot.name] = sorted(chosen)
-    pruned = student.requires_grad_(True).train(training)
-    return Pruned(pruned, kept, pd.DataFrame(rows, columns=["layer", "before", "after", "error"]))
+    layers = pd.DataFrame(rows, columns=["layer", "before", "after", "error"])
+    return Pruned(student.requires_grad_(True).train(model.training), kept, layers)
 
 
 class LayerPruning:
@@ -162,6 +155,63 @@ class LayerPruning:
         return chosen
 
 
+# --- surgery ----------------------------------------------------------------------------------------------------------
+
+
+def keep_channels(model: DRN, slot: Slot, channels: Sequence[int]) -> None:
+    """Remove all other channels of one layer, in place: what is left is an ordinary network, with no mask."""
+    producer, consumer = convolution(model, slot.producer), convolution(model, slot.consumer)
+    index = torch.as_tensor(_checked_channels(slot, channels, consumer.in_channels), device=consumer.weight.device)
+    rows = (slot.group * index[:, None] + torch.arange(slot.group, device=index.device)).flatten()
+    producer.weight = _kept(producer.weight, rows)
+    if producer.bias is not None:
+        producer.bias = _kept(producer.bias, rows)
+    consumer.weight = _kept(consumer.weight, (slice(None), index))
+    producer.out_channels, consumer.in_channels = len(rows), len(index)
+
+
+def shrink(model: DRN, kept: Mapping[str, Sequence[int]]) -> DRN:
+    """A smaller copy that keeps the channels named for each layer (all where a layer is not named)."""
+    small = copy.deepcopy(model)
+    by_name = {slot.name: slot for slot in small.slots}
+    if unknown := sorted(set(kept) - set(by_name)):
+        raise ValueError(f"no layer {unknown[0]!r}; there are: {', '.join(by_name)}")
+    for name, channels in kept.items():
+        keep_channels(small, by_name[name], channels)
+    return small
+
+
+def masked(model: DRN, kept: Mapping[str, Sequence[int]]) -> DRN:
+    """A copy of full size in which the other channels are read with zero kernels: what :func:`shrink` computes."""
+    copied = copy.deepcopy(model)
+    for slot in copied.slots:
+        if slot.name in kept:
+            consumer = convolution(copied, slot.consumer)
+            gone = torch.ones(consumer.in_channels, dtype=torch.bool)
+            gone[_checked_channels(slot, kept[slot.name], consumer.in_channels)] = False
+            with torch.no_grad():
+                consumer.weight[:, gone] = 0
+    return copied
+
+
+def convolution(model: nn.Module, name: str) -> nn.Conv2d:
+    return cast(nn.Conv2d, model.get_submodule(name))
+
+
+def _kept(parameter: Tensor, index: Any) -> nn.Parameter:
+    return nn.Parameter(parameter.detach()[index].clone(), parameter.requires_grad)
+
+
+def _checked_channels(slot: Slot, channels: Sequence[int], width: int) -> list[int]:
+    chosen = sorted(int(c) for c in channels)
+    if not chosen or len(set(chosen)) != len(chosen) or not 0 <= chosen[0] <= chosen[-1] < width:
+        raise ValueError(f"channels of {slot.name} must be different numbers from 0 to {width - 1}, got {chosen}")
+    return chosen
+
+
+# --- tuning -----------------------------------------------------------------------------------------------------------
+
+
 def fine_tune(
     model: DRN,
     data: Patches,
@@ -171,14 +221,13 @@ def fine_tune(
     lambda_: float = 0.1,
     **options: Any,
 ) -> TrainingResult:
-    """Train a pruned network, or the unpruned one, in the same way (DRC, Sec. 4.3).
+    """Train a copy of a pruned network, or of the unpruned one, in the same way (DRC, Sec. 4.3).
 
     Every student must get this with one recipe, *and the unpruned network too*: otherwise a gain by more training is
-    taken for one by pruning. The authors' DRN-L, which teaches their students alone, is left out. ``model`` and
-    ``duals`` are copied, so each student starts from the same.
+    taken for one by pruning. The authors' DRN-L, which teaches their students alone, is left out.
 
     Args:
-        duals: dual networks of the unpruned network. lambda_: weight of the dual term; 0 needs none.
+        duals: dual networks of the unpruned network, copied. lambda_: weight of the dual term; 0 needs none.
         options: further keywords of :func:`~nsrlib.training.fit`.
     """
     networks = {"dual": copy.deepcopy(duals)} if lambda_ and duals is not None else {}

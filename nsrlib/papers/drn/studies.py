@@ -112,8 +112,7 @@ def loop_psnr(model: DRN, name: str) -> float:
 
 
 def compress(*, seed: int, out: str | None = None, **settings: Any) -> dict[str, Any]:
-    """:func:`~nsrlib.papers.drn.students.student` as the task of the studies of compression; ``settings`` are fields of
-    :class:`~nsrlib.papers.drn.students.Network`, ``Pruning`` and ``Tuning``."""
+    """:func:`~nsrlib.papers.drn.students.student` of these settings: the task of the studies of compression."""
     from nsrlib.papers.drn import students
 
-    return students.student(*students.from_settings(settings), seed, out)
+    return students.student(students.Settings(**settings), seed, out)
