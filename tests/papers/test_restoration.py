@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from nsrlib.images import Degradation, imresize, jpeg, to_uint8
 from nsrlib.metrics import GRAY, RGB, psnr, ssim
 from nsrlib.papers import Job
 from nsrlib.papers.nsr import restoration
+from nsrlib.papers.nsr.references import measure
 from nsrlib.studies import StudyResult
 
 
@@ -281,55 +281,34 @@ def test_jpeg_itself_reaches_the_published_numbers_of_classic5(benchmark, qualit
 
 
 def test_non_local_means_removes_noise(folder):
-    images = load(folder, gray=True)
-    rows = restoration.scores([(images, {"noise": 25})], ["input", "non-local means"]).set_index("method")
-    assert rows.loc["non-local means", "psnr"] > rows.loc["input", "psnr"] + 3
-    assert rows["task"].tolist() == ["noise 25"] * 2
-    assert rows["images"].tolist() == [3, 3]
+    before, after = (
+        measure(method=method, tests=[(str(folder), {"noise": 25})], seed=0) for method in ("input", "non-local means")
+    )
+    assert after[f"psnr {folder} noise 25"] > before[f"psnr {folder} noise 25"] + 3
+    assert after[f"images {folder} noise 25"] == 3
 
 
-def test_scores_leave_out_what_does_not_fit_and_say_what_is_missing(folder, monkeypatch):
-    monkeypatch.setitem(sys.modules, "bm3d", None)  # as if not installed
+def test_sets_and_weights_that_are_not_at_hand_are_left_out(folder, monkeypatch):
     monkeypatch.setenv("NSRLIB_DATA", "")
     monkeypatch.setenv("NSRLIB_OFFLINE", "1")
     monkeypatch.setenv("NSRLIB_CACHE", str(folder / "cache"))
-    rows = restoration.scores(
-        [(str(folder), {"noise": 25}), ("set12", {"noise": 50}), (str(folder), {"jpeg": 10})], limit=1
-    )
-    assert rows[["method", "task"]].to_numpy().tolist() == [
-        ["input", "noise 25"], ["non-local means", "noise 25"], ["input", "jpeg 10"],
-    ]  # fmt: skip
-    assert rows.attrs["missing"] == ["the package bm3d", "weights of DnCNN", "set12"]
-    assert list(rows.attrs["tables"]) == [tuple(row) for row in rows[["method", "set", "task"]].to_numpy()]
-
-
-def test_bm3d_is_used_where_the_user_has_it(folder, monkeypatch):
-    seen = []
-
-    def stand_in(plane, sigma):
-        seen.append(sigma)
-        return plane[..., None] * 0 + 0.5
-
-    monkeypatch.setitem(sys.modules, "bm3d", types.SimpleNamespace(bm3d=stand_in))
-    table = evaluate(restoration.BM3D(25), folder, noise=25, limit=1)
-    assert seen == [25 / 255]
-    pair = load(folder, gray=True)[0]
-    assert table["psnr"][0] == pytest.approx(psnr(np.full_like(pair.hr, 128), pair.hr, GRAY()))
+    tests = [("set12", {"noise": 25}), (str(folder), {"noise": 25})]
+    found = measure(method="input", tests=tests, seed=0, limit=1)
+    assert list(found) == [f"{metric} {folder} noise 25" for metric in ("psnr", "ssim", "seconds", "images")]
+    assert measure(method="DnCNN", tests=tests, seed=0, limit=1) == {}
 
 
 @pytest.mark.parametrize(
-    ("method", "task", "error", "message"),
+    ("method", "task", "message"),
     [
-        ("WNNM", {"noise": 25}, ValueError, "method must be one of input, non-local means, BM3D, DnCNN, got 'WNNM'"),
-        ("BM3D", {"jpeg": 10}, ValueError, "BM3D removes noise; there is no reference but 'input' for JPEG"),
-        ("DnCNN", {"noise": 15}, ValueError, "DnCNN's released weights are for noise=25, got noise=15"),
-        ("non-local means", {"noise": 0}, ValueError, "noise must be a standard deviation above 0 and up to 255"),
-        ("BM3D", {"noise": 25}, ImportError, "free for non-commercial use only .* pip install bm3d"),
+        ("WNNM", {"noise": 25}, "method must be one of input, non-local means, DnCNN, got 'WNNM'"),
+        ("DnCNN", {"jpeg": 10}, "DnCNN removes noise; there is no reference but 'input' for JPEG"),
+        ("DnCNN", {"noise": 15}, "DnCNN's released weights are for noise=25, got noise=15"),
+        ("non-local means", {"noise": 0}, "noise must be a standard deviation above 0 and up to 255"),
     ],
 )  # fmt: skip
-def test_references_that_cannot_be_had_are_refused(method, task, error, message, monkeypatch):
-    monkeypatch.setitem(sys.modules, "bm3d", None)
-    with pytest.raises(error, match=message):
+def test_references_that_cannot_be_had_are_refused(method, task, message):
+    with pytest.raises(ValueError, match=message):
         restoration.reference(method, Degradation(**task))
 
 
@@ -344,14 +323,14 @@ def test_only_whole_sets_stand_beside_published_cells():
             row("input", "set12", "noise 25", 12, 20.0),
             row("input", "classic5", "jpeg 10", 5, 27.0),
             row("input", "classic5", "jpeg 15", 5, 28.0),
-            row("BM3D", "bsd68", "noise 50", 68, 25.0),
+            row("DnCNN", "bsd68", "noise 50", 68, 25.0),
             row("non-local means", "set12", "noise 25", 12, 28.0),
         ]
     )
     assert restoration.cells(rows) == {
         "table5/DnCNN/Set12/sigma25/psnr": 30.0,
         "table6/JPEG/classic5/q10/psnr": 27.0,
-        "table5/BM3D/BSD68/sigma50/psnr": 25.0,
+        "table5/DnCNN/BSD68/sigma50/psnr": 25.0,
     }
 
 
@@ -378,8 +357,6 @@ def test_a_study_of_references_becomes_rows():
 
 
 def test_measuring_a_reference_gives_a_number_for_every_test(folder):
-    from nsrlib.papers.nsr.references import measure
-
     tests = [(str(folder), {"noise": 15}), (str(folder), {"jpeg": 40})]
     found, other = (measure(method="input", tests=tests, seed=seed, limit=1) for seed in (0, 1))
     assert {name.split()[0] for name in found} == {"psnr", "ssim", "seconds", "images"}

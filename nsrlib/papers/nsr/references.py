@@ -39,13 +39,21 @@ def measure(
 
     Returns:
         ``psnr <set> <task>``, ``ssim ...``, ``seconds ...`` an image and the number of ``images``, for the sets that
-        are at hand.
+        are at hand; nothing without DnCNN's weights.
     """
-    from nsrlib.papers.nsr.restoration import scores
+    from nsrlib.data import DataUnavailable
+    from nsrlib.evaluation import evaluate
+    from nsrlib.images import Degradation
+    from nsrlib.papers.nsr.restoration import reference
 
     found: dict[str, Any] = {}
-    rows = scores([(name, task) for name, task in tests], [method], limit=limit, noise_seed=seed)
-    for row in rows.to_dict("records"):
-        for metric in ("psnr", "ssim", "seconds", "images"):
-            found[f"{metric} {row['set']} {row['task']}"] = row[metric]
+    for name, degradation in tests:
+        try:
+            model = reference(method, Degradation(**degradation))
+            table = evaluate(model, name, noise_seed=seed, limit=limit, progress=False, **degradation)
+        except DataUnavailable:
+            continue
+        ((kind, level),) = degradation.items()
+        values = {**table[["psnr", "ssim", "seconds"]].mean().to_dict(), "images": len(table)}
+        found |= {f"{metric} {name} {kind} {level:g}": value for metric, value in values.items()}
     return found
