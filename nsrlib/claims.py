@@ -441,9 +441,6 @@ def _executing() -> int | None:
     return None if shell is None else int(shell.execution_count)
 
 
-# --- the scoreboard ---------------------------------------------------------------------------------------------------
-
-
 def stored_results(paper: str) -> dict[str, Any] | None:
     """The stored run of the longest profile, or None. Damaged files raise ValueError naming the file."""
     numbers = _numbers(paper)

@@ -312,10 +312,7 @@ def train(
     model: Annotated[str, typer.Argument(help="See 'nsr models'.")],
     data: Annotated[
         list[str] | None,
-        typer.Option(
-            "--data",
-            help="Training sets or folders, repeatable. Default: t91, else embedded photographs.",
-        ),
+        typer.Option("--data", help="Training sets or folders, repeatable. Default: t91, else embedded photographs."),
     ] = None,
     scale: TaskScale = None,
     noise: Annotated[str | None, typer.Option(help="Learn to remove noise of this sigma, or of a range: 0,55.")] = None,

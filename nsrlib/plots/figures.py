@@ -26,9 +26,6 @@ from nsrlib.studies import StudyResult, summary
 Crop = tuple[int, int, int, int]
 
 
-# --- pictures ---------------------------------------------------------------------------------------------------------
-
-
 def largest_gains(
     better: np.ndarray, worse: np.ndarray, truth: np.ndarray, size: tuple[int, int] = (48, 64), number: int = 1
 ) -> list[Crop]:
@@ -104,9 +101,6 @@ def gallery(
     return [compare(shown, pair.hr, crop, protocol, pair.name) for _, pair, crop, shown in found[:number]]
 
 
-# --- numbers ----------------------------------------------------------------------------------------------------------
-
-
 def bubbles(
     points: pd.DataFrame,
     *,
@@ -172,9 +166,6 @@ def bars(
     ax.axvline(0, color=EDGE, linewidth=0.8)
     ax.set(title=title, xlabel=xlabel)
     return fig
-
-
-# --- training ---------------------------------------------------------------------------------------------------------
 
 
 def study(

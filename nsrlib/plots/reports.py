@@ -35,9 +35,6 @@ _SHOWN_ROWS = 60
 _SHOWN_LINES = 7
 
 
-# --- one page ---------------------------------------------------------------------------------------------------------
-
-
 def summary(
     title: str,
     subtitle: str,
@@ -119,9 +116,6 @@ def _draw_times(ax: Axes, times: Sequence[tuple[str, float, str]]) -> None:
     ax.grid(axis="y", visible=False)
     ax.tick_params(axis="y", length=0)
     ax.tick_params(axis="x", labelsize=7)
-
-
-# --- numbers over swept parameters ------------------------------------------------------------------------------------
 
 
 def over(table: pd.DataFrame, swept: Mapping[str, Sequence[Any]]) -> list[tuple[str, Figure]]:

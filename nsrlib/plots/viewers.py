@@ -1,20 +1,17 @@
 """Things to try in a notebook: sliders beside a picture, two pictures behind one edge, one's own picture.
 
-Everything is drawn by Python and shown as PNG in an ``ipywidgets`` image; only the pointer's position comes from a
-second library, ``ipyevents``. Nothing is fetched from the network.
-
-A viewer is the last expression of a cell, after a static figure that says the same, for readers without a kernel::
+Python draws everything, ``ipywidgets`` shows it as PNG, ``ipyevents`` follows the pointer; nothing is fetched from the
+network. A viewer is the last expression of a cell, after a static figure for readers without a kernel::
 
     viewers.explore(lambda alpha=1.0: (to_gray(power(alpha), -3, 3), f"alpha {alpha:g}"), alpha=(0.1, 4.0, 0.05))
-    viewers.compare({"bicubic": a, "BSRN": b}, truth)
     viewers.own_picture(photograph, lambda x: ({"bicubic": up(x), "BSRN": net(x)}, x))
 
-What a slow drawing does: it is redrawn when the slider is let go, not while it moves; the front end sends no new value
-before the last one is drawn, so nothing piles up.
+The front end sends no new value before the last one is drawn, so slow drawings do not pile up.
 """
 
 from __future__ import annotations
 
+import contextlib
 import html
 import inspect
 import io
@@ -32,13 +29,15 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from nsrlib.images import read_picture
-from nsrlib.metrics import Protocol, psnr
+from nsrlib.metrics import psnr
 from nsrlib.plots.style import RED
 
 Picture = np.ndarray
 """``uint8``, ``(H, W, 3)`` RGB or ``(H, W)`` gray."""
 Drawing = Picture | Figure | Sequence[Picture | Figure | str]
 """What ``draw`` of :func:`explore` gives: a picture, a figure or several, side by side; a last string, the caption."""
+
+Make = Callable[[Picture], tuple[Mapping[str, Picture], Picture]]
 
 SLOW = 0.25
 """Seconds of one drawing above which a slider redraws when it is let go."""
@@ -52,9 +51,6 @@ def to_gray(plane: Any, low: float, high: float) -> Picture:
         raise ValueError(f"high must be above low, got {low} and {high}")
     share = (np.clip(np.asarray(plane, dtype=np.float64), low, high) - low) / (high - low)
     return np.round(255 * share).astype(np.uint8)
-
-
-# --- sliders and a picture --------------------------------------------------------------------------------------------
 
 
 class Explorer(widgets.VBox):
@@ -148,8 +144,6 @@ def explore(
         TypeError: ``draw`` takes no such argument, or a control is none of the above.
         ValueError: a default lies outside its control.
     """
-    if not callable(draw):
-        raise TypeError(f"draw must be a function, got {type(draw).__name__}")
     parameters = inspect.signature(draw).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     wanted = {*controls, *(["at"] if at else [])}
@@ -170,9 +164,7 @@ def _control(name: str, spec: Any, parameter: inspect.Parameter | None) -> Any:
     control: Any = None
     if isinstance(spec, bool):
         control = widgets.Checkbox(value=spec, indent=False)
-    elif isinstance(spec, widgets.Widget) and "value" in spec.trait_names():
-        control = spec
-    elif isinstance(spec, Sequence | Mapping) and not isinstance(spec, str) and len(spec):
+    elif isinstance(spec, widgets.Widget | Sequence | Mapping) and not isinstance(spec, str):
         control = widgets.interactive.widget_from_abbrev(spec)
     if control is None:
         kinds = "(low, high), (low, high, step), a list, a mapping, a bool or a widget"
@@ -180,13 +172,10 @@ def _control(name: str, spec: Any, parameter: inspect.Parameter | None) -> Any:
     control.description = control.description or name.replace("_", " ")
     given = isinstance(spec, bool | widgets.Widget) or parameter is None or parameter.default is parameter.empty
     if parameter is not None and not given:
-        low, high = getattr(control, "min", None), getattr(control, "max", None)
-        if low is not None and high is not None and not low <= parameter.default <= high:
-            raise ValueError(f"{name} starts at {parameter.default}, outside {low} to {high}")
-        try:
+        with contextlib.suppress(Exception):  # a menu raises, a slider takes its nearest end
             control.value = parameter.default
-        except Exception as error:
-            raise ValueError(f"{name} starts at {parameter.default!r}, which is no choice of {spec!r}") from error
+        if control.value != parameter.default:
+            raise ValueError(f"{name} starts at {parameter.default!r}, which is no choice of {spec!r}")
     return control
 
 
@@ -222,40 +211,31 @@ def _problem(error: BaseException) -> str:
     return f'<b style="color:{RED}">{html.escape(f"{type(error).__name__}: {error}")}</b>'
 
 
-# --- comparing --------------------------------------------------------------------------------------------------------
-
 _WHOLE, _TILE = 384, 144  # screen pixels: the picture, and a zoomed crop; side by side they fit a page of 860
 
 
-def compare(
-    pictures: Mapping[str, Picture], truth: Picture | None = None, *, protocol: Protocol | None = None
-) -> Explorer:
+def compare(pictures: Mapping[str, Picture], truth: Picture) -> Explorer:
     """Two of several pictures behind one edge, and under the pointer the same crop of both, enlarged, with its error.
 
-    Left of the edge is one picture, right of it the other; the slider moves the edge. The error map is the difference
-    to the truth, or of the two where there is none: gray is no difference, 32 levels are white or black.
+    Left of the edge is one picture, right of it the other; the slider moves the edge. In the map of the error gray is
+    no difference to the truth, 32 levels are white or black. The caption has the PSNR of luma, nothing cropped.
 
     Args:
-        pictures: label -> ``uint8`` ``(H, W, 3)`` or ``(H, W)``, at least one, all of one size.
+        pictures: label -> ``uint8`` ``(H, W, 3)``, at least one, all of one size.
         truth: the same size; also one of the choices.
-        protocol: of the PSNR in the caption; default: luma, nothing cropped.
     """
     if not pictures:
         raise ValueError("pictures must hold at least one picture")
-    shown = {label: _rgb(picture, label) for label, picture in pictures.items()}
-    if truth is not None:
-        shown["ground truth"] = _rgb(truth, "truth")
-    sizes = {label: picture.shape[:2] for label, picture in shown.items()}
-    if len(set(sizes.values())) > 1:
-        raise ValueError("pictures must have one size, got " + ", ".join(f"{n} {h}x{w}" for n, (h, w) in sizes.items()))
-    h, w = next(iter(sizes.values()))
+    shown = {**pictures, "ground truth": truth}
+    for label, picture in shown.items():
+        _check(picture, label)
+    h, w = truth.shape[:2]
+    if any(picture.shape != truth.shape for picture in shown.values()):
+        sizes = (f"{label} {'x'.join(map(str, picture.shape[:2]))}" for label, picture in shown.items())
+        raise ValueError(f"pictures must have one size, got {', '.join(sizes)}")
     labels = list(shown)
-    target = None if truth is None else shown["ground truth"]
-    scores = {}
-    if target is not None:
-        for label in pictures:
-            equal = np.array_equal(shown[label], target)
-            scores[label] = "equal" if equal else f"{psnr(shown[label], target, protocol):.2f} dB"
+    equal = {label: np.array_equal(picture, truth) for label, picture in pictures.items()}
+    scores = {k: "equal" if equal[k] else f"{psnr(shown[k], truth):.2f} dB" for k in pictures}
 
     def draw(left: str, right: str, edge: float, zoom: int, at: tuple[int, int]) -> Drawing:
         a, b = shown[left], shown[right]
@@ -263,18 +243,13 @@ def compare(
         side = min(_TILE // zoom, h, w)
         top, start = (min(max(p - side // 2, 0), size - side) for p, size in zip(at, (h, w), strict=True))
         crop = np.s_[top : top + side, start : start + side]
-        tiles = {left: a[crop], right: b[crop]}
-        if target is None:
-            tiles["difference"] = error_map(b[crop], a[crop])
-        else:
-            tiles["ground truth"] = target[crop]
-            tiles |= {f"error of {one}": error_map(shown[one][crop], target[crop]) for one in (left, right)}
+        tiles = {left: a[crop], right: b[crop], "ground truth": truth[crop]}
+        tiles |= {f"error of {one}": error_map(shown[one][crop], truth[crop]) for one in (left, right)}
         whole = _marked(np.concatenate([a[:, :x], b[:, x:]], 1), x, (top, start, side))
         return whole, _sheet(tiles), f"left: {left} {scores.get(left, '')} | right: {right} {scores.get(right, '')}"
 
     names = widgets.Dropdown(options=labels, value=labels[0], description="left")
-    second = labels[len(pictures) - 1] if len(pictures) > 1 else labels[-1]
-    other = widgets.Dropdown(options=labels, value=second, description="right")
+    other = widgets.Dropdown(options=labels, value=labels[max(len(pictures) - 1, 1)], description="right")
     edge = widgets.FloatSlider(value=50, min=0, max=100, step=1, description="edge (%)", readout_format=".0f")
     zoom = widgets.Dropdown(options={"x2": 2, "x4": 4, "x8": 8}, value=4, description="zoom")
     return explore(draw, at=(h // 2, w // 2), width=_WHOLE, left=names, right=other, edge=edge, zoom=zoom)
@@ -282,13 +257,7 @@ def compare(
 
 def error_map(picture: Picture, truth: Picture, limit: int = 32) -> Picture:
     """``picture - truth`` of the channels' mean as gray: 128 where equal, black and white at ``limit`` levels."""
-    d = picture.astype(np.float64) - truth
-    return to_gray(d.mean(2) if d.ndim == 3 else d, -limit, limit)
-
-
-def _rgb(picture: Any, name: str) -> Picture:
-    _check(picture, name)
-    return np.repeat(picture[..., None], 3, 2) if picture.ndim == 2 else picture
+    return to_gray((picture.astype(np.float64) - truth).mean(2), -limit, limit)
 
 
 def _marked(picture: Picture, edge: int, square: tuple[int, int, int]) -> Picture:
@@ -317,13 +286,10 @@ def _sheet(tiles: Mapping[str, Picture], columns: int = 3) -> Picture:
     return np.asarray(sheet)
 
 
-# --- one's own picture ------------------------------------------------------------------------------------------------
-
-
 class OwnPicture(widgets.VBox):
     """What :func:`own_picture` returns: the upload, a message and the present comparer."""
 
-    def __init__(self, default: Picture, make: Callable[[Picture], Any], side: int) -> None:
+    def __init__(self, default: Picture, make: Make, side: int) -> None:
         self._make, self._side = make, side
         self.upload = widgets.FileUpload(accept="image/*", multiple=False, description="your picture")
         limits = f"up to {UPLOAD_LIMIT // 10**6} MB; the middle {side}x{side} pixels are used; only the kernel sees it"
@@ -334,9 +300,7 @@ class OwnPicture(widgets.VBox):
         self.upload.observe(self._read, "value")
 
     def _compared(self, picture: Picture) -> Explorer:
-        made = self._make(middle(picture, self._side))
-        pictures, truth = made if isinstance(made, tuple) else (made, None)
-        return compare(pictures, truth)
+        return compare(*self._make(middle(picture, self._side)))
 
     def _read(self, _: Any) -> None:
         if not self.upload.value:
@@ -356,12 +320,12 @@ class OwnPicture(widgets.VBox):
         return _bundle(super()._repr_mimebundle_(**kwargs), ["your own picture", *self.comparer.labels()])
 
 
-def own_picture(default: Picture, make: Callable[[Picture], Any], *, side: int = 384) -> OwnPicture:
+def own_picture(default: Picture, make: Make, *, side: int = 384) -> OwnPicture:
     """:func:`compare` on a picture that the reader uploads; until then on ``default``.
 
     Args:
         default: ``uint8`` ``(H, W, 3)``.
-        make: from a picture of at most ``side`` pixels each way to the pictures to compare, or to (pictures, truth).
+        make: from a picture of at most ``side`` pixels each way to the pictures to compare and the truth.
         side: larger pictures are cut to their middle, not shrunk: a shrunk picture is sharper than a photograph.
 
     A file that is too large or no picture changes nothing but the message.
