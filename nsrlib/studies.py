@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nsrlib.files import commit, device_name, versions, write_json
-from nsrlib.training.hooks import Hooks
+from nsrlib.training.recipe import Hooks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -349,9 +349,6 @@ def load_study(path: str | os.PathLike) -> StudyResult:
         return StudyResult(**json.loads(Path(path).read_text()))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{Path(path).name} is not a stored study: {error}") from None
-
-
-# --- conclusions ------------------------------------------------------------------------------------------------------
 
 
 def summary(table: pd.DataFrame, metric: str, baseline: str | None = None) -> pd.DataFrame:

@@ -1,7 +1,6 @@
 from .folder import RunFolder, save_weights
-from .hooks import Hooks, Losses
 from .loop import TrainingResult, fit
-from .recipe import Recipe, learning_rate
+from .recipe import Hooks, Losses, Recipe, learning_rate
 from .state import seeded
 
 __all__ = [

@@ -47,7 +47,7 @@ class RunFolder:
 
     def checkpoints(self) -> list[Path]:
         """The newest last."""
-        return sorted(self.path.glob("checkpoint-*.pt"), key=_step_of)
+        return sorted(self.path.glob("checkpoint-*.pt"))
 
     def newest(self) -> bytes | None:
         """Content of the newest sound checkpoint; damaged ones are set aside."""
@@ -82,13 +82,8 @@ class RunFolder:
                 path.unlink(missing_ok=True)
 
 
-def _step_of(path: Path) -> int:
-    number = path.stem.split("-")[1] if path.stem.count("-") >= 2 else ""
-    return int(number) if number.isdigit() else -1
-
-
 class Journal:
-    """What a run writes down as it goes: nothing without a folder, and nothing unless it ``writes``. A context."""
+    """What a run writes down as it goes: nothing without a folder, and nothing unless it ``writes``."""
 
     def __init__(self, folder: RunFolder | None, state: State, writes: bool = True) -> None:
         self.folder, self.state, self.writes = folder, state, writes
@@ -108,10 +103,7 @@ class Journal:
             return
         self.events = SummaryWriter(str(folder.path / "events"), purge_step=state.step or None)
 
-    def __enter__(self) -> Journal:
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
         for handle in (self.log, self.events):
             if handle is not None:
                 handle.close()
@@ -128,10 +120,9 @@ class Journal:
         speed = f"{row['step'] / max(row['seconds'], 1e-9):.1f} steps/s"
         rest = "  ".join(f"{k} {v:.5g}" for k, v in row.items() if k not in ("step", "seconds"))
         self.say(f"step {int(row['step']):>7,}/{self.state.recipe.iterations:,}  {rest}  {speed}")
-        if self.events is not None:
-            for name, value in row.items():
-                if name != "step":
-                    self.events.add_scalar(name, value, int(row["step"]))
+        for name, value in row.items():
+            if self.events is not None and name != "step":
+                self.events.add_scalar(name, value, int(row["step"]))
 
     def late(self) -> bool:
         return self.folder is not None and time.monotonic() - self.saved > self.folder.checkpoint_seconds
@@ -171,8 +162,10 @@ class Journal:
         self.say(f"finished after {state.seconds:.1f} s")
 
     def _write_history(self, folder: RunFolder) -> None:
+        import pandas as pd
+
         with whole_file(folder.path / "history.csv") as draft:
-            self.state.history().to_csv(draft, index=False)
+            pd.DataFrame(self.state.rows).to_csv(draft, index=False)
 
 
 def save_weights(model: nn.Module, path: str | os.PathLike, metadata: Mapping[str, Any] | None = None) -> None:

@@ -1,8 +1,5 @@
 """One training loop for all papers: it goes on after anything, and in several processes.
 
-A :class:`Recipe` says how a network is trained, :class:`Hooks` what a paper needs beyond that (several outputs, dual
-regression, annealing), and :func:`fit` does it.
-
 Everything random in a step follows from (seed, step, process), so a run that was interrupted, resumed, or moved goes on
 bit for bit as if nothing had happened (on one kind of CPU with one number of threads; GPUs reorder sums).
 
@@ -15,11 +12,12 @@ from __future__ import annotations
 import io
 import os
 import signal
+import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -27,9 +25,8 @@ from torch import Tensor, nn
 
 from nsrlib.data.patches import Batch, Patches, stream_seed
 from nsrlib.training.folder import Journal, RunFolder
-from nsrlib.training.hooks import Hooks, Losses
 from nsrlib.training.processes import Processes, caught_signals, joined
-from nsrlib.training.recipe import Recipe
+from nsrlib.training.recipe import Hooks, Losses, Recipe
 from nsrlib.training.state import State
 
 if TYPE_CHECKING:
@@ -102,6 +99,8 @@ def fit(
             checkpoint, which is never one of these.
         KeyboardInterrupt, SystemExit: on Ctrl-C and SIGTERM, after a checkpoint has been written.
     """
+    import pandas as pd
+
     if data.patch != recipe.patch:
         raise ValueError(f"recipe.patch={recipe.patch}, but data was cut for patches of {data.patch}")
     if validate is None and (validate_every or recipe.schedule == "plateau"):
@@ -117,15 +116,15 @@ def fit(
             _resume(state, folder, processes)
         gpus = [processes.device] if processes.device.type == "cuda" else []
         with (
-            Journal(folder, state, writes=processes.first) as journal,
+            closing(Journal(folder, state, writes=processes.first)) as journal,
             torch.random.fork_rng(devices=gpus),
             caught_signals() as stop,
         ):
-            validation = _Validation(validate, validate_every, state, processes)
-            loop = _Loop(state, hooks, validation, journal, processes, log_every or max(1, recipe.iterations // 200))
+            log_every = log_every or max(1, recipe.iterations // 200)
+            loop = _Loop(state, hooks, journal, processes, validate, validate_every, log_every)
             loop.run(stop, progress, description)
         where = folder.path if folder else None
-        return TrainingResult(state.result(), state.history(), recipe, state.step, state.seconds, where)
+        return TrainingResult(state.result(), pd.DataFrame(state.rows), recipe, state.step, state.seconds, where)
 
 
 def _resume(state: State, folder: RunFolder, processes: Processes) -> None:
@@ -143,60 +142,34 @@ class _Losses(nn.Module):
 
     def __init__(self, state: State, losses: Losses | None) -> None:
         super().__init__()
-        self.model = state.model
-        self.networks = nn.ModuleDict(state.networks)
-        self.losses = losses or _plain_loss(state.recipe)
+        self.model, self.networks = state.model, nn.ModuleDict(state.networks)
+        self.losses, self.name = losses, state.recipe.loss
         # kept out of the module's children: its parameters are the model's
         self.__dict__["called"] = torch.compile(self.model) if state.recipe.compile else self.model
 
     def forward(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        return dict(self.losses(self.__dict__["called"], batch, step, **dict(self.networks.items())))
+        model = self.__dict__["called"]
+        if self.losses is None:
+            return {self.name: LOSSES[self.name](model(batch.input), batch.target)}
+        return dict(self.losses(model, batch, step, **dict(self.networks.items())))
 
 
-def _plain_loss(recipe: Recipe) -> Losses:
-    loss = LOSSES[recipe.loss]
-
-    def losses(model: nn.Module, batch: Batch, step: int) -> dict[str, Tensor]:
-        return {recipe.loss: loss(model(batch.input), batch.target)}
-
-    return losses
-
-
-class _Validation:
-    """The caller's score of the network, asked for in the first process and told to the others."""
-
-    def __init__(self, score: Score | None, every: int, state: State, processes: Processes) -> None:
-        self.score, self.every, self.state, self.processes = score, every, state, processes
-
-    def due(self) -> bool:
-        step, last = self.state.step, self.state.recipe.iterations
-        return self.score is not None and (step == last or bool(self.every and step % self.every == 0))
-
-    def numbers(self) -> dict[str, float]:
-        assert self.score is not None
-        found: dict[str, float] = {}
-        if self.processes.first:
-            network = self.state.current().eval()
-            with torch.no_grad():
-                found = {name: float(v) for name, v in self.score(network).items()}
-            network.train()
-        found = self.processes.told_by_first(found)
-        if self.state.recipe.schedule == "plateau":
-            self.state.plateau.see(next(iter(found.values())))
-        return found
-
-
+@dataclass
 class _Loop:
     """Steps, rows of the log and checkpoints, until the end or a signal."""
 
-    def __init__(
-        self, state: State, hooks: Hooks, validation: _Validation, journal: Journal, processes: Processes, every: int
-    ) -> None:
-        self.state, self.hooks, self.validation, self.journal = state, hooks, validation, journal
-        self.processes, self.log_every = processes, every
-        self.shard = processes.share(state.recipe.batch)
-        self.losses: nn.Module = _Losses(state, hooks.losses)
-        if processes.count > 1:
+    state: State
+    hooks: Hooks
+    journal: Journal
+    processes: Processes
+    validate: Score | None
+    validate_every: int
+    log_every: int
+
+    def __post_init__(self) -> None:
+        self.shard = self.processes.share(self.state.recipe.batch)
+        self.losses: nn.Module = _Losses(self.state, self.hooks.losses)
+        if self.processes.count > 1:
             self.losses = nn.parallel.DistributedDataParallel(self.losses)
 
     def run(self, stop: list[int], progress: bool | None, description: str) -> None:
@@ -207,12 +180,12 @@ class _Loop:
         watched = progress if self.processes.first else False
         hidden = None if watched is None else not watched  # None: not on a terminal
         bar = tqdm(total=last, initial=state.step, desc=description, unit="step", disable=hidden)
-        state.start_clock()
+        state.clock = time.monotonic()
         with bar:
             while not state.ended():
                 self.one_step()
                 bar.update()
-                if state.step % self.log_every == 0 or self.validation.due() or state.step == last:
+                if state.step % self.log_every == 0 or self.validation_is_due() or state.step == last:
                     bar.set_postfix_str(_shown(self.row()))
                 late, stopped = self.asked(stop)
                 if late or stopped or self.journal.due() or state.ended():
@@ -250,16 +223,32 @@ class _Loop:
     def row(self) -> dict[str, float]:
         """A row of the log: the mean losses since the last one, what the hook tells, and a validation if it is time."""
         state = self.state
-        means = self.mean_losses()
-        lr = state.learning_rate(state.step - 1)
-        row: dict[str, float] = {"step": state.step, **means, "lr": lr, "seconds": state.elapsed()}
+        row: dict[str, float] = {"step": state.step, **self.mean_losses()}
+        row |= {"lr": state.learning_rate(state.step - 1), "seconds": state.elapsed()}
         if self.hooks.after_step:
             row |= dict(self.hooks.after_step(state.model, state.step) or {})
-        if self.validation.due():
-            row |= self.validation.numbers()
+        if self.validation_is_due():
+            row |= self.validation()
         state.rows.append(row)
         self.journal.write(row)
         return row
+
+    def validation_is_due(self) -> bool:
+        step, every = self.state.step, self.validate_every
+        return self.validate is not None and (step == self.state.recipe.iterations or bool(every and step % every == 0))
+
+    def validation(self) -> dict[str, float]:
+        """The caller's score of the network, asked for in the first process and told to the others."""
+        found: dict[str, float] = {}
+        if self.processes.first and self.validate:
+            network = self.state.current().eval()
+            with torch.no_grad():
+                found = {name: float(v) for name, v in self.validate(network).items()}
+            network.train()
+        found = self.processes.told_by_first(found)
+        if self.state.recipe.schedule == "plateau":
+            self.state.plateau.see(next(iter(found.values())))
+        return found
 
     def mean_losses(self) -> dict[str, float]:
         """Means since the last row, over all processes. FloatingPointError: a loss or a weight is no number."""
@@ -269,14 +258,12 @@ class _Loop:
         if len(wrong):
             first = int(wrong[0])
             at = state.step - len(window) + first + 1
-            self.diverged(f"the loss is {float(losses['loss'][first]):g} at step {at}")
-        if not state.weights_are_finite():
-            self.diverged(f"weights are NaN or infinite after step {state.step}, with a loss of {losses['loss'][-1]:g}")
-        window.clear()
-        return {name: float(values.mean()) for name, values in losses.items()}
-
-    def diverged(self, what: str) -> NoReturn:
-        """Tell what happened, and where the last good checkpoint is."""
+            what = f"the loss is {float(losses['loss'][first]):g} at step {at}"
+        elif not state.weights_are_finite():
+            what = f"weights are NaN or infinite after step {state.step}, with a loss of {losses['loss'][-1]:g}"
+        else:
+            window.clear()
+            return {name: float(values.mean()) for name, values in losses.items()}
         sentence = f"{what}; {self.journal.last_good()}"
         self.journal.say(sentence)
         raise FloatingPointError(sentence)

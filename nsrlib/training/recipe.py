@@ -1,12 +1,15 @@
-"""How a network is trained: a :class:`Recipe`, checked when it is made, and the learning rate of each step."""
+"""How a network is trained: a :class:`Recipe`, checked when it is made, and the :class:`Hooks` of a paper beyond it."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 LOSSES = ("l1", "l2", "charbonnier")
 OPTIMISERS = ("adam", "adamw", "sgd")
@@ -51,25 +54,21 @@ class Recipe:
     """How a network is trained.
 
     Attributes:
-        iterations: optimiser steps.
         batch: patches a step, over all processes.
         patch: side of the input patch in pixels (of the low-resolution image, unless the input is upscaled first).
         loss: ``l1``, ``l2`` or ``charbonnier`` (epsilon 1e-3), the mean over all elements.
         optimiser: ``adam``, ``adamw`` or ``sgd`` (with ``momentum``).
         lr: learning rate at the start.
         lr_scale: pairs (pattern of parameter names, factor); the first that matches multiplies ``lr``.
-        betas, momentum: of the optimiser.
         weight_decay: for weights; biases and other vectors are spared.
-        schedule: ``cosine``: from ``lr`` to ``lr_min`` over the whole training; ``linear`` likewise; ``multistep``:
-            times ``gamma`` at each of ``milestones``; ``plateau``: times ``gamma`` when ``patience`` validations in a
-            row have not been better, end below ``lr_min``; ``constant``.
+        schedule: ``cosine`` or ``linear``: from ``lr`` to ``lr_min``; ``multistep``: times ``gamma`` at each of
+            ``milestones``; ``plateau``: times ``gamma`` when ``patience`` validations in a row have not been better,
+            end below ``lr_min``; ``constant``.
         milestones: as fractions of ``iterations``, so that a shorter training keeps its shape.
         warmup: steps of linear rise from 0.
-        clip_norm: largest Euclidean norm of the whole gradient; 0: no clipping.
-        clip_value: largest gradient of an element; 0: no clipping.
+        clip_norm, clip_value: largest Euclidean norm of the whole gradient, and of an element; 0: no clipping.
         ema: decay of the running mean of the weights, which is then what is validated and returned; 0: none.
         precision: ``float32``, or ``bfloat16`` for autocast.
-        channels_last: memory format of network and images.
         compile: ``torch.compile`` the network. Pays on GPUs; on a CPU a step of these networks became 1.5 times slower.
         seed: of weights drawn by :func:`fit`'s caller with :func:`seeded`, of patches and of noise.
 
@@ -128,11 +127,10 @@ class Recipe:
         return dataclasses.replace(self, **changes)
 
     def __str__(self) -> str:
-        decay = {"cosine": f" to {self.lr_min:g}, cosine", "linear": f" to {self.lr_min:g}, linear"}
-        schedule = decay.get(self.schedule, f", {self.schedule}")
+        decay = f" to {self.lr_min:g}" if self.schedule in ("cosine", "linear") else ""
         return (
             f"{self.iterations:,} steps of {self.batch} patches of {self.patch}x{self.patch}, {self.loss}, "
-            f"{self.optimiser} {self.lr:g}{schedule}, seed {self.seed}"
+            f"{self.optimiser} {self.lr:g}{decay}, {self.schedule}, seed {self.seed}"
         )
 
 
@@ -148,3 +146,27 @@ def learning_rate(recipe: Recipe, step: int, factor: float = 1.0) -> float:
     if recipe.schedule == "multistep":
         return recipe.lr * recipe.gamma ** sum(done >= m for m in recipe.milestones)
     return recipe.lr * factor
+
+
+Losses = Callable[..., Mapping[str, "Tensor"]]
+"""``losses(model, batch, step, **networks) -> {name: term}``; the terms are weighted already and summed."""
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What is called in a training. Steps are counted from 0.
+
+    Attributes:
+        losses: called as ``losses(model, batch, step, **networks)``; returns named terms that are summed. None: the
+            recipe's loss between the output and the target.
+        networks: further networks that are trained along, each with an optimiser of its own after the same recipe.
+        before_forward: called with (model, step) first of all, to set what depends on the step.
+        before_step: called with (model, step) between the gradients and the optimiser, to rescale gradients.
+        after_step: called with (model, steps done) at every row of the log; what it returns goes into that row.
+    """
+
+    losses: Losses | None = None
+    networks: Mapping[str, nn.Module] = dataclasses.field(default_factory=dict)
+    before_forward: Callable[[Any, int], None] | None = None
+    before_step: Callable[[Any, int], None] | None = None
+    after_step: Callable[[Any, int], Mapping[str, float] | None] | None = None

@@ -9,16 +9,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nsrlib.data.patches import Patches
 from nsrlib.training.recipe import Recipe, learning_rate
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -109,9 +106,6 @@ class State:
             self.mean.update_parameters(self.model)
         self.step += 1
 
-    def start_clock(self) -> None:
-        self.clock = time.monotonic()
-
     def elapsed(self) -> float:
         """Bring ``seconds`` up to date; returns them to the millisecond."""
         now = time.monotonic()
@@ -138,11 +132,6 @@ class State:
         if self.mean:
             self.model.load_state_dict(self.mean.module.state_dict())
         return self.model.eval()
-
-    def history(self) -> pd.DataFrame:
-        import pandas as pd
-
-        return pd.DataFrame(self.rows)
 
     # --- checkpoints
 
@@ -189,17 +178,12 @@ class State:
 
     def _differences(self, kept: Mapping[str, Any]) -> list[str]:
         now, before = self.settings(), kept["recipe"]
-        found = [f"{k} {before.get(k)!r} -> {now[k]!r}" for k in now if _listed(before.get(k)) != _listed(now[k])]
+        found = [f"{k} {before.get(k)!r} -> {v!r}" for k, v in now.items() if before.get(k) != v]
         if kept["data"] != self.data.fingerprint:
             found.append("the training images")
         if set(kept["networks"]) != set(self.networks):
             found.append(f"networks {sorted(kept['networks'])} -> {sorted(self.networks)}")
         return found
-
-
-def _listed(value: Any) -> Any:
-    """Tuples as lists, all the way down: how JSON and checkpoints compare."""
-    return [_listed(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def _running_mean(decay: float) -> Callable[..., None]:
