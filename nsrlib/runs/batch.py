@@ -152,12 +152,15 @@ def reproduce(
     started, already = time.monotonic(), run.seconds
     if notebooks_dir is None:
         chosen |= {n.name: ready(chosen[n.name], run.folder / "sources") for n in todo}
+    orders = {
+        name: {"notebook": str(path), "parameters": per_notebook[name], "timeout": timeout, "page": pages}
+        for name, path in chosen.items()
+    }
     run.save()
     interrupted = False
-    orders = {name: {"parameters": per_notebook[name], "timeout": timeout, "page": pages} for name in chosen}
     try:
         with Bars(progress, sys.stderr) as bars:
-            execute(run, todo, orders, chosen, jobs=jobs, threads=max(1, cores() // jobs), bars=bars)
+            execute(run, todo, orders, jobs, bars)
     except KeyboardInterrupt:
         interrupted = True
     run.status = "interrupted" if interrupted else "finished" if run.ok else "failed"
@@ -239,18 +242,9 @@ def about(words: Iterable[str], profile: str, parameters: Mapping[str, Any]) -> 
     }
 
 
-def execute(
-    run: Run,
-    todo: list[NotebookRun],
-    orders: dict[str, dict[str, Any]],
-    files: Mapping[str, Path],
-    *,
-    jobs: int,
-    threads: int,
-    bars: Bars,
-) -> None:
+def execute(run: Run, todo: list[NotebookRun], orders: Mapping[str, Mapping[str, Any]], jobs: int, bars: Bars) -> None:
     """Run ``todo``, at most ``jobs`` at a time, and keep ``run`` and ``run.json`` up to date."""
-    environment = _environment(threads)
+    environment = _environment(max(1, cores() // jobs))
     events: queue.Queue[tuple[NotebookRun, dict[str, Any]]] = queue.Queue()
     waiting = deque(todo)
     workers: dict[str, subprocess.Popen[str]] = {}
@@ -266,7 +260,7 @@ def execute(
             while waiting and len(workers) < jobs:
                 notebook = waiting.popleft()
                 name = notebook.name
-                worker = workers[name] = _start_worker(run.folder, files[name], orders[name], environment)
+                worker = workers[name] = _start_worker(run.folder, orders[name], environment)
                 began[name], bar[name] = time.monotonic(), bars.add_task(name, total=None)
                 notebook.status, notebook.error = "running", None
                 threading.Thread(target=listen, args=(notebook, worker), daemon=True).start()
@@ -323,22 +317,17 @@ def _environment(threads: int) -> dict[str, str]:
     return environment
 
 
-def _start_worker(
-    folder: Path, notebook: Path, order: dict[str, Any], environment: dict[str, str]
-) -> subprocess.Popen[str]:
-    """Start the process that executes ``notebook`` (:mod:`nsrlib.runs.worker`), in place of what it left before."""
+def _start_worker(folder: Path, order: Mapping[str, Any], environment: dict[str, str]) -> subprocess.Popen[str]:
+    """Start the process that executes a notebook (:mod:`nsrlib.runs.worker`), in place of what it left before."""
+    notebook = Path(order["notebook"])
     name = notebook.stem
     (folder / "results" / f"{name}.json").unlink(missing_ok=True)
-    for stem in (name, f"{name}.failed", f".{name}.running"):
-        for suffix in ("ipynb", "html"):
-            (folder / "notebooks" / f"{stem}.{suffix}").unlink(missing_ok=True)
+    for end in ("ipynb", "html"):
+        for left in (f"{name}.{end}", f"{name}.failed.{end}", f".{name}.running.{end}"):
+            (folder / "notebooks" / left).unlink(missing_ok=True)
     # relative, because the executed notebook shows its parameters
     out_dir = os.path.relpath(folder / "results", notebook.parent)
-    job = order | {
-        "notebook": str(notebook),
-        "folder": str(folder),
-        "parameters": order["parameters"] | {"out_dir": out_dir},
-    }
+    job = {**order, "folder": str(folder), "parameters": order["parameters"] | {"out_dir": out_dir}}
     with open(folder / "logs" / f"{name}.log", "w") as log:
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "nsrlib.runs.worker", json.dumps(job)],

@@ -58,9 +58,8 @@ def run_one(job: Mapping[str, Any]) -> float:
     """
     folder, notebook, key = Path(job["folder"]), Path(job["notebook"]), job["key"]
     if not (folder / "sweep.json").exists():
-        raise FileNotFoundError(
-            f"the worker on {socket.gethostname()} does not see the sweep's folder; all need one file system"
-        )
+        here = socket.gethostname()
+        raise FileNotFoundError(f"the worker on {here} does not see the sweep's folder; all need one file system")
     final = folder / "runs" / key
     if done := finished(final):
         return done.notebooks[0].seconds  # by a worker that was thought lost

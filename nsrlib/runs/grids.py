@@ -6,7 +6,7 @@ import ast
 import csv
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -68,24 +68,23 @@ def read_grid(path: str | Path) -> list[dict[str, Any]]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no such grid file: {path}")
+    readers: dict[str, Callable[[str], Any]] = {".json": json.loads, ".csv": _read_csv}
+    readers |= {".yaml": _read_yaml, ".yml": _read_yaml}
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        if path.suffix == ".json":
-            content = json.loads(text)
-        elif path.suffix in (".yaml", ".yml"):
-            import yaml
-
-            try:
-                content = yaml.safe_load(text)
-            except yaml.YAMLError as error:
-                raise ValueError(str(error)) from error
-        elif path.suffix == ".csv":
-            content = _read_csv(text)
-        else:
+        if path.suffix not in readers:
             raise ValueError("its name ends in none of .json, .yaml, .yml and .csv")
-        return _points(content)
+        return _points(readers[path.suffix](path.read_text(encoding="utf-8-sig")))
     except ValueError as error:
         raise ValueError(f"grid file {path.name}: {one_line(str(error))}") from error
+
+
+def _read_yaml(text: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
 
 
 def _read_csv(text: str) -> list[dict[str, Any]]:

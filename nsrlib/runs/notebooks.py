@@ -55,10 +55,6 @@ def _heading(markdown: str) -> str:
 
 def write_page(notebook: Path, target: Path, folder: Path) -> None:
     """A notebook of the run in ``folder`` as a page that needs nothing from the network."""
-    write_text(target, Scrubber(folder).folders(_to_html(notebook, title=target.name.split(".")[0])))
-
-
-def _to_html(path: Path, title: str) -> str:
     from nbconvert import HTMLExporter
 
     exporter = HTMLExporter(embed_images=True)
@@ -71,21 +67,20 @@ def _to_html(path: Path, title: str) -> str:
         {%- block html_head_js_mathjax -%}
         {{ mathjax(resources.mathjax_url) | replace('<script src', '<script defer src') }}
         {%- endblock -%}"""
-    html, _ = exporter.from_filename(str(path), resources={"metadata": {"name": title}})
-    return html
+    title = target.name.split(".")[0]
+    html, _ = exporter.from_filename(str(notebook), resources={"metadata": {"name": title}})
+    write_text(target, Scrubber(folder).folders(html))
 
 
 def import_papermill() -> Any:
     """papermill, in less than half the time that ``import papermill`` takes."""
     # jsonschema would import it to check addresses, of which notebooks have none; it builds a large grammar at import
     grammar = "rfc3987_syntax"
-    blocked = grammar not in sys.modules
-    if blocked:
-        sys.modules[grammar] = None  # type: ignore[assignment]
+    sys.modules.setdefault(grammar, None)  # type: ignore[arg-type]
     try:
         import papermill
     finally:
-        if blocked:
+        if sys.modules[grammar] is None:
             del sys.modules[grammar]
     return papermill
 

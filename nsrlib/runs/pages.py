@@ -73,11 +73,6 @@ def write_page(run: Run) -> Path:
         "rows": sorted(rows, key=lambda r: r["verdict"] != "differs"),
         "links": {name: links(folder, name) for name in names},
         "longest": max((n.seconds for n in run.notebooks), default=0) or 1,
-        "slowest": [
-            cell._replace(images=())._asdict()
-            for cell in sorted(every, key=lambda cell: -cell.seconds)[:8]
-            if cell.seconds >= 1
-        ],
         "how": HOW,
         "unmeasured": UNMEASURED,
         "notes": [(found.paper, note) for found in results for note in found.notes],
@@ -275,9 +270,7 @@ class Cell(NamedTuple):
 
     paper: str = ""
     caption: str = ""  # the heading above it
-    line: str = ""  # its first line
     href: str = ""
-    seconds: float = 0.0
     images: tuple[tuple[str, str], ...] = ()  # (base64, type) of every PNG and JPEG
 
 
@@ -300,9 +293,7 @@ def _cells(folder: Path, name: str, problems: list[str]) -> dict[int, Cell]:
                 found[int(number)] = Cell(
                     name,
                     place["section"] or name,
-                    place["line"],
                     f"{addresses.get('page', addresses['notebook'])}#cell-id={cell.get('id', '')}",
-                    float(cell["metadata"].get("papermill", {}).get("duration") or 0.0),
                     tuple(images),
                 )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -310,12 +301,12 @@ def _cells(folder: Path, name: str, problems: list[str]) -> dict[int, Cell]:
     return found
 
 
-def data_uri(encoded: str, mime: str, limit: int = 400_000) -> str:
+def data_uri(encoded: str, mime: str) -> str:
     """The image as it is, or a smaller copy when it is heavy; the notebook's own page has the original."""
     from PIL import Image
 
     encoded = "".join(encoded.split())
-    if len(encoded) > limit:
+    if len(encoded) > 400_000:
         picture = Image.open(io.BytesIO(base64.b64decode(encoded)))
         picture.thumbnail((1400, 1400), Image.Resampling.LANCZOS)
         small = io.BytesIO()
@@ -349,10 +340,8 @@ def _decimals(row: Mapping[str, Any]) -> int:
 
 def _number(value: Any, row: Mapping[str, Any]) -> str:
     """A measured or published value to the digits of the published one."""
-    if value is None or value == "":
-        return "–"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return str(value)
+        return "–" if value in (None, "") else str(value)
     if row.get("published") is None:
         return f"{value:,.6g}"
     return f"{value:,.{_decimals(row)}f}"

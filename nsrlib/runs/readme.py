@@ -17,15 +17,8 @@ from nsrlib.papers import Paper, every
 from nsrlib.runs.batch import stored_seconds
 
 
-def board_of(papers: Iterable[Paper] | None = None) -> pd.DataFrame:
-    """:func:`nsrlib.claims.scoreboard` of papers, in their order; default: all of :func:`nsrlib.papers.every`."""
-    papers = every().values() if papers is None else papers
-    return scoreboard([paper.name for paper in papers if paper.published.is_file()])
-
-
-def scoreboard_markdown(board: pd.DataFrame | None = None) -> str:
-    """The scoreboard by paper and table as a Markdown table; default: :func:`board_of` all papers."""
-    board = board_of() if board is None else board
+def scoreboard_markdown(board: pd.DataFrame) -> str:
+    """:func:`nsrlib.claims.scoreboard` by paper and table as a Markdown table."""
     names = "paper", "table", "cells", "exact", "with weights", "trend", "noise", "differs", "open", "quoted", "command"
     rows = []
     good = board["verdict"].isin(["reproduced", "trend holds"])
@@ -57,9 +50,8 @@ def notebooks_markdown(papers: Iterable[Paper]) -> str:
     return _table(("notebook", "paper", "`quick`, 2 CPU cores", "needs for its verdicts"), "llrl", rows)
 
 
-def speed_markdown(papers: Iterable[Paper] | None = None) -> str:
+def speed_markdown(papers: Iterable[Paper]) -> str:
     """The stored latency of the networks of every paper that compares their speed, as Markdown tables."""
-    papers = every().values() if papers is None else papers
     return "\n\n".join(filter(None, map(_speed, papers))) or "Not measured yet."
 
 
@@ -107,8 +99,12 @@ def update_readme(path: str | os.PathLike = ROOT / "README.md", *, write: bool =
     path = Path(path)
     text = before = path.read_text()
     own = [paper for paper in every().values() if paper.root == ROOT]
-    contents = {"scoreboard": scoreboard_markdown(board_of(own)), "notebooks": notebooks_markdown(own)}
-    contents |= {"speed": speed_markdown(own), "kernels": kernels_markdown()}
+    contents = {
+        "scoreboard": scoreboard_markdown(scoreboard([paper.name for paper in own if paper.published.is_file()])),
+        "notebooks": notebooks_markdown(own),
+        "speed": speed_markdown(own),
+        "kernels": kernels_markdown(),
+    }
     for name, content in contents.items():
         head, start, rest = text.partition(f"<!-- {name} -->")
         _, end, tail = rest.partition(f"<!-- /{name} -->")

@@ -28,6 +28,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,7 @@ def sweep(
     """Run a notebook for every point of a grid and write a table, figures and a report.
 
     Finished runs of the folder are kept. A run that fails is tried once more, then reported; a worker that dies is
-    replaced, and its run starts again. Call it from a script only under ``if __name__ == "__main__":``, as all that
-    starts processes.
+    replaced, and its run starts again. A script needs ``if __name__ == "__main__":`` around it.
 
     Args:
         grid: parameter -> its values; all combinations are run.
@@ -89,7 +89,8 @@ def sweep(
     notebook = batch.choose(paper, batch.notebooks(notebooks_dir))[paper]
     sha256 = digest(notebook)
     planned = plan(notebook, sha256, profile, grid or {}, listed or [{}], parameters or {})
-    _need_dask()
+    if find_spec("distributed") is None:
+        raise ImportError("nsr sweep needs Dask: pip install 'nsrlib[sweep]'")
 
     folder = Path(out or batch.default_folder() / "sweeps" / f"{paper}-{profile}").resolve()
     bars = Bars(progress, sys.stderr, TimeRemainingColumn())
@@ -156,19 +157,10 @@ def plan(
 
 def _words(paper: str, grid: Mapping[str, Sequence[Any]], points: object) -> list[str]:
     """The command, but for profile and parameters."""
-    words = ["sweep", paper]
-    for name, values in grid.items():
-        words += ["-g", f"{name}={list(values)}"]
+    words = ["sweep", paper, *(word for name, values in grid.items() for word in ("-g", f"{name}={list(values)}"))]
     if points:
         words += ["--grid", Path(points).name if isinstance(points, str | Path) else "points.json"]
     return words
-
-
-def _need_dask() -> None:
-    try:
-        import distributed  # noqa: F401
-    except ImportError as error:
-        raise ImportError(f"nsr sweep needs Dask: pip install 'nsrlib[sweep]' ({error})") from error
 
 
 def _prepare(folder: Path) -> Path:
@@ -242,6 +234,5 @@ def summary(sweep: Sweep) -> str:
     lines.append(f"{done} of {len(sweep.runs)} runs ended well in {clock(sweep.seconds)}")
     if sweep.status == "interrupted":
         lines.append("interrupted: the same command goes on where it was stopped")
-    lines.append(f"table: {short_path(sweep.folder / 'sweep.csv')}")
-    lines.append(f"report: {short_path(sweep.folder / 'index.html')}")
-    return "\n".join(lines)
+    table, page = (short_path(sweep.folder / name) for name in ("sweep.csv", "index.html"))
+    return "\n".join([*lines, f"table: {table}", f"report: {page}"])

@@ -21,10 +21,8 @@ def clock(seconds: float) -> str:
 
 def short_path(path: Path) -> str:
     """A path for a message: relative to where the user is, if it is not far."""
-    try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
+    full, here = path.resolve(), Path.cwd()
+    return str(full.relative_to(here) if full.is_relative_to(here) else path)
 
 
 def suggest(word: str, possible: Iterable[str]) -> str:
@@ -41,8 +39,7 @@ def cause_of(error: BaseException) -> tuple[str, str]:
     if kind == "DeadKernelError":
         return kind, "the kernel died; often the machine is out of memory"
     if kind == "CellTimeoutError":
-        seconds = re.search(r"after (\S+) seconds", str(error))
-        return kind, f"the cell took longer than {seconds[1] if seconds else 'the allowed'} s"
+        return kind, re.sub(r".*after (\S+) seconds.*", r"the cell took longer than \1 s", one_line(str(error)))
     if isinstance(error, OSError) and error.errno:
         if error.errno == errno.ENOSPC:
             return kind, "the disk is full" + (f" (writing {Path(error.filename).name})" if error.filename else "")

@@ -359,18 +359,6 @@ def test_a_claim_links_to_the_cell_that_measured_it(done):
     assert f'<a href="{href}#{anchor}">Table 2</a>' in board
 
 
-def test_the_cells_that_took_longest_are_named(copy):
-    path = copy / "notebooks" / "good.ipynb"
-    notebook = nbformat.read(path, 4)
-    for cell, seconds in zip(notebook.cells[1:], [0.2, 0.1, 0.1, 7.25], strict=True):
-        cell.metadata["papermill"] = {"duration": seconds}
-    nbformat.write(notebook, path)
-    page = report(copy).read_text()
-    slowest = re.findall(r'<td class="n">([\d.]+) s</td><td><a href="([^"]+)">([^<]+)</a><br><code[^>]*>([^<]+)<', page)
-    address = f"notebooks/good.html#cell-id={notebook.cells[-1].id}"
-    assert slowest[0] == ("7.2", address, "good, Claim 1: a picture is shown", "import base64, json, os")
-
-
 def test_the_page_can_be_filtered_by_paper_and_verdict_and_has_two_themes(done):
     page = (done[0].folder / "index.html").read_text()
     assert re.search(r'<div class="filter" hidden>\s*<input type="search"', page)  # nothing to see without scripts
