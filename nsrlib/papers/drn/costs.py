@@ -67,15 +67,12 @@ def complexity_table(only: Collection[str] = ()) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["model", "scale", "params", "multi_adds_96", "multi_adds_720p", "thop_96"])
 
 
-def widths_at_cost(
-    model: DRN, budget: float, kind: Literal["uniform", "random"], *, least: float = 0.25, seed: int = 0
-) -> list[int]:
+def widths_at_cost(model: DRN, budget: float, kind: Literal["uniform", "random"], seed: int = 0) -> list[int]:
     """Widths that cost ``budget`` multiply-adds, or less by no more than one channel: controls for a search.
 
     Args:
         model: the unpruned network. budget: in multiply-adds (rule ``macs``) at 96x96, as :func:`channel_costs`.
-        kind: ``uniform``: the same share of every layer; ``random``: each layer's share drawn from the seed first.
-        least: smallest share of a layer that is drawn.
+        kind: ``uniform``: the same share of every layer; ``random``: each layer's, from a quarter up, drawn first.
 
     Raises:
         ValueError: a budget that no widths meet.
@@ -90,7 +87,7 @@ def widths_at_cost(
     if kind not in ("uniform", "random"):
         raise ValueError(f"kind must be 'uniform' or 'random', got {kind!r}")
     dice = np.random.default_rng(seed)
-    share = np.ones(len(full)) if kind == "uniform" else dice.uniform(least, 1, len(full))
+    share = np.ones(len(full)) if kind == "uniform" else dice.uniform(0.25, 1, len(full))
     # clipped shares of all layers, times a common factor found by bisection
     low, high = 0.0, 1 / share.min()
     for _ in range(60):

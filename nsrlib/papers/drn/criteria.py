@@ -10,7 +10,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -18,8 +18,6 @@ from torch import Tensor, nn
 
 from nsrlib.data.patches import Batch, Patches, stream_seed
 from nsrlib.models.drn import DRN, Slot
-
-Criterion = Literal["drc", "dcp", "cp", "thinet", "l1", "random"]
 
 CRITERIA: dict[str, str] = {
     "drc": "greedy: the channel whose kernel has the largest gradient of reconstruction error and dual regression loss",
@@ -55,10 +53,6 @@ class LayerStatistics:
     weight: Tensor
     bias: Tensor | None
 
-    @property
-    def channels(self) -> int:
-        return self.weight.shape[1]
-
     def solve(self, channels: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         """Kernels of these channels (zeros elsewhere) and bias with the least squared error. Minimum norm."""
         index = self._columns(channels)
@@ -67,11 +61,8 @@ class LayerStatistics:
         return self.unpack(solution)
 
     def beyond(self, gradient: Tensor, channels: Sequence[int]) -> Tensor:
-        """The part of a gradient, ``(c * K * K + 1, out)``, that moving the kernels of ``channels`` cannot make up for.
-
-        That is the gradient at the minimum over these kernels of the squared error plus what is linear in the rest of
-        the loss; a copy of a kept channel has none.
-        """
+        """The part of a gradient, ``(c * K * K + 1, out)``, that moving the kernels of ``channels`` cannot make up for,
+        where the rest of the loss is taken as linear; a copy of a kept channel has none."""
         index = self._columns(channels)
         return gradient - self.gram[:, index] @ (self._inverse(index) @ gradient[index])
 
@@ -154,10 +145,10 @@ def layer_statistics(
     return LayerStatistics(gram, cross, energy, samples, weight, bias)
 
 
-def select_channels(s: LayerStatistics, width: int, criterion: Criterion | str, seed: int = 0) -> list[int]:
+def select_channels(s: LayerStatistics, width: int, criterion: str, seed: int = 0) -> list[int]:
     """Channels to keep by a criterion that needs the layer alone: cp, thinet, l1 or random."""
     if criterion == "random":
-        return sorted(torch.randperm(s.channels, generator=torch.Generator().manual_seed(seed))[:width].tolist())
+        return sorted(torch.randperm(s.weight.shape[1], generator=torch.Generator().manual_seed(seed))[:width].tolist())
     if criterion == "l1":
         return sorted(s.weight.abs().sum((0, 2)).argsort(descending=True, stable=True)[:width].tolist())
     among, with_target = s.contributions()

@@ -34,8 +34,7 @@ def network() -> Figure:
         arrow(ax, (right, height), (right, 0.24))
     middle = 0.3 + 3.5 * gap
     note(ax, middle, 1.0, "copies, concatenated")
-    text = "an image is read from every size; 64 channels at B = 30 blocks in DRN-S"
-    note(ax, middle, -0.36, text, va="center")
+    note(ax, middle, -0.36, "an image is read from every size; 64 channels at B = 30 blocks in DRN-S", va="center")
     return fig
 
 
@@ -47,11 +46,7 @@ def variants(result: StudyResult, metric: str, names: Sequence[str], baseline: s
 
 
 def overlap(chosen: Mapping[str, Collection[int]], width: int, layer: str) -> Figure:
-    """Which channels of a layer each criterion keeps, and the share of them that two criteria have in common.
-
-    Args:
-        chosen: criterion -> channels, as many each. width: channels of the layer. layer: its name.
-    """
+    """Which of the ``width`` channels of a layer each criterion keeps, and the share that two have in common."""
     names = list(chosen)
     common = [[len(set(chosen[a]) & set(chosen[b])) / len(chosen[a]) for b in names] for a in names]
     fig, (kept, shares) = plt.subplots(1, 2, figsize=(9.2, 2.9), width_ratios=[1.7, 1])

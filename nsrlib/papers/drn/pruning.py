@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from nsrlib.data.patches import Batch, Patches, stream_seed
 from nsrlib.models.drn import DRN, Slot, check_widths, drn_losses
-from nsrlib.papers.drn.criteria import CRITERIA, Criterion, LayerStatistics, layer_statistics, select_channels
+from nsrlib.papers.drn.criteria import CRITERIA, LayerStatistics, layer_statistics, select_channels
 from nsrlib.papers.drn.search import ClosedLoop
 from nsrlib.training import Hooks, Recipe, TrainingResult, fit
 
@@ -40,7 +40,7 @@ def prune(
     model: DRN,
     widths: Sequence[int],
     batches: Sequence[Batch],
-    criterion: Criterion | str = "drc",
+    criterion: str = "drc",
     *,
     duals: nn.Module | None = None,
     gamma: float = 1.0,

@@ -19,12 +19,8 @@ RIVALS = ("CP", "ThiNet", "DCP")
 
 
 def sizes(counts: pd.DataFrame) -> tuple[dict[str, float], dict[str, str]]:
-    """The printed sizes that a count decides: id -> ours, and id -> reason for those that are known to differ.
-
-    Args:
-        counts: :func:`nsrlib.papers.drn.costs.complexity_table`.
-    """
-    table = counts.set_index(["model", "scale"])
+    """The printed sizes that :func:`nsrlib.papers.drn.costs.complexity_table` decides: id -> ours, and id -> reason for
+    those that are known to differ."""
     ours: dict[str, float] = {}
     for row in counts.to_dict("records"):
         name = str(row["model"])
@@ -32,7 +28,8 @@ def sizes(counts: pd.DataFrame) -> tuple[dict[str, float], dict[str, str]]:
             key = f"models/{name}/x{row['scale']}/model"
             ours[f"{key}/params"] = row["params"] / 1e6
             ours[f"{key}/multi_adds"] = row["thop_96" if name[-1].isdigit() else "multi_adds_96"]
-    params, plain, thop = table["params"].to_dict(), table["multi_adds_96"].to_dict(), table["thop_96"].to_dict()
+    table = counts.set_index(["model", "scale"])
+    params, plain, thop = (table[column].to_dict() for column in ("params", "multi_adds_96", "thop_96"))
     for name in ("DRN-S", "DRN-L"):
         ours[f"table1/{name}/x4/model/params"] = params[name, 4] / 1e6
         ours[f"table1/{name}/x4/model/multi_adds"] = plain[name, 4]
@@ -50,11 +47,7 @@ def sizes(counts: pd.DataFrame) -> tuple[dict[str, float], dict[str, str]]:
 
 
 def conventions(counts: pd.DataFrame, printed: pd.DataFrame) -> pd.DataFrame:
-    """Multiply-adds (G) at x4 for an input of 96x96 and for an output of 1280x720, beside what Tables 1 and 2 print.
-
-    Args:
-        counts: :func:`nsrlib.papers.drn.costs.complexity_table`. printed: the paper's numbers.
-    """
+    """Multiply-adds (G) at x4 for an input of 96x96 and for an output of 1280x720, beside what Tables 1 and 2 print."""
     import pandas as pd
 
     rows = {}
@@ -91,18 +84,12 @@ def bicubic(names: Sequence[str], limit: int | None = None) -> pd.DataFrame:
                 continue
             luma = evaluation.protocol_sensitivity(one, 1).iloc[0]
             colour = evaluation.evaluate(create_model("bicubic", scale), one)[["psnr", "ssim"]].mean()
-            for way, found in (("luma", luma), ("colour", colour)):
-                scores = {"psnr": found["psnr"], "ssim": found["ssim"]}
-                rows.append({"scale": scale, "set": name, "way": way, **scores})
+            rows += [(scale, name, way, m["psnr"], m["ssim"]) for way, m in (("luma", luma), ("colour", colour))]
     return pd.DataFrame(rows, columns=["scale", "set", "way", "psnr", "ssim"])
 
 
 def table(printed: pd.DataFrame, name: str, scale: int, measured: pd.DataFrame) -> pd.DataFrame:
-    """A table of the paper as it prints it, with the measured bicubic rows at its end.
-
-    Args:
-        printed: the paper's numbers. name: of the table. measured: :func:`bicubic`.
-    """
+    """A table of the paper as it prints it, with the rows that :func:`bicubic` measured at its end."""
     import pandas as pd
 
     rows = printed[(printed["table"] == name) & (printed["scale"] == scale)]

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nsrlib.complexity import count
+from nsrlib.complexity import Complexity, count
 from nsrlib.models import create_model, optimise
 from nsrlib.models.nsr import NSR, Gating, MixedConv2d, by_tiles, entropy, gates, tile_grid
 from nsrlib.papers.check import Check
@@ -41,8 +41,8 @@ def sliced_product(
     g = torch.Generator().manual_seed(seed)
     w1, w2 = (torch.randn(s, generator=g, dtype=torch.float64) for s in ((k * c, c_in), (c_out, k * c)))
     x = torch.randn(c_in, generator=g, dtype=torch.float64)
-    mask = torch.zeros(k * c, dtype=torch.float64)
     own = slice(chosen * c, (chosen + 1) * c)
+    mask = torch.zeros(k * c, dtype=torch.float64)
     mask[own] = 1
     hidden = (w1 @ x).relu() * mask
     y_sliced = w2[:, own] @ (w1[own] @ x).relu()
@@ -116,6 +116,13 @@ GRIDS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
 """The networks of Figure 4 and of Tables 2 and 3 at x2, 16 blocks."""
 
 
+def counted(name: str, scale: int, **config: Any) -> Complexity:
+    """A network that is never filled with numbers, counted on 48x48 pixels."""
+    with torch.device("meta"):
+        model = create_model(name, scale, **config)
+    return count(model, (48, 48), channels=config.get("channels", 3))
+
+
 def grid(name: str) -> pd.DataFrame:
     """Sizes of a grid of :data:`GRIDS`: columns network, parameters, multi_adds (G, of a 48x48 patch), overhead (%).
 
@@ -125,11 +132,8 @@ def grid(name: str) -> pd.DataFrame:
 
     rows = []
     for label, config in GRIDS[name]:
-        with torch.device("meta"):
-            model = create_model("nsr", 2, **config)
-        found = count(model, (48, 48))
-        overhead = 100 * found.extras["gates"][0] / found.multi_adds
-        rows.append((label, found.params, found.multi_adds / 1e9, overhead))
+        found = counted("nsr", 2, **config)
+        rows.append((label, found.params, found.multi_adds / 1e9, 100 * found.extras["gates"][0] / found.multi_adds))
     return pd.DataFrame(rows, columns=["network", "parameters", "multi_adds", "overhead"])
 
 
@@ -138,12 +142,14 @@ def grid(name: str) -> pd.DataFrame:
 
 def checks(seed: int = 0) -> list[Check]:
     """C1 to C7 of the specification, but for figures that another processor would round differently."""
-    torch_seed = torch.random.get_rng_state()
-    torch.manual_seed(seed)
-    try:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
         return [_c1(), _c2(), _c3(), *_c4(), _c5(), _c6(), _c7()]
-    finally:
-        torch.random.set_rng_state(torch_seed)
+
+
+def _small(name: str, statement: str, error: Tensor) -> Check:
+    below = float(error.abs().max()) < ROUNDING
+    return Check(name, statement, "checked", below, {"error below": ROUNDING})
 
 
 def _c1() -> Check:
@@ -152,17 +158,18 @@ def _c1() -> Check:
         with torch.device("meta"):
             found = tuple(sum(p.numel() for p in create_model(name, r, **config).parameters()) for r in (2, 3, 4))
         wrong += [label] if found != expected else []
-    figures: dict[str, float | int | str] = {"networks": 3 * len(COUNTS), "wrong": len(wrong)}
-    return Check("C1", "parameter counts equal the printed and counted ones to the unit", "checked", not wrong, figures)
+    statement = "parameter counts equal the printed and counted ones to the unit"
+    return Check("C1", statement, "checked", not wrong, {"networks": 3 * len(COUNTS), "wrong": len(wrong)})
 
 
 def _c2() -> Check:
     table = aggregation_gap()
     falls = bool(table["gap"].is_monotonic_decreasing and table["gap"].iloc[-1] < ROUNDING)
     shown = zip(table["temperature"], table["gap"], strict=True)
-    figures: dict[str, float | int | str] = {f"T={t:g}": f"{gap:.1f}" for t, gap in shown if t in (1.0, 0.5, 0.1)}
     statement = "the gap of Eq. 9 falls with the temperature and vanishes for one-hot gates"
-    return Check("C2", statement, "checked", falls, figures)
+    return Check(
+        "C2", statement, "checked", falls, {f"T={t:g}": f"{gap:.1f}" for t, gap in shown if t in (1.0, 0.5, 0.1)}
+    )
 
 
 def _layer(variant: str = "softmax", k: int = 4, d: int = 4) -> tuple[MixedConv2d, Tensor]:
@@ -191,9 +198,8 @@ def _c3() -> Check:
     )  # fmt: skip
     dense = F.conv2d(x, layer.weight, layer.bias, padding=1).unflatten(1, (4, 4, -1))
     mixed = (dense * values[..., None, None, None]).sum(1).flatten(1, 2)
-    error = float(max((y - loop).abs().max(), (y - mixed).abs().max()))
     statement = "one grouped convolution = a loop over samples = k convolutions mixed by the gate"
-    return Check("C3", statement, "checked", error < ROUNDING, {"error below": ROUNDING})
+    return _small("C3", statement, torch.stack([y - loop, y - mixed]))
 
 
 @torch.no_grad()
@@ -204,27 +210,24 @@ def _c4() -> list[Check]:
     order = [2, 0, 3, 1]
     for name, p in other.named_parameters():
         p.copy_(layer.get_parameter(name).unflatten(0, (4, -1))[order].flatten(0, 1))
-    moved = float((other(x) - y).abs().max())
-    sums = float((values.sum(1) - 1).abs().max())
+    moved = other(x) - y
     one, x = _layer(k=1)
-    plain = float((one(x) - F.conv2d(x, one.weight, one.bias, padding=1)).abs().max())
-    figures: dict[str, float | int | str] = {"error below": ROUNDING}
+    plain = one(x) - F.conv2d(x, one.weight, one.bias, padding=1)
     return [
-        Check("C4", "another order of the k kernels changes nothing", "checked", moved < ROUNDING, figures),
-        Check("C4", "gates sum to 1 for every sample and cardinal group", "checked", sums < ROUNDING, figures),
-        Check("C4", "k = 1 is a plain convolution", "checked", plain < ROUNDING, figures),
+        _small("C4", "another order of the k kernels changes nothing", moved),
+        _small("C4", "gates sum to 1 for every sample and cardinal group", values.sum(1) - 1),
+        _small("C4", "k = 1 is a plain convolution", plain),
     ]
 
 
 def _c5() -> Check:
     sizes = ((192, 192), (193, 200), (255, 339), (339, 510))
-    worst, wrong = 0.0, 0
+    worst, wrong, limit = 0.0, 0, 2e-7
     for h, w in sizes:
         x = torch.rand(1, 1, h, w, generator=torch.Generator().manual_seed(h))
         worst = max(worst, float((by_tiles(lambda tiles: tiles, x) - x).abs().max()))
         rows, columns = ((s + 8 - 48) // 32 + 1 for s in (h, w))
         wrong += len(tile_grid(h, w)) != rows * columns + 2 * rows + 2 * columns
-    limit = 2e-7
     statement = "the official tiles merge to the picture they were cut from, as many as the formula says"
     return Check("C5", statement, "checked", worst <= limit and not wrong, {"sizes": len(sizes), "error below": limit})
 
@@ -236,39 +239,32 @@ def _c6() -> Check:
     for name, p in two.named_parameters():
         own = se.get_parameter(name)
         p.copy_(torch.cat([own, torch.randn_like(own) if name == "weight_v" else torch.zeros_like(own)]))
-    error = float((two(x) - se(x)).abs().max())
     statement = "squeeze and excitation is NSR with d = c_out and two kernels, the second zero"
-    return Check("C6", statement, "checked", error < ROUNDING, {"error below": ROUNDING})
+    return _small("C6", statement, two(x) - se(x))
 
 
 def _c7() -> Check:
     formula = 9 * 3 * 64 + 16 * 2 * 9 * 64 * 64 + 9 * 64 * 12 + 25 * 9 * 4
-    found, overhead = [], []
-    for config in ({"variant": "dense"}, {}, {"groups": 16}):
-        with torch.device("meta"):
-            counted = count(create_model("nsr", 2, **config), (48, 48))
-        found.append(counted.multi_adds)
-        overhead.append(100 * counted.extras["gates"][0] / counted.multi_adds)
-    holds = found == [formula * 48 * 48] * 3 and max(overhead) < 1
-    figures: dict[str, float | int | str] = {
-        "G": f"{found[0] / 1e9:.3f}", "gates, k = 4": f"{overhead[1]:.2f} %", "k = 16": f"{overhead[2]:.2f} %"
-    }  # fmt: skip
+    configs: tuple[dict[str, Any], ...] = ({"variant": "dense"}, {}, {"groups": 16})
+    found = [counted("nsr", 2, **config) for config in configs]
+    _, four, sixteen = overhead = [100 * n.extras["gates"][0] / n.multi_adds for n in found]
+    holds = all(n.multi_adds == formula * 48 * 48 for n in found) and max(overhead) < 1
     statement = "multiply-adds of a patch follow the formula whatever k; the gates take less than 1 %"
-    return Check("C7", statement, "checked", holds, figures)
+    figures = {"G": f"{found[0].multi_adds / 1e9:.3f}", "gates, k = 4": f"{four:.2f} %", "k = 16": f"{sixteen:.2f} %"}
+    return Check("C7", statement, "checked", holds, {**figures})
 
 
 # --- ways to infer ----------------------------------------------------------------------------------------------------
 
 
 def inference_modes(
-    model: NSR, x: Tensor, cells: Sequence[int] = (), hard: bool = False, repeats: int = 3
+    model: NSR, x: Tensor, cells: Sequence[int], repeats: int = 3
 ) -> tuple[pd.DataFrame, dict[str, Tensor]]:
     """Time the ways to choose gates on one picture, taken in turns so that a busy moment hits all.
 
     Args:
         x: ``(1, C, H, W)``.
-        cells: sides of the map's cells to compare; default: the model's.
-        hard: with hard selection on the map too.
+        cells: sides of the map's cells to compare.
 
     Returns:
         Columns mode, seconds (best of ``repeats``), of tiles (seconds of the tiles over its own); every mode's output.
@@ -276,10 +272,7 @@ def inference_modes(
     import pandas as pd
 
     modes: dict[str, dict[str, Any]] = {"tiles": {"inference": "tiles"}, "whole": {"inference": "whole"}}
-    for cell in cells or (model.gating.cell,):
-        modes[f"map, cells of {cell}"] = {"inference": "map", "cell": cell}
-        if hard:
-            modes[f"map, cells of {cell}, hard"] = {"inference": "map", "cell": cell, "hard": True}
+    modes |= {f"map, cells of {cell}": {"inference": "map", "cell": cell} for cell in cells}
     fast = optimise(model)
     gating: Any = fast.gating
     before = vars(gating).copy()
@@ -322,19 +315,19 @@ def seams(y: Tensor, lines: Mapping[str, Sequence[int]]) -> pd.DataFrame:
 
 def map_lines(h: int, w: int, cell: int, scale: int = 1) -> dict[str, list[int]]:
     """Borders of the map's cells in an output of ``(h, w)`` input pixels."""
-    return {"rows": list(range(cell * scale, h * scale, cell * scale)),
-            "columns": list(range(cell * scale, w * scale, cell * scale))}  # fmt: skip
+    step = cell * scale
+    return {"rows": list(range(step, h * scale, step)), "columns": list(range(step, w * scale, step))}
 
 
 def tile_lines(h: int, w: int, patch: int = 48, scale: int = 1) -> dict[str, list[int]]:
     """Where tiles of the official evaluation begin or end, in an output of ``(h, w)`` input pixels."""
-    own = patch - 8
-    rows = {side for top, _, _ in tile_grid(h, w, patch) for side in (top, top + own)}
-    columns = {side for _, left, _ in tile_grid(h, w, patch) for side in (left, left + own)}
-    return {
-        "rows": sorted(scale * r for r in rows if 0 < r < h),
-        "columns": sorted(scale * c for c in columns if 0 < c < w),
-    }
+    tops, lefts, _ = zip(*tile_grid(h, w, patch), strict=True)
+
+    def lines(starts: Sequence[int], end: int) -> list[int]:
+        sides = {side for start in starts for side in (start, start + patch - 8)}
+        return sorted(scale * side for side in sides if 0 < side < end)
+
+    return {"rows": lines(tops, h), "columns": lines(lefts, w)}
 
 
 @torch.inference_mode()

@@ -42,17 +42,12 @@ def gate_maps(picture: np.ndarray, gates: Mapping[str, np.ndarray], title: str =
     Args:
         picture: ``uint8`` ``(H, W, 3)``.
         gates: label -> ``(k, GH, GW)`` of one cardinal group, k at most 8.
-
-    Example:
-        >>> fig = gate_maps(np.zeros((16, 16, 3), np.uint8), {"block 1": np.full((4, 2, 2), 0.25)})
-        >>> [text.get_text() for text in fig.axes[2].get_legend().get_texts()]
-        ['kernel 1', 'kernel 2', 'kernel 3', 'kernel 4']
     """
     k = next(iter(gates.values())).shape[0]
     colours = np.array([mpl.colors.to_rgb(c) for c in KERNELS[:k]])
-    fig, axes = plt.subplots(
-        2, len(gates) + 1, figsize=(10, 10 / (len(gates) + 1) * 2 * picture.shape[0] / picture.shape[1] + 0.9)
-    )
+    columns = len(gates) + 1
+    height = 10 / columns * 2 * picture.shape[0] / picture.shape[1] + 0.9
+    fig, axes = plt.subplots(2, columns, figsize=(10, height))
     axes[0, 0].imshow(picture)
     axes[0, 0].set_title("picture", fontweight="normal")
     axes[1, 0].legend(
@@ -61,9 +56,8 @@ def gate_maps(picture: np.ndarray, gates: Mapping[str, np.ndarray], title: str =
     )  # fmt: skip
     shown: Any = None
     for (above, below), (label, values) in zip(axes[:, 1:].T, gates.items(), strict=True):
-        uniform = colours.mean(0)
         mixed = np.einsum("khw,kc->hwc", values, colours)
-        gray = np.full(3, uniform.mean())
+        gray = np.full(3, colours.mean(0).mean())
         share = ((values.max(0) - 1 / k) / (1 - 1 / k))[..., None]  # 0 for uniform gates, 1 for one-hot
         above.imshow((share * mixed + (1 - share) * gray).clip(0, 1))
         above.set_title(label, fontweight="normal")
@@ -85,34 +79,20 @@ def gates_at(
     Args:
         picture: ``uint8`` ``(H, W, 3)``. gates: ``(k, d, GH, GW)`` of one layer, k at most 8.
         at: row and column. cell: side of the map's cells, patch: of their windows.
-
-    Example:
-        >>> marked, fig = gates_at(np.zeros((16, 16, 3), np.uint8), np.full((4, 2, 2, 2), 0.25), (9, 9), 8, 8)
-        >>> int(marked.any(axis=2).nonzero()[0].min()), fig.axes[0].get_xlabel()
-        (8, 'cardinal group')
     """
     (row, column), (height, width) = (p // cell for p in at), (min(patch, side) for side in picture.shape[:2])
     top = int(window_starts(picture.shape[0], cell, height)[row])
     left = int(window_starts(picture.shape[1], cell, width)[column])
+    frame = np.zeros(picture.shape[:2], bool)
+    frame[top : top + height, left : left + width] = True
+    frame[top + 2 : top + height - 2, left + 2 : left + width - 2] = False
     marked = picture.copy()
-    bottom, right = top + height, left + width
-    for edge in (
-        np.s_[top : top + 2, left:right],
-        np.s_[bottom - 2 : bottom, left:right],
-        np.s_[top:bottom, left : left + 2],
-        np.s_[top:bottom, right - 2 : right],
-    ):
-        marked[edge] = (np.array(mpl.colors.to_rgb(RED)) * 255).astype(np.uint8)
+    marked[frame] = (np.array(mpl.colors.to_rgb(RED)) * 255).astype(np.uint8)
     k, d = gates.shape[:2]
     fig, ax = plt.subplots(figsize=(5.2, 3.2))
     for i, colour in enumerate(KERNELS[:k]):
-        ax.bar(
-            np.arange(d) + 0.8 * ((i + 0.5) / k - 0.5),
-            gates[i, :, row, column],
-            0.72 / k,
-            color=colour,
-            label=f"kernel {i + 1}",
-        )
+        places = np.arange(d) + 0.8 * ((i + 0.5) / k - 0.5)
+        ax.bar(places, gates[i, :, row, column], 0.72 / k, color=colour, label=f"kernel {i + 1}")
     ax.axhline(1 / k, color="black", lw=0.8, ls=":")
     ax.set(ylim=(0, 1.15), xticks=range(d), xlabel="cardinal group", ylabel="gate", title=f"gates at {row}, {column}")
     ax.legend(ncols=4, fontsize=8, loc="upper center")
@@ -127,18 +107,16 @@ def sliced_product(example: Mapping[str, Any], chosen: slice) -> Figure:
     """
     everything = slice(None)
     used = {"W1": (chosen, everything), "hidden": (chosen,), "W2": (everything, chosen), "y": (everything,)}
-    titles = {"W1": "$W_1$", "hidden": "hidden", "W2": "$W_2$", "y": "$y$"}
-    fig, axes = plt.subplots(1, 4, figsize=(9, 3.4), gridspec_kw={"width_ratios": [6, 1.2, 16, 1.2]})
-    for ax, (name, part) in zip(axes, used.items(), strict=True):
+    titles = ("$W_1$", "hidden", "$W_2$", "$y$")
+    fig, axes = plt.subplots(1, 4, figsize=(9, 3.4), width_ratios=[6, 1.2, 16, 1.2])
+    for ax, title, (name, part) in zip(axes, titles, used.items(), strict=True):
         values = example[name].numpy()
         alpha = np.full(values.shape, 0.15)
         alpha[part] = 1.0
-        if values.ndim == 1:
-            values, alpha = values[:, None], alpha[:, None]
+        values, alpha = (a.reshape(len(a), -1) for a in (values, alpha))
         limit = float(np.abs(values).max())
         ax.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit, alpha=alpha)
-        ax.set(xticks=[], yticks=[])
-        ax.set_title(titles[name])
+        ax.set(xticks=[], yticks=[], title=title)
         ax.spines[:].set_visible(True)
         ax.grid(visible=False)
     fig.suptitle("One group of four is not zero: the pale blocks are never needed", fontsize=9)

@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     from nsrlib.studies import StudyResult
 
 METHODS = ("input", "non-local means", "DnCNN")
-"""What :func:`reference` offers."""
-
-DNCNN_SIGMA = 25
-"""The noise for which DnCNN's released file was trained."""
 
 
 class NonLocalMeans(nn.Module):
@@ -62,8 +58,8 @@ def reference(method: str, task: Degradation) -> nn.Module:
         raise ValueError(f"{method} removes noise; there is no reference but 'input' for {task}")
     if method == "non-local means":
         return NonLocalMeans(task.noise)
-    if task.noise != DNCNN_SIGMA:
-        raise ValueError(f"DnCNN's released weights are for noise={DNCNN_SIGMA}, got noise={task.noise:g}")
+    if task.noise != 25:
+        raise ValueError(f"DnCNN's released weights are for noise=25, got noise={task.noise:g}")
     return create_model("dncnn", 1, pretrained="published")
 
 

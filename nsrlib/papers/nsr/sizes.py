@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import torch
-
-from nsrlib.complexity import Complexity, count
-from nsrlib.models import create_model
+from nsrlib.complexity import Complexity
+from nsrlib.papers.nsr.checks import counted
 from nsrlib.papers.nsr.studies import studies
 from nsrlib.studies import StudyResult
 
@@ -18,13 +16,9 @@ if TYPE_CHECKING:
 
 def restorers() -> dict[str, Complexity]:
     """The paper's networks for gray pictures, counted on 48x48 pixels."""
-    study, found = studies("paper")["denoising"], {}
-    for label in ("baseline", "sparse A", "sparse B"):
-        settings = study.settings(label)
-        with torch.device("meta"):
-            network = create_model(settings["model"], 1, **settings["config"])
-        found[label] = count(network, (48, 48), channels=1)
-    return found
+    study = studies("paper")["denoising"]
+    found = {label: study.settings(label) for label in ("baseline", "sparse A", "sparse B")}
+    return {label: counted(settings["model"], 1, **settings["config"]) for label, settings in found.items()}
 
 
 def ratios(grids: Mapping[str, pd.DataFrame], restorers: Mapping[str, Complexity]) -> dict[str, float]:
@@ -51,8 +45,7 @@ def trained(result: StudyResult, metric: str = "psnr_set5") -> pd.DataFrame:
 
     rows = []
     for variant, settings in result.settings.items():
-        with torch.device("meta"):
-            found = count(create_model(settings["model"], settings["scale"], **settings["config"]), (48, 48))
+        found = counted(settings["model"], settings["scale"], **settings["config"])
         scores = result.table.loc[result.table["variant"] == variant, metric]
         sizes = {"network": variant, "parameters": found.params, "multi_adds": found.multi_adds / 1e9}
         rows.append(sizes | {"mean": scores.mean(), "sd": scores.std()})

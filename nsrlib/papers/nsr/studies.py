@@ -138,15 +138,13 @@ def hooks(
 def _measured_hard(network: Any, sets: Sequence[str]) -> dict[str, float]:
     from nsrlib import evaluation
 
-    scores = {}
-    modes = (("", False, "map"), ("_hard", True, "map"), ("_whole", False, "whole"), ("_hard_whole", True, "whole"))
-    for suffix, hard, inference in modes:
+    scores = {"cost": cost(network)}
+    for suffix, hard, inference in (("hard", True, "map"), ("whole", False, "whole"), ("hard_whole", True, "whole")):
         network.hard, network.inference = hard, inference
         if inference == "map":
-            scores[f"cost{suffix}"] = cost(network)
-        if suffix:
-            for name in sets:
-                scores[f"psnr_{name}{suffix}"] = float(evaluation.evaluate(network, name)["psnr"].mean())
+            scores["cost_hard"] = cost(network)
+        for name in sets:
+            scores[f"psnr_{name}_{suffix}"] = float(evaluation.evaluate(network, name)["psnr"].mean())
     network.hard, network.inference = False, "map"
     return scores
 
