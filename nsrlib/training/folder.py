@@ -26,7 +26,7 @@ class RunFolder:
         path: of the folder: checkpoints, ``log.txt``, ``history.csv``, ``recipe.json``, TensorBoard's ``events`` (if it
             is installed) and, in the end, ``weights.safetensors``.
         resume: go on from the newest sound checkpoint in it; False: start anew and remove what is there.
-        checkpoint_every: steps between checkpoints; 0: by time alone.
+        checkpoint_seconds: between checkpoints; there is one at the end, too.
         metadata: kept with the weights: paper, model, ...
     """
 
@@ -35,15 +35,11 @@ class RunFolder:
         path: str | os.PathLike,
         *,
         resume: bool = True,
-        checkpoint_every: int = 0,
         checkpoint_seconds: float = 120.0,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
-        self.path = Path(path)
-        self.resume = resume
-        self.checkpoint_every = checkpoint_every
-        self.checkpoint_seconds = checkpoint_seconds
-        self.metadata = dict(metadata or {})
+        self.path, self.resume = Path(path), resume
+        self.checkpoint_seconds, self.metadata = checkpoint_seconds, dict(metadata or {})
 
     def checkpoints(self) -> list[Path]:
         """The newest last."""
@@ -93,7 +89,7 @@ class Journal:
         if folder is None or not writes:
             return
         folder.clear()
-        about = state.settings() | {"data": state.data.sha256} | folder.metadata
+        about = state.settings | {"data": state.data.sha256} | folder.metadata
         write_json(folder.path / "recipe.json", about)
         self.log = (folder.path / "log.txt").open("a")
         self.say(f"{f'resumed at step {state.step}' if state.step else 'started'}: {state.recipe}")
@@ -127,10 +123,6 @@ class Journal:
     def late(self) -> bool:
         return self.folder is not None and time.monotonic() - self.saved > self.folder.checkpoint_seconds
 
-    def due(self) -> bool:
-        every = self.folder.checkpoint_every if self.folder else 0
-        return bool(every) and self.state.step % every == 0
-
     def save(self) -> None:
         """Keep a checkpoint, unless a loss or a weight is no number: the next row of the log will say so."""
         self.saved = time.monotonic()
@@ -150,7 +142,7 @@ class Journal:
             return
         state = self.state
         about = {
-            "recipe": json.dumps(state.settings()),
+            "recipe": json.dumps(state.settings),
             "data": f"{state.data.name} {state.data.sha256}",
             "seed": state.recipe.seed,
             "iterations": state.step,
@@ -173,6 +165,5 @@ def save_weights(model: nn.Module, path: str | os.PathLike, metadata: Mapping[st
     from safetensors.torch import save
 
     tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
-    about = {key: str(value) for key, value in (metadata or {}).items()}
     with whole_file(Path(path)) as draft:
-        draft.write_bytes(save(tensors, about))
+        draft.write_bytes(save(tensors, {key: str(value) for key, value in (metadata or {}).items()}))

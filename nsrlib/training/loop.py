@@ -177,8 +177,7 @@ class _Loop:
         from tqdm.auto import tqdm
 
         state, last = self.state, self.state.recipe.iterations
-        watched = progress if self.processes.first else False
-        hidden = None if watched is None else not watched  # None: not on a terminal
+        hidden = not self.processes.first or (None if progress is None else not progress)  # None: not on a terminal
         bar = tqdm(total=last, initial=state.step, desc=description, unit="step", disable=hidden)
         state.clock = time.monotonic()
         with bar:
@@ -186,9 +185,10 @@ class _Loop:
                 self.one_step()
                 bar.update()
                 if state.step % self.log_every == 0 or self.validation_is_due() or state.step == last:
-                    bar.set_postfix_str(_shown(self.row()))
+                    row = self.row().items()
+                    bar.set_postfix({k: f"{v:.4g}" for k, v in row if k not in ("step", "lr", "seconds")})
                 late, stopped = self.asked(stop)
-                if late or stopped or self.journal.due() or state.ended():
+                if late or stopped or state.ended():
                     self.journal.save()
                 if stopped:
                     self.journal.say(f"stopped at step {state.step} by a signal; the same command goes on from here")
@@ -276,7 +276,3 @@ class _Loop:
         if number and not stop:
             stop.append(int(number))
         return bool(late), bool(number)
-
-
-def _shown(row: Mapping[str, float]) -> str:
-    return " ".join(f"{k} {v:.4g}" for k, v in row.items() if k not in ("step", "lr", "seconds"))

@@ -28,10 +28,6 @@ def _whole(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def _rising(values: tuple[float, ...]) -> bool:
-    return all(0 < v < 1 for v in values) and list(values) == sorted(values)
-
-
 _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("iterations batch patch patience", lambda v: _whole(v, 1), "a positive whole number"),
     ("warmup seed", lambda v: _whole(v, 0), "a whole number, 0 or more"),
@@ -42,7 +38,7 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("lr", lambda v: 0 < v < math.inf, "positive"),
     ("weight_decay lr_min clip_norm clip_value", lambda v: 0 <= v < math.inf, "0 or more"),
     ("ema momentum", lambda v: 0 <= v < 1, "in [0, 1)"),
-    ("milestones", _rising, "rising fractions between 0 and 1"),
+    ("milestones", lambda v: all(0 < f < 1 for f in v) and list(v) == sorted(v), "rising fractions between 0 and 1"),
     ("betas", lambda v: len(v) == 2 and all(0 <= b < 1 for b in v), "two numbers in [0, 1)"),
     ("gamma", lambda v: 0 < v < 1, "between 0 and 1"),
 )

@@ -56,7 +56,7 @@ class State:
     """
 
     def __init__(self, model: nn.Module, networks: Mapping[str, nn.Module], recipe: Recipe, data: Patches) -> None:
-        self.recipe, self.data = recipe, data
+        self.recipe, self.data, self.settings = recipe, data, dataclasses.asdict(recipe)
         self.model = model.to(data.device).train()
         self.networks = {name: net.to(data.device).train() for name, net in networks.items()}
         every = {"model": self.model, **self.networks}
@@ -74,8 +74,6 @@ class State:
         self.plateau = Plateau(recipe.gamma, recipe.patience)
         self.rows: list[dict[str, float]] = []
         self.window: list[dict[str, Tensor]] = []
-
-    # --- a step
 
     def learning_rate(self, step: int) -> float:
         return learning_rate(self.recipe, step, self.plateau.factor)
@@ -112,8 +110,6 @@ class State:
         self.seconds, self.clock = self.seconds + now - self.clock, now
         return round(self.seconds, 3)
 
-    # --- what comes of it
-
     def weights_are_finite(self) -> bool:
         """A finite loss may have an infinite gradient (a square root at 0), which the next loss would only show."""
         with torch.no_grad():
@@ -133,11 +129,6 @@ class State:
             self.model.load_state_dict(self.mean.module.state_dict())
         return self.model.eval()
 
-    # --- checkpoints
-
-    def settings(self) -> dict[str, Any]:
-        return dataclasses.asdict(self.recipe)
-
     def content(self) -> dict[str, Any]:
         """What :meth:`restore` takes."""
         self.elapsed()
@@ -151,13 +142,19 @@ class State:
             "rows": self.rows,
             "window": self.window,
             "seconds": self.seconds,
-            "recipe": self.settings(),
+            "recipe": self.settings,
             "data": self.data.fingerprint,
         }
 
     def restore(self, kept: Mapping[str, Any], where: Path) -> None:
         """Go on from a checkpoint in ``where``. ValueError: it is of another recipe, other data or another network."""
-        if changed := self._differences(kept):
+        before = kept["recipe"]
+        changed = [f"{k} {before.get(k)!r} -> {v!r}" for k, v in self.settings.items() if before.get(k) != v]
+        if kept["data"] != self.data.fingerprint:
+            changed.append("the training images")
+        if set(kept["networks"]) != set(self.networks):
+            changed.append(f"networks {sorted(kept['networks'])} -> {sorted(self.networks)}")
+        if changed:
             raise ValueError(
                 f"{where} holds a run with another recipe ({'; '.join(changed)}); "
                 "take another folder, or resume=False to start anew"
@@ -175,15 +172,6 @@ class State:
             raise ValueError(f"{where} holds a run of another network: {reason}") from None
         self.step, self.rows, self.window, self.seconds = (kept[k] for k in ("step", "rows", "window", "seconds"))
         self.plateau.factor, self.plateau.best, self.plateau.stalled = kept["plateau"]
-
-    def _differences(self, kept: Mapping[str, Any]) -> list[str]:
-        now, before = self.settings(), kept["recipe"]
-        found = [f"{k} {before.get(k)!r} -> {v!r}" for k, v in now.items() if before.get(k) != v]
-        if kept["data"] != self.data.fingerprint:
-            found.append("the training images")
-        if set(kept["networks"]) != set(self.networks):
-            found.append(f"networks {sorted(kept['networks'])} -> {sorted(self.networks)}")
-        return found
 
 
 def _running_mean(decay: float) -> Callable[..., None]:

@@ -37,7 +37,7 @@ def run(folder: str, steps: int, pipe: int) -> None:
         DATA,
         COMPLETE.replace(iterations=steps),
         hooks=Hooks(losses, {"dual": dual}, lambda net, step: os.write(pipe, step.to_bytes(4, "little")) and None),
-        out=RunFolder(folder, checkpoint_every=3),
+        out=RunFolder(folder, checkpoint_seconds=0),
         log_every=7,
         progress=False,
     )

@@ -316,7 +316,9 @@ def test_a_loss_that_is_no_number_stops_with_step_loss_and_checkpoint(tmp_path, 
     with pytest.raises(FloatingPointError, match=f"^the loss is {how} at step 8; no checkpoint yet$"):
         fit(tiny(), DATA, SHORT, hooks=hooks, log_every=5, progress=False)
     with pytest.raises(FloatingPointError, match=rf"{how} at step 8; the last good .* checkpoint-00000007-\w+\.pt in "):
-        fit(tiny(), DATA, SHORT, hooks=hooks, log_every=5, out=RunFolder(tmp_path, checkpoint_every=1), progress=False)
+        fit(
+            tiny(), DATA, SHORT, hooks=hooks, log_every=5, out=RunFolder(tmp_path, checkpoint_seconds=0), progress=False
+        )
     assert f"the loss is {how} at step 8; the last good checkpoint is" in (tmp_path / "log.txt").read_text()
     assert not (tmp_path / "weights.safetensors").exists()
     resumed = fit(tiny(), DATA, SHORT, log_every=5, out=tmp_path, progress=False)
@@ -330,7 +332,7 @@ def test_weights_that_are_no_numbers_are_neither_kept_nor_returned(tmp_path, at)
     with pytest.raises(FloatingPointError, match=message):
         fit(
             tiny(), DATA, SHORT, hooks=Hooks(poisoned(at, "gradient")), log_every=12,
-            out=RunFolder(tmp_path, checkpoint_every=1), progress=False,
+            out=RunFolder(tmp_path, checkpoint_seconds=0), progress=False,
         )  # fmt: skip
     assert not (tmp_path / "weights.safetensors").exists()
     assert all(t.isfinite().all() for t in content(checkpoint(tmp_path))["model"].values())

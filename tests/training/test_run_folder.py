@@ -42,7 +42,7 @@ def finished(tmp_path_factory) -> tuple[Path, TrainingResult]:
     folder = tmp_path_factory.mktemp("run")
     result = fit(
         tiny(), DATA, SHORT.replace(ema=0.9), validate=lambda net: {"psnr": 30.125}, log_every=4, progress=False,
-        out=RunFolder(folder, checkpoint_every=5, metadata={"paper": "none", "model": "tiny"}),
+        out=RunFolder(folder, checkpoint_seconds=0, metadata={"paper": "none", "model": "tiny"}),
     )  # fmt: skip
     return folder, result
 
@@ -51,7 +51,7 @@ def test_a_run_leaves_a_log_a_history_curves_checkpoints_and_weights(finished):
     folder, result = finished
     names = {re.sub(r"-[0-9a-f]{16}", "-hash", path.name) for path in folder.iterdir()}
     assert names - {"events"} == {
-        "checkpoint-00000010-hash.pt", "checkpoint-00000012-hash.pt", "history.csv", "log.txt", "recipe.json",
+        "checkpoint-00000011-hash.pt", "checkpoint-00000012-hash.pt", "history.csv", "log.txt", "recipe.json",
         "weights.safetensors",
     }  # fmt: skip
     lines = (folder / "log.txt").read_text().splitlines()
@@ -186,7 +186,7 @@ def stopped_run(folder: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         fit(
             tiny(), DATA, COMPLETE, hooks=interrupt(9, signal.SIGINT), log_every=5,
-            out=RunFolder(folder, checkpoint_every=3), progress=False,
+            out=RunFolder(folder, checkpoint_seconds=0), progress=False,
         )  # fmt: skip
 
 
