@@ -1,11 +1,9 @@
 """Parameters, multiply-adds, activations, energy: counted layer by layer, under a rule that is always named.
 
-Papers print numbers that cannot be compared, because tools disagree about biases, poolings and Linear layers. Three
-rules are offered, see :data:`RULES`; the notebook shows which one reproduces which table.
-
-Adder layers have no multiplications: a tap is a subtraction and an addition (``abs`` drops a sign bit and is free), and
-none of the three rules counts it among the multiply-adds. :func:`energy` turns additions and multiplications into
-millijoules as AdderSR does, :func:`energy_breakdown` adds what that leaves out.
+Tools disagree about biases, poolings and Linear layers, so that three rules are offered, see :data:`RULES`. An adder
+layer has no multiplications: a tap is a subtraction and an addition (``abs`` drops a sign bit and is free), and no rule
+counts it among the multiply-adds. :func:`energy` turns both into millijoules as AdderSR does, :func:`energy_breakdown`
+adds what that leaves out.
 
 A layer says itself what only it does, by any of: ``taps``, pairs of additions for each output element (adder layers);
 ``copies``, a factor on the multiply-adds of a convolution; ``extra_operations(x, y)``, after a call from x to y, origin
@@ -17,8 +15,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,32 +38,22 @@ RULES = {
 class Complexity:
     """Result of :func:`count`.
 
-    Attributes:
-        params: every parameter.
-        multiplications, additions: a multiply-add of convolutions and Linear layers is one of each, a tap of an adder
-            layer is two additions.
-        activations: output elements of convolutions, Linear and adder layers (``challenge``: of convolutions alone).
-        convs: calls of convolutions (likewise).
-        multi_adds: the single number that papers print, under ``rule``.
-        rule: key of :data:`RULES`.
-        input_size: ``(H, W)`` of the low-resolution input.
-        layers: one dict per call: name, type, output shape, params, multi_adds, activations (0 where not counted).
-        extras: multiplications and additions that the papers' rule leaves out, by origin (:data:`EXTRAS`).
-        traffic: elements that convolutions, Linear and adder layers read and write when each runs on its own: inputs,
-            outputs and weights once. What lies between two of them is taken as fused into the first.
+    A multiply-add of convolutions and Linear layers is one multiplication and one addition; a tap of an adder layer is
+    two additions. ``traffic`` is what convolutions, Linear and adder layers read and write when each runs on its own:
+    inputs, outputs and weights once. What lies between two of them is taken as fused into the first.
     """
 
     params: int
     multiplications: int
     additions: int
-    activations: int
-    convs: int
-    multi_adds: int
-    rule: str
-    input_size: tuple[int, int]
-    layers: tuple[dict[str, Any], ...]
-    extras: dict[str, tuple[int, int]]
-    traffic: int
+    activations: int  # output elements of convolutions, Linear and adder layers ("challenge": of convolutions alone)
+    convs: int  # calls of them
+    multi_adds: int  # the single number that papers print, under the rule
+    rule: str  # of RULES
+    input_size: tuple[int, int]  # (H, W), low resolution
+    layers: tuple[dict[str, Any], ...]  # a call each: name, type, output shape, params, multi_adds, activations
+    extras: dict[str, tuple[int, int]]  # multiplications and additions that papers leave out, by origin (EXTRAS)
+    traffic: int  # elements
 
     def __str__(self) -> str:
         h, w = self.input_size
@@ -86,10 +74,6 @@ def count(
         model: a network in its plain form, not that of :func:`nsrlib.models.optimise`; not modified.
         input_size: ``(H, W)`` of the network's input; default :func:`lr_size` of ``model.scale``, the papers' 1280x720.
         rule: one of :data:`RULES`.
-        channels: of the input.
-
-    Raises:
-        ValueError: unknown rule, an input size that is not two positive numbers, or a fused network.
 
     Example:
         >>> print(count(nn.Conv2d(3, 8, 3, padding=1, bias=False), (10, 20)))
@@ -106,24 +90,18 @@ def count(
     extras = {kind: [0, 0] for kind in EXTRAS}
     ghost = copy.deepcopy(model).to("meta").eval()
     within = {layer for m in ghost.modules() for layer in getattr(m, "within_extras", ())}
-    handles = [
-        m.register_forward_hook(_recorder(name, rows))
-        for name, m in ghost.named_modules()
-        if (isinstance(m, nn.Conv2d) or not any(True for _ in m.children())) and m not in within
-    ]
-    handles += [m.register_forward_hook(_extra_recorder(extras)) for m in ghost.modules()]
-    try:
-        with torch.inference_mode():
-            ghost(torch.empty(1, channels, *size, device="meta"))
-    finally:
-        for handle in handles:
-            handle.remove()
+    for name, m in ghost.named_modules():
+        if (isinstance(m, nn.Conv2d) or not any(True for _ in m.children())) and m not in within:
+            m.register_forward_hook(partial(_record, rows, name))
+        m.register_forward_hook(partial(_add_extras, extras))
+    with torch.inference_mode():
+        ghost(torch.empty(1, channels, *size, device="meta"))
 
     for r in rows:
-        r["counted"] = r["type"] == "Conv2d" or (bool(r["linear"] or r["taps"]) and rule != "challenge")
+        linear = isinstance(r["module"], nn.Linear)
+        r["counted"] = r["type"] == "Conv2d" or (bool(linear or r["taps"]) and rule != "challenge")
     convs = [r for r in rows if r["counted"]]
     macs = sum(r["macs"] for r in rows)
-    working = [r for r in rows if r["macs"] or r["taps"]]
     return Complexity(
         params=sum(p.numel() for p in model.parameters()),
         multiplications=macs,
@@ -139,81 +117,70 @@ def count(
             for r in rows
         ),
         extras={kind: (n[0], n[1]) for kind, n in extras.items()},
-        traffic=sum(math.prod(r["input"]) + r["elements"] + r["params"] for r in working),
+        traffic=sum(math.prod(r["input"]) + r["elements"] + r["params"] for r in rows if r["macs"] or r["taps"]),
     )
 
 
-def _recorder(name: str, rows: list[dict[str, Any]]) -> Callable[[nn.Module, Any, Tensor], None]:
-    def hook(module: nn.Module, args: Any, out: Tensor) -> None:
-        per_element = 0
-        if isinstance(module, nn.Conv2d):
-            taps_of_filter = module.in_channels // module.groups * math.prod(module.kernel_size)
-            per_element = taps_of_filter * getattr(module, "copies", 1)
-        elif isinstance(module, nn.Linear):
-            per_element = module.in_features
-        rows.append(
-            {
-                "name": name,
-                "type": "Conv2d" if isinstance(module, nn.Conv2d) else type(module).__name__,
-                "linear": isinstance(module, nn.Linear),
-                "module": module,
-                "input": tuple(args[0].shape),
-                "output": tuple(out.shape),
-                "elements": out.numel(),
-                "params": sum(p.numel() for p in module.parameters(recurse=False)),
-                "macs": out.numel() * per_element,
-                "taps": out.numel() * getattr(module, "taps", 0),
-            }
-        )
-
-    return hook
+def _record(rows: list[dict[str, Any]], name: str, module: nn.Module, args: Any, out: Tensor) -> None:
+    """A hook, after its first two arguments."""
+    per_element = 0
+    if isinstance(module, nn.Conv2d):
+        taps_of_filter = module.in_channels // module.groups * math.prod(module.kernel_size)
+        per_element = taps_of_filter * getattr(module, "copies", 1)
+    elif isinstance(module, nn.Linear):
+        per_element = module.in_features
+    rows.append(
+        {
+            "name": name,
+            "type": "Conv2d" if isinstance(module, nn.Conv2d) else type(module).__name__,
+            "module": module,
+            "input": tuple(args[0].shape),
+            "output": tuple(out.shape),
+            "elements": out.numel(),
+            "params": sum(p.numel() for p in module.parameters(recurse=False)),
+            "macs": out.numel() * per_element,
+            "taps": out.numel() * getattr(module, "taps", 0),
+        }
+    )
 
 
 def _by_rule(row: dict[str, Any], rule: str) -> int:
     module, n = row["module"], row["elements"]
     if rule == "thop":
         if isinstance(module, nn.AdaptiveAvgPool2d):
-            _, c, h, w = row["input"]
-            return c * (h * w + 1)
+            return row["input"][1] * (math.prod(row["input"][2:]) + 1)
         if isinstance(module, nn.LeakyReLU):
             return n
         return row["macs"] + (n if isinstance(module, nn.Conv2d) and module.bias is not None else 0)
     if rule == "challenge":
         if isinstance(module, (nn.ReLU, nn.LeakyReLU)):
             return n
-        if row["linear"]:
+        if isinstance(module, nn.Linear):
             return row["output"][0] * row["output"][2] ** 2
     return row["macs"]
 
 
-def _extra_recorder(extras: dict[str, list[int]]) -> Callable[[nn.Module, Any, Tensor], None]:
-    def hook(module: nn.Module, args: Any, out: Tensor) -> None:
-        if not isinstance(out, Tensor):  # a network that also returns its intermediate images
-            return
-        found: dict[str, tuple[int, int]] = {}
-        if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
-            found["bias"] = 0, out.numel()
-        elif isinstance(module, nn.BatchNorm2d):
-            found["batch normalisation"] = out.numel(), out.numel()
-        if hasattr(module, "extra_operations"):
-            found |= module.extra_operations(args[0], out)  # type: ignore[operator]
-        for kind, (multiplications, additions) in found.items():
-            extras[kind][0] += multiplications
-            extras[kind][1] += additions
+def _add_extras(extras: dict[str, list[int]], module: nn.Module, args: Any, out: Tensor) -> None:
+    """A hook, after its first argument."""
+    if not isinstance(out, Tensor):  # a network that also returns its intermediate images
+        return
+    found: dict[str, tuple[int, int]] = {}
+    if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
+        found["bias"] = 0, out.numel()
+    elif isinstance(module, nn.BatchNorm2d):
+        found["batch normalisation"] = out.numel(), out.numel()
+    if hasattr(module, "extra_operations"):
+        found |= module.extra_operations(args[0], out)  # type: ignore[operator]
+    for kind, (multiplications, additions) in found.items():
+        extras[kind][0] += multiplications
+        extras[kind][1] += additions
 
-    return hook
-
-
-# --- energy -----------------------------------------------------------------------------------------------------------
 
 PICOJOULES = {"float32": {"add": 0.9, "multiply": 3.7}, "int8": {"add": 0.03, "multiply": 0.2}}
 """Energy of one operation at 45 nm (Horowitz, ISSCC 2014), as the AdderNet group uses it (arXiv 2112.07326)."""
 
-INT32_ADD = 0.1
-"""Picojoules of an int32 addition (the same table): what adding up hundreds of int8 terms really takes."""
-
-DRAM_BYTE = 160.0
-"""Picojoules of a byte from DRAM: 1.3 nJ for 64 bits, the lower end of the same table (recalled)."""
+INT32_ADD = 0.1  # picojoules (the same table): what adding up hundreds of int8 terms really takes
+DRAM_BYTE = 160.0  # picojoules: 1.3 nJ for 64 bits, the lower end of the same table (recalled)
 
 EXTRAS = ("bias", "batch normalisation", "self-shortcut", "residuals", "power activation", "gates")
 """What the papers' rule does not count, and :func:`energy_breakdown` does, where there is one."""
@@ -224,9 +191,6 @@ PIXELS_720P = (960, 960)
 
 def energy(complexity: Complexity, dtype: str = "float32") -> float:
     """Millijoules of additions and multiplications, the papers' rule: no memory, no normalisation, no activations.
-
-    Raises:
-        ValueError: ``dtype`` is not a key of :data:`PICOJOULES`.
 
     Example:
         >>> layer = count(nn.Conv2d(3, 64, 3, padding=1), (1000, 1000))

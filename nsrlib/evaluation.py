@@ -43,9 +43,6 @@ Tile = int | Literal["auto"] | None
 def pick_device(device: str | torch.device = "auto") -> torch.device:
     """``auto``: CUDA if there is one, else the CPU; anything else as PyTorch understands it.
 
-    Raises:
-        ValueError: the device does not exist here.
-
     Example:
         >>> pick_device("cpu")
         device(type='cpu')
@@ -59,9 +56,6 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
     return torch.device(device)
 
 
-# --- one picture ------------------------------------------------------------------------------------------------------
-
-
 @torch.inference_mode()
 def upscale(model: nn.Module, x: Tensor, *, tile: Tile = None, blend: int = 8, progress: bool = False) -> Tensor:
     """Apply a super-resolution network to a picture of any size, in tiles if it is large.
@@ -71,16 +65,13 @@ def upscale(model: nn.Module, x: Tensor, *, tile: Tile = None, blend: int = 8, p
     the whole picture differs a little, unless it has a ``tile_runner`` (:class:`~nsrlib.models.bsrn.FusedBSRN` does).
 
     Args:
-        model: has ``scale``, ``halo`` and ``min_size``; takes ``(1, C, H, W)`` in [0, 1].
-        x: ``(1, C, H, W)`` on the model's device. A picture smaller than ``min_size`` is mirrored up to it.
+        model: has ``scale``, ``halo`` and ``min_size``.
+        x: ``(1, C, H, W)`` in [0, 1] on the model's device. A picture smaller than ``min_size`` is mirrored up to it.
         tile: side of the tiles' own part, in low-resolution pixels; None: whole; ``auto``: whole up to
             :data:`WHOLE_LIMIT`, else 192.
 
     Returns:
         ``(1, C, rH, rW)``, not clipped.
-
-    Raises:
-        ValueError: a tile that is not positive, or a batch.
 
     Example:
         >>> model, x = create_model("bicubic", 2), torch.rand(1, 3, 50, 60)
@@ -198,12 +189,8 @@ def upscale_file(
 ) -> Picture:
     """Upscale an image file. Gray and 16 bits stay so, alpha is kept (bicubic), EXIF orientation is applied.
 
-    Args:
-        source: any format that Pillow reads. target: its suffix chooses the format.
-        tile: as in :func:`upscale`; bounds the memory, but for the output's own size.
-
-    Returns:
-        What was read. Errors as :func:`nsrlib.images.read_picture` and ``write_picture``.
+    The suffix of ``target`` chooses the format; ``tile``, as in :func:`upscale`, bounds the memory. Returns what was
+    read. Errors as :func:`nsrlib.images.read_picture` and ``write_picture``.
 
     Example:
         >>> write_picture("small.png", np.zeros((10, 12, 3), np.uint8))
@@ -218,7 +205,6 @@ def upscale_file(
     r = int(model.scale)  # type: ignore[arg-type]
     h, w = picture.rgb.shape[:2]
     result = np.empty((h * r, w * r, 1 if picture.gray else 3), np.uint16 if picture.bits == 16 else np.uint8)
-
     x = torch.from_numpy(picture.rgb).permute(2, 0, 1)[None].to(chosen)
     with torch.inference_mode():
         for row, band in upscaled_bands(model, x, tile=tile, progress=progress):
@@ -228,9 +214,6 @@ def upscale_file(
     alpha = None if picture.alpha is None else np.clip(imresize(picture.alpha, r), 0, 1)
     write_picture(target, result, alpha=alpha, icc=picture.icc)
     return picture
-
-
-# --- data sets --------------------------------------------------------------------------------------------------------
 
 
 def evaluate(
@@ -268,10 +251,6 @@ def evaluate(
     Returns:
         Columns image, psnr (dB), ssim, seconds. ``attrs`` holds what the numbers depend on.
 
-    Raises:
-        ValueError: scales or channels of model and data differ, a degradation for a network that upscales; or as
-            :func:`nsrlib.data.load` and :class:`~nsrlib.images.Degradation`.
-
     Example:
         >>> table = evaluate("bicubic", "embedded", scale=4, limit=1, device="cpu")
         >>> table[["image", "psnr", "ssim"]].round(2).to_dict("records")
@@ -306,7 +285,7 @@ def evaluate(
     model = optimise(model, chosen) if fast else copy.deepcopy(model).eval().to(chosen)
     rows = []
     for pair in tqdm(images, desc=f"{name} x{r} {images.name}", unit="image", disable=not progress):
-        x = _upscaling_input(images, pair, chosen) if task is None else _degraded(images, pair, task, channels, chosen)
+        x = _input(images, pair, task, channels, chosen)
         start = time.perf_counter()
         sr = to_uint8(upscale(model, x, tile=tile))  # waits for the device
         seconds = time.perf_counter() - start
@@ -332,7 +311,17 @@ def takes_gray(network: Any) -> bool | None:
     return True if getattr(network, "channels", 1) == 1 else None
 
 
-def _upscaling_input(images: ImageSet, pair: Pair, device: torch.device) -> Tensor:
+def _input(
+    images: ImageSet, pair: Pair, task: Degradation | None, channels: int | None, device: torch.device
+) -> Tensor:
+    """What the network gets: LR in three channels, or the degraded picture in as many as it has."""
+    if task:
+        have = 1 if pair.hr.ndim == 2 else 3
+        if channels not in (None, have):
+            words = {1: "gray", 3: "colour"}
+            loaded = f"{images.name} was loaded in {words[have]}, but the model takes {words[channels]}"
+            raise ValueError(f"{loaded}: load it with gray={channels == 1}")
+        return degraded(pair.hr, task, pair.name, device)
     if pair.lr is None:
         missing = f"{images.name} has no low-resolution images at scale {images.scale or 1}"
         raise ValueError(f"{missing}: take a network that upscales by 2 or more, or give noise or jpeg")
@@ -340,29 +329,12 @@ def _upscaling_input(images: ImageSet, pair: Pair, device: torch.device) -> Tens
     return x if x.shape[1] == 3 else x.expand(-1, 3, -1, -1)
 
 
-def _degraded(images: ImageSet, pair: Pair, task: Degradation, channels: int | None, device: torch.device) -> Tensor:
-    """As :func:`~nsrlib.images.degraded`, after a check of the channels."""
-    have = 1 if pair.hr.ndim == 2 else 3
-    if channels not in (None, have):
-        words = {1: "gray", 3: "colour"}
-        loaded = f"{images.name} was loaded in {words[have]}, but the model takes {words[channels]}"
-        raise ValueError(f"{loaded}: load it with gray={channels == 1}")
-    return degraded(pair.hr, task, pair.name, device)
-
-
-def benchmark(
-    entries: Sequence[tuple[str, str, int]],
-    sets: Sequence[str],
-    *,
-    lr: str = "paper",
-    limit: int = 0,
-    progress: bool = False,
-) -> pd.DataFrame:
+def benchmark(entries: Sequence[tuple[str, str, int]], sets: Sequence[str], *, limit: int = 0) -> pd.DataFrame:
     """Published weights on several data sets, as far as both are at hand.
 
     Args:
         entries: (label, model name, scale) of each row, for example ``("BSRN", "bsrn", 4)``.
-        lr, limit: as in :func:`evaluate`; limit 0: all images.
+        limit: only the first so many images of each set; 0: all.
 
     Returns:
         Means over images, with their number and origin. ``attrs["missing"]`` lists, in words, what could not be had;
@@ -385,7 +357,7 @@ def benchmark(
             continue
         for dataset in sets:
             try:
-                table = evaluate(model, dataset, scale, lr=lr, limit=limit or None, progress=progress)
+                table = evaluate(model, dataset, scale, limit=limit or None)
             except DataUnavailable:
                 missing[dataset] = None
                 continue

@@ -1,11 +1,7 @@
 """Images as the papers use them: reading, MATLAB's ``imresize``, studio-range luma, noise, JPEG.
 
-Two representations, used everywhere in nsrlib:
-
-* pictures: numpy ``uint8``, ``(H, W, 3)`` RGB or ``(H, W)`` gray;
-* network tensors: ``(N, C, H, W)`` float in [0, 1].
-
-Float arrays and tensors are in [0, 1]; ``uint8`` is 0..255. Functions that accept both say so.
+Pictures are numpy ``uint8`` 0..255, ``(H, W, 3)`` RGB or ``(H, W)`` gray; network tensors are ``(N, C, H, W)`` float in
+[0, 1], as are float arrays. Functions that accept both say so.
 """
 
 from __future__ import annotations
@@ -15,7 +11,7 @@ import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -29,8 +25,6 @@ Array = TypeVar("Array", np.ndarray, Tensor)
 Border = Literal["mirror", "repeat"]
 LumaRounding = Literal["none", "nearest", "matlab"]
 
-# --- resizing ---------------------------------------------------------------------------------------------------------
-
 
 def _cubic(x: np.ndarray) -> np.ndarray:
     """Keys' cubic kernel with a = -0.5, as in MATLAB's ``imresize`` (support -2..2)."""
@@ -42,7 +36,7 @@ def _cubic(x: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=256)
 def _taps(n_in: int, n_out: int, scale: float, antialias: bool, border: Border) -> tuple[np.ndarray, np.ndarray]:
-    """Weights ``(n_out, taps)`` float64 and source indices ``(n_out, taps)`` of one axis."""
+    """Weights (float64) and source indices of one axis, both ``(n_out, taps)``."""
     stretch = min(scale, 1.0) if antialias else 1.0
     width = 4.0 / stretch
     centre = np.arange(1, n_out + 1) / scale + 0.5 * (1 - 1 / scale)  # MATLAB counts pixels from 1
@@ -66,13 +60,8 @@ def _resize_axis(x: Tensor, axis: int, n_out: int, scale: float, antialias: bool
     index = torch.from_numpy(index_np).to(x.device)
     shape = [1] * x.ndim
     shape[axis] = n_out
-    out: Tensor | None = None
     # MATLAB adds tap by tap; a matrix product would add in another order and flip exact ties of the rounding.
-    for k in range(weight.shape[1]):
-        term = x.index_select(axis, index[:, k]) * weight[:, k].view(shape)
-        out = term if out is None else out + term
-    assert out is not None
-    return out
+    return reduce(torch.add, (x.index_select(axis, i) * w.view(shape) for i, w in zip(index.T, weight.T, strict=True)))
 
 
 def imresize(
@@ -103,11 +92,6 @@ def imresize(
         border: what lies beyond the edge: the mirrored image, or the edge pixel repeated.
         round_between: round to whole grey levels (of 255) between the two passes, as MATLAB does for ``uint8``.
         antialias: stretch the kernel by ``1 / scale`` when shrinking.
-
-    Raises:
-        ValueError: neither or both of ``scale`` and ``size``; a factor or side that is not positive; an empty image;
-            ``round_between`` for a float image.
-        TypeError: an integer dtype other than ``uint8``.
 
     Source: MATLAB documentation and files; checked bit by bit against images that MATLAB wrote.
 
@@ -170,9 +154,6 @@ def _as_tensor(img: np.ndarray | Tensor) -> tuple[Tensor, tuple[int, int]]:
 def modcrop(img: Array, scale: int) -> Array:
     """Cut the bottom and right so that both sides are multiples of ``scale``. Numpy ``(H, W[, C])`` or ``(..., H, W)``.
 
-    Raises:
-        ValueError: ``scale`` is not a positive whole number, or the image is smaller than it.
-
     Example:
         >>> modcrop(np.zeros((11, 14, 3)), 4).shape
         (8, 12, 3)
@@ -182,12 +163,8 @@ def modcrop(img: Array, scale: int) -> Array:
     h, w = img.shape[:2] if isinstance(img, np.ndarray) else img.shape[-2:]
     if h < scale or w < scale:
         raise ValueError(f"image of {h}x{w} is smaller than the scale {scale}")
-    if isinstance(img, np.ndarray):
-        return img[: h - h % scale, : w - w % scale]
-    return img[..., : h - h % scale, : w - w % scale]
-
-
-# --- colour -----------------------------------------------------------------------------------------------------------
+    rows, columns = slice(h - h % scale), slice(w - w % scale)
+    return img[rows, columns] if isinstance(img, np.ndarray) else img[..., rows, columns]
 
 
 def luma(rgb: Array, rounding: LumaRounding = "none") -> Array:
@@ -195,8 +172,8 @@ def luma(rgb: Array, rounding: LumaRounding = "none") -> Array:
 
     Args:
         rgb: numpy ``(H, W, 3)`` or tensor ``(..., 3, H, W)``; ``uint8``, or float in [0, 1].
-        rounding: ``none``: float64 ``16 + (65.481 R + 128.553 G + 24.966 B) / 255``; ``nearest``: that, rounded half
-            up; ``matlab``: rounded half up too, but summed in the order of MATLAB's uint8 path, which decides ties.
+        rounding: ``none``: ``16 + (65.481 R + 128.553 G + 24.966 B) / 255``; ``nearest``: that, rounded half up;
+            ``matlab``: rounded half up too, but summed in the order of MATLAB's uint8 path, which decides ties.
 
     Returns:
         Y in grey levels, **float64 16..235** whatever the input: numpy ``(H, W)`` or tensor ``(..., H, W)``.
@@ -220,19 +197,13 @@ def luma(rgb: Array, rounding: LumaRounding = "none") -> Array:
     return y if rounding == "none" else (y + 0.5).floor()
 
 
-# --- degradations -----------------------------------------------------------------------------------------------------
-
-
 def add_noise(img: Array, sigma: float, seed: int) -> Array:
     """Add white Gaussian noise of ``sigma`` grey levels (0..255 scale); not clipped, not rounded.
 
     The stream is numpy's ``default_rng(seed)`` on every device, so results do not depend on torch or the GPU.
 
-    Args:
-        img: numpy or tensor of any shape, ``uint8`` or float in [0, 1].
-
-    Returns:
-        Float in [0, 1] scale (values may leave the range): float64 for numpy, the tensor's dtype (float32 for uint8).
+    ``img`` has any shape, ``uint8`` or float in [0, 1]; the result is float on that scale, which values may leave:
+    float64 for numpy, the tensor's dtype (float32 for uint8).
 
     Example:
         >>> add_noise(np.zeros(3), 25, seed=0).round(4)
@@ -250,9 +221,7 @@ def add_noise(img: Array, sigma: float, seed: int) -> Array:
 def jpeg(img: np.ndarray, quality: int) -> np.ndarray:
     """Compress and decompress with JPEG (Pillow, libjpeg tables, colour subsampled 4:2:0 as MATLAB's ``imwrite``).
 
-    Args:
-        img: ``uint8`` ``(H, W)`` or ``(H, W, 3)``.
-        quality: 1..100.
+    ``img`` is ``uint8`` ``(H, W)`` or ``(H, W, 3)``, ``quality`` 1..100.
 
     Example:
         >>> from skimage.data import camera
@@ -279,23 +248,15 @@ class Degradation:
 
     Everything follows from the picture, its name and these numbers, so that all networks are tested on the same input.
 
-    Attributes:
-        noise: standard deviation in grey levels (0..255 scale); see :func:`add_noise`.
-        jpeg: quality 1..100 of Pillow's encoder; see :func:`jpeg`. Papers used MATLAB's: their mean PSNR of the
-            compressed classic5 is met to 0.01 dB at qualities 10 to 40.
-        seed: another number gives other noise.
-
-    Raises:
-        ValueError: neither or both given, or out of range.
-
     Example:
         >>> print(Degradation(jpeg=30))
         JPEG of quality 30 (Pillow)
     """
 
-    noise: float | None = None
+    noise: float | None = None  # standard deviation in grey levels (0..255 scale), see add_noise
+    # quality 1..100; papers used MATLAB's encoder: their mean PSNR of classic5 is met to 0.01 dB at qualities 10 to 40
     jpeg: int | None = None
-    seed: int = 0
+    seed: int = 0  # of the noise
 
     def __post_init__(self) -> None:
         if (self.noise is None) == (self.jpeg is None):
@@ -329,8 +290,7 @@ def degraded(img: np.ndarray, task: Degradation, name: str = "", device: str | t
     picture = task.apply(img, name)
     if picture.dtype == np.uint8:
         return to_tensor(picture, device)
-    planes = picture[..., None] if picture.ndim == 2 else picture
-    return torch.from_numpy(planes).permute(2, 0, 1)[None].float().contiguous().to(device)
+    return torch.from_numpy(np.atleast_3d(picture)).permute(2, 0, 1)[None].float().contiguous().to(device)
 
 
 def check_quality(quality: Any) -> None:
@@ -342,9 +302,6 @@ def check_quality(quality: Any) -> None:
 def name_seed(text: str) -> int:
     """64 bits that follow from a text, on every machine."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
-
-
-# --- files and tensors ------------------------------------------------------------------------------------------------
 
 
 def _open(path: str | os.PathLike):
@@ -379,8 +336,7 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
     """Read a picture as ``uint8`` RGB ``(H, W, 3)``; gray becomes three equal channels, alpha is dropped.
 
     Raises:
-        FileNotFoundError, PermissionError: as named.
-        ValueError: not an image, or truncated; the message names the file.
+        FileNotFoundError, PermissionError, ValueError: no image, or truncated; the message names the file.
 
     Example:
         >>> write_picture("gray.png", np.full((2, 3), 7, np.uint8))
@@ -396,32 +352,14 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Picture:
-    """A user's picture, decoded without losing what :func:`write_picture` can put back.
+    """A user's picture, decoded without losing what :func:`write_picture` can put back."""
 
-    Attributes:
-        rgb: float32 ``(H, W, 3)`` in [0, 1], upright (EXIF orientation applied).
-        alpha: float32 ``(H, W)`` in [0, 1], or None.
-        gray: the file has no colour; the three channels are equal.
-        bits: 8 or 16 per channel.
-        icc: colour profile, or None.
-        notes: what could not be kept, in words.
-    """
-
-    rgb: np.ndarray
-    alpha: np.ndarray | None
-    gray: bool
-    bits: int
-    icc: bytes | None
-    notes: tuple[str, ...] = ()
-
-
-def _has_deep_colour(path: str | os.PathLike) -> bool:
-    """Whether Pillow cuts the file's colours to 8 bits; only the raw mode of an undecoded file tells."""
-    from PIL import Image
-
-    with Image.open(path) as header:
-        raw_modes = [str(tile[3]) for tile in getattr(header, "tile", [])]
-        return header.mode in ("RGB", "RGBA", "LA") and any(";16" in mode for mode in raw_modes)
+    rgb: np.ndarray  # float32 (H, W, 3) in [0, 1], upright (EXIF orientation applied)
+    alpha: np.ndarray | None  # float32 (H, W) in [0, 1]
+    gray: bool  # the file has no colour; the three channels are equal
+    bits: int  # 8 or 16 per channel
+    icc: bytes | None  # colour profile
+    notes: tuple[str, ...] = ()  # what could not be kept, in words
 
 
 def read_picture(path: str | os.PathLike) -> Picture:
@@ -435,12 +373,15 @@ def read_picture(path: str | os.PathLike) -> Picture:
         >>> picture.bits, picture.gray, picture.rgb.shape
         (16, True, (2, 3, 3))
     """
-    from PIL import ImageOps
+    from PIL import Image, ImageOps
 
     picture = _open(path)
     icc = picture.info.get("icc_profile")
-    notes: list[str] = []
-    if _has_deep_colour(path):
+    notes = []
+    with Image.open(path) as header:  # only the raw mode of an undecoded file tells that Pillow cuts colours to 8 bits
+        raw_modes = [str(tile[3]) for tile in getattr(header, "tile", [])]
+        deep = header.mode in ("RGB", "RGBA", "LA") and any(";16" in mode for mode in raw_modes)
+    if deep:
         notes.append("16-bit colour was read as 8 bits per channel")
     if getattr(picture, "n_frames", 1) > 1:
         notes.append(f"only the first of {picture.n_frames} frames was read")
@@ -459,9 +400,7 @@ def read_picture(path: str | os.PathLike) -> Picture:
 
 
 def check_target(path: str | os.PathLike) -> None:
-    """Raise now what :func:`write_picture` would raise after the work: ValueError for a suffix that is no image format,
-    FileNotFoundError for a folder that does not exist, PermissionError for one that cannot be written.
-    """
+    """Raise what :func:`write_picture` would raise after the work: no image format, no such folder, no permission."""
     from PIL import Image
 
     path = Path(path)
@@ -484,8 +423,7 @@ def write_picture(
         icc: colour profile to embed.
 
     Raises:
-        ValueError: the suffix is not an image format, or the format cannot hold the picture.
-        OSError: the file cannot be written.
+        ValueError, OSError: as :func:`check_target`; or the format cannot hold the picture.
 
     Example:
         >>> write_picture("white.png", np.full((2, 3, 3), 255, np.uint8))
@@ -496,7 +434,7 @@ def write_picture(
 
     check_target(path)
     path = Path(path)
-    planes = levels[..., None] if levels.ndim == 2 else levels
+    planes = np.atleast_3d(levels)
     if alpha is not None:
         planes = np.concatenate([planes, np.round(alpha * 255).astype(np.uint8)[..., None]], 2)
     image = Image.fromarray(planes[..., 0] if planes.shape[2] == 1 else planes)
@@ -525,8 +463,8 @@ def to_tensor(img: np.ndarray, device: str | torch.device = "cpu") -> Tensor:
     """
     if img.dtype != np.uint8 or img.ndim not in (2, 3):
         raise ValueError(f"img must be uint8 (H, W) or (H, W, C), got {img.dtype} {img.shape}")
-    planes = img[..., None] if img.ndim == 2 else img
-    return torch.from_numpy(np.array(planes, order="C")).to(device).permute(2, 0, 1)[None].float().contiguous() / 255
+    planes = np.array(np.atleast_3d(img), order="C")
+    return torch.from_numpy(planes).to(device).permute(2, 0, 1)[None].float().contiguous() / 255
 
 
 def to_uint8(x: Tensor) -> np.ndarray:

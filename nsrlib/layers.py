@@ -27,12 +27,11 @@ def activation(name: str) -> nn.Module:
     return builders[name]()
 
 
-class BSConvU(nn.Module):
+class BSConvU(nn.Sequential):
     """Blueprint separable convolution (Haase & Amthor, CVPR 2020): a pointwise, then a depthwise convolution.
 
     Equals one dense convolution with kernel ``K[o, i] = pw[o, i] * dw[o]``, see :func:`merged_kernel`. Only the
-    depthwise part has a bias, as in BSRN; with ``pointwise_bias`` both do, as in BSRN-S, and the identity then fails on
-    the padded border.
+    depthwise part has a bias, as in BSRN.
     """
 
     def __init__(self, c_in: int, c_out: int, kernel: int = 3, stride: int = 1, padding: int = 1) -> None:
@@ -40,11 +39,8 @@ class BSConvU(nn.Module):
         self.pw = nn.Conv2d(c_in, c_out, 1, bias=False)
         self.dw = nn.Conv2d(c_out, c_out, kernel, stride, padding, groups=c_out)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.dw(self.pw(x))
 
-
-class BSConvS(nn.Module):
+class BSConvS(nn.Sequential):
     """BSConv with a pointwise part of rank ``c' = min(c_in, max(4, ceil(c_in / 4)))`` (Haase & Amthor, CVPR 2020)."""
 
     def __init__(self, c_in: int, c_out: int, kernel: int = 3, stride: int = 1, padding: int = 1) -> None:
@@ -54,11 +50,8 @@ class BSConvS(nn.Module):
         self.pw2 = nn.Conv2d(rank, c_out, 1, bias=False)
         self.dw = nn.Conv2d(c_out, c_out, kernel, stride, padding, groups=c_out)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.dw(self.pw2(self.pw1(x)))
 
-
-class DSConv(nn.Module):
+class DSConv(nn.Sequential):
     """Depthwise separable convolution: a depthwise (with bias), then a pointwise convolution (without)."""
 
     def __init__(self, c_in: int, c_out: int, kernel: int = 3, stride: int = 1, padding: int = 1) -> None:
@@ -66,16 +59,13 @@ class DSConv(nn.Module):
         self.dw = nn.Conv2d(c_in, c_in, kernel, stride, padding, groups=c_in)
         self.pw = nn.Conv2d(c_in, c_out, 1, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.pw(self.dw(x))
-
 
 _CONVS = {"standard": nn.Conv2d, "dsconv": DSConv, "bsconv_s": BSConvS, "bsconv_u": BSConvU}
 CONV_KINDS: tuple[str, ...] = tuple(_CONVS)
 
 
 def conv_layer(kind: str, c_in: int, c_out: int, kernel: int = 3, stride: int = 1, padding: int = 1) -> nn.Module:
-    """One of the four 3x3 convolutions of BSRN's decomposition table, all with the same signature."""
+    """One of the four 3x3 convolutions of BSRN's decomposition table."""
     if kind not in _CONVS:
         raise ValueError(f"conv must be one of {', '.join(_CONVS)}, got {kind!r}")
     return _CONVS[kind](c_in, c_out, kernel, stride, padding)
@@ -96,13 +86,10 @@ def merged_kernel(layer: nn.Module) -> Tensor:
 
 def merge_bsconv(layer: BSConvU | BSConvS) -> nn.Conv2d:
     """An ordinary convolution that computes the same as ``layer``: more arithmetic, fewer passes over memory."""
-    kernel = merged_kernel(layer)
-    dw = layer.dw
+    kernel, dw = merged_kernel(layer), layer.dw
     conv = nn.Conv2d(kernel.shape[1], kernel.shape[0], kernel.shape[-1], dw.stride, dw.padding)  # type: ignore[arg-type]
-    conv = conv.to(kernel.device, kernel.dtype)
-    with torch.no_grad():
-        conv.weight.copy_(kernel)
-        conv.bias.copy_(dw.bias)  # type: ignore[union-attr, arg-type]
+    conv.weight = nn.Parameter(kernel.detach().contiguous())
+    conv.bias = nn.Parameter(dw.bias.detach().clone())  # type: ignore[union-attr]
     return conv
 
 
@@ -112,8 +99,7 @@ class WeightNormConv2d(nn.Conv2d):
     Its parameters bear the names that released files of WDSR and NSR have, ``bias``, ``weight_g`` ``(c_out, 1, 1, 1)``
     and ``weight_v``; ``weight`` is computed from them until :meth:`fold` makes it a parameter.
 
-    Args:
-        gain: what every g starts with. v starts as PyTorch's convolutions do, the bias at 0.
+    Every g starts at ``gain``, v as PyTorch's convolutions do, the bias at 0.
     """
 
     def __init__(self, c_in: int, c_out: int, kernel: int = 3, gain: float = 1.0) -> None:
@@ -142,11 +128,8 @@ class ESA(nn.Module):
 
     Shapes: ``(N, C, H, W)`` in and out; H and W at least 15 (15 -> 7 by the strided convolution -> 1 by the pool).
 
-    Args:
-        channels: C.
-        hidden: width f of the branch.
-        conv: kind of its 3x3 convolutions (:func:`conv_layer`); the strided one may differ.
-        act: activation between them.
+    ``hidden`` is the width f of the branch, ``conv`` the kind of its 3x3 convolutions (:func:`conv_layer`); the
+    ``strided`` one may differ.
     """
 
     def __init__(
@@ -205,12 +188,9 @@ def factorise(weight: Tensor, kind: str = "bsconv_u") -> tuple[Tensor, Tensor]:
     ``dsconv`` that the slices of one *input channel* are, ``K[o, i] = pw[o, i] * dw[i]``. Both are best rank-one
     approximations of ``(slices, K*K)`` matrices (BSRN eq. 12; Haase & Amthor 2020, Sec. 3).
 
-    Args:
-        weight: ``(c_out, c_in, K, K)``.
-
     Returns:
-        The approximation, same shape and dtype; and the share of the squared norm it keeps, float64 in [0, 1], one
-        number a filter (``bsconv_u``) or an input channel (``dsconv``).
+        The approximation, like ``weight`` ``(c_out, c_in, K, K)``; and the share of the squared norm it keeps, float64
+        in [0, 1], one number a filter (``bsconv_u``) or an input channel (``dsconv``).
     """
     if kind not in ("bsconv_u", "dsconv"):
         raise ValueError(f"kind must be 'bsconv_u' or 'dsconv', got {kind!r}")

@@ -1,7 +1,5 @@
-"""PSNR and SSIM under a protocol that leaves nothing implicit.
+"""PSNR and SSIM under a :class:`Protocol` that leaves nothing implicit and is stored beside every number.
 
-Papers differ in how luma is rounded, how much border is cut and whether the output is quantised; each choice moves the
-second decimal. A :class:`Protocol` holds all of them, prints as one line and is stored beside every number.
 Checked against numbers that MATLAB (SelfExSR's result files) and IPOL's imdiff computed.
 """
 
@@ -22,28 +20,20 @@ from nsrlib.images import LumaRounding, luma
 class Protocol:
     """Every choice between two pictures and a number.
 
-    Attributes:
-        space: ``y``: studio-range luma of the RGB picture; ``rgb``: the channels together (PSNR) or averaged (SSIM);
-            ``gray``: one plane as it is.
-        luma_rounding: see :func:`nsrlib.images.luma`. Only for ``y``.
-        crop: pixels cut from each side, after the colour conversion.
-        quantise: clip float pictures to [0, 1] and round to 255 levels first, as writing an 8-bit file would.
-        gray_as_is: a picture with a single channel is compared at 0..255 under ``y`` (MATLAB scripts); otherwise it is
-            first made three equal channels and so lands in 16..235 (Python scripts).
-        window, sigma: SSIM's Gaussian window, valid region only.
-
     Example:
         >>> print(Protocol(space="rgb", crop=4))
         RGB; crop 4 px; output rounded to 8 bit; PSNR peak 255; SSIM 11x11 Gaussian, sigma 1.5, valid,
         K 0.01 0.03, L 255; mean of per-image values
     """
 
+    # studio-range luma of the RGB picture; its channels together (PSNR) or averaged (SSIM); one plane as it is
     space: Literal["y", "rgb", "gray"] = "y"
-    luma_rounding: LumaRounding = "none"
-    crop: int = 0
-    quantise: bool = True
+    luma_rounding: LumaRounding = "none"  # see nsrlib.images.luma; only for "y"
+    crop: int = 0  # pixels cut from each side, after the colour conversion
+    quantise: bool = True  # clip float pictures to [0, 1] and round to 255 levels first, as an 8-bit file would
+    # one channel under "y" is compared at 0..255 (MATLAB scripts); else it becomes three equal ones, and so 16..235
     gray_as_is: bool = False
-    window: int = 11
+    window: int = 11  # of SSIM's Gaussian
     sigma: float = 1.5
 
     def __post_init__(self) -> None:
@@ -100,9 +90,7 @@ PRESETS: dict[str, Callable[[int], Protocol]] = {"y": MATLAB_Y, "selfexsr": SELF
 def planes(img: np.ndarray | Tensor, protocol: Protocol) -> Tensor:
     """What is compared: float64 ``(N, C, H, W)`` in grey levels, converted and cropped as ``protocol`` says.
 
-    Args:
-        img: picture ``(H, W)`` or ``(H, W, C)`` numpy, or tensor ``(C, H, W)`` or ``(N, C, H, W)``; ``uint8``, or float
-            in [0, 1]. C is 1 or 3.
+    ``img``: ``uint8``, or float in [0, 1]; numpy ``(H, W[, C])``, or tensor ``([N, ]C, H, W)``; C is 1 or 3.
 
     Example:
         >>> planes(np.full((6, 6, 3), 255, np.uint8), MATLAB_Y(crop=2))[0, 0]
@@ -112,7 +100,7 @@ def planes(img: np.ndarray | Tensor, protocol: Protocol) -> Tensor:
     if isinstance(img, np.ndarray):
         if img.ndim not in (2, 3):
             raise ValueError(f"a picture must have shape (H, W) or (H, W, C), got {img.shape}")
-        x = torch.from_numpy(np.array(img[..., None] if img.ndim == 2 else img, order="C")).permute(2, 0, 1)[None]
+        x = torch.from_numpy(np.array(np.atleast_3d(img), order="C")).permute(2, 0, 1)[None]
     else:
         if img.ndim not in (3, 4):
             raise ValueError(f"a tensor must have shape (C, H, W) or (N, C, H, W), got {tuple(img.shape)}")
@@ -152,12 +140,9 @@ def psnr(a: np.ndarray | Tensor, b: np.ndarray | Tensor, protocol: Protocol | No
     """Peak signal-to-noise ratio in dB, ``10 log10(255^2 / mse)``, in float64.
 
     Args:
-        a, b: pictures of equal shape: numpy ``(H, W[, C])`` or tensor ``(C, H, W)`` -> a float; tensor
-            ``(N, C, H, W)`` -> float64 ``(N,)`` on the same device. ``uint8``, or float in [0, 1].
+        a, b: pictures of equal shape, ``uint8`` or float in [0, 1]: numpy ``(H, W[, C])`` or tensor ``(C, H, W)`` -> a
+            float, inf for equal pictures; tensor ``(N, C, H, W)`` -> float64 ``(N,)`` on the same device.
         protocol: default :func:`MATLAB_Y` without crop.
-
-    Returns:
-        inf for equal pictures.
 
     Example:
         >>> from skimage.data import astronaut
@@ -188,9 +173,6 @@ def ssim(a: np.ndarray | Tensor, b: np.ndarray | Tensor, protocol: Protocol | No
     """Structural similarity (Wang et al. 2004, ``ssim_index.m``): Gaussian window, valid region, no downsampling.
 
     Arguments and result as :func:`psnr`; several channels are averaged.
-
-    Raises:
-        ValueError: the cropped picture is smaller than the window.
 
     Example:
         >>> from skimage.data import astronaut

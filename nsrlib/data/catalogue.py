@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from dataclasses import dataclass
@@ -50,6 +51,15 @@ class SetInfo:
     how_to_get: str = ""  # what to do for a set that must not be redistributed
 
 
+def _div2k(title: str, folder: str, role: Role, count: int, *other_folders: str) -> SetInfo:
+    how = (
+        "no public copy with known hashes; get it from https://data.vision.ee.ethz.ch/cvl/DIV2K and put the "
+        f"{count} images into {folder}_HR in a folder of NSRLIB_DATA"
+    )
+    folders = (f"{folder}_HR", f"DIV2K/{folder}_HR", *other_folders)
+    return SetInfo(title, folder, role, count, "user", other_folders=folders, how_to_get=how)
+
+
 _SET5 = ("baby", "bird", "butterfly", "head", "woman")
 _SET14 = (
     "baboon", "barbara", "bridge", "coastguard", "comic", "face", "flowers",
@@ -73,18 +83,8 @@ SETS: dict[str, SetInfo] = {
         how_to_get="its licence forbids redistribution; ask for it at http://www.manga109.org and put the 109 images "
         "into Manga109/HR in a folder of NSRLIB_DATA",
     ),
-    "div2k_val": SetInfo(
-        "DIV2K val", "DIV2K_valid", "validation", 100, "user",
-        other_folders=("DIV2K_valid_HR", "DIV2K/DIV2K_valid_HR", "DIV2K_val"),
-        how_to_get="no public copy with known hashes; get it from https://data.vision.ee.ethz.ch/cvl/DIV2K and put the "
-        "100 images into DIV2K_valid_HR in a folder of NSRLIB_DATA",
-    ),
-    "div2k": SetInfo(
-        "DIV2K", "DIV2K_train", "train", 800, "user",
-        other_folders=("DIV2K_train_HR", "DIV2K/DIV2K_train_HR", "DIV2K"),
-        how_to_get="no public copy with known hashes; get it from https://data.vision.ee.ethz.ch/cvl/DIV2K and put the "
-        "800 images into DIV2K_train_HR in a folder of NSRLIB_DATA",
-    ),
+    "div2k_val": _div2k("DIV2K val", "DIV2K_valid", "validation", 100, "DIV2K_val"),
+    "div2k": _div2k("DIV2K", "DIV2K_train", "train", 800, "DIV2K"),
     "t91": SetInfo("T91", "T91", "train", 91),
     "bsds400": SetInfo("BSDS400", "BSDS400", "train", 400),
     "embedded": SetInfo("embedded", "", "test", 2, "embedded", names=("chelsea", "coffee")),
@@ -107,8 +107,6 @@ _TEST_IMAGES_IN_BSDS400 = {  # found by feature matching against all test sets
 FROM_SCIKIT_LEARN = ("china", "flower")
 
 
-# --- names, scales, ways to make LR -----------------------------------------------------------------------------------
-
 LR_CONVENTIONS = ("paper", "repeat", "mirror", "files", "files_mirror")
 COMPUTED_LR: dict[str, dict[str, Any]] = {
     "paper": {"border": "mirror", "round_between": False},
@@ -120,8 +118,8 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".g
 
 def key_of(name: str) -> str | None:
     """The catalogue's spelling of a set's name, or None."""
-    plain = re.sub(r"[-_ ]", "", name).lower()
-    return ({key.replace("_", ""): key for key in SETS} | _ALIASES).get(plain)
+    spellings = {key.replace("_", ""): key for key in SETS} | _ALIASES
+    return spellings.get(re.sub(r"[-_ ]", "", name).lower())
 
 
 def check_scale(name: str, spec: SetInfo | None, scale: Any, lr: str) -> int:
@@ -152,9 +150,6 @@ def _scales_of_lr_files(key: str, spec: SetInfo, lr: str) -> tuple[int, ...]:
     return {"selfexsr": _SELFEXSR_SCALES, "user": _SCALES}.get(spec.kind, ())
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
-
-
 class ImageFiles(NamedTuple):
     """Where an image lies: paths in the manifest or on this machine, or the name of an embedded photograph."""
 
@@ -169,13 +164,13 @@ def locate(
     """The files of a named set on this machine, and their origin."""
     if spec.kind == "embedded":
         names = spec.names[:limit]
-        if any(name in FROM_SCIKIT_LEARN for name in names):
-            _require_scikit_learn(key)
+        if set(names) & set(FROM_SCIKIT_LEARN) and importlib.util.find_spec("sklearn") is None:
+            needs = f"{key} needs a photograph that ships with scikit-learn, which is not installed"
+            raise DataUnavailable(f"{needs}; run 'pip install scikit-learn'", looked={"embedded": "no scikit-learn"})
         return [ImageFiles(name, name) for name in names], "embedded"
     files = _pinned_files(spec, scale, lr)
-    if not include_contaminated:
-        files = [file for file in files if file.hr not in _TEST_IMAGES_IN_BSDS400]
-    files, table = files[:limit], sources()
+    files = [file for file in files if include_contaminated or file.hr not in _TEST_IMAGES_IN_BSDS400][:limit]
+    table = sources()
     wanted = [table[path] for file in files for path in (file.hr, file.lr) if path]
     found = find(wanted)
     if spec.kind == "user" or len(found) < len(wanted):
@@ -188,8 +183,7 @@ def locate(
             looked = why_not_here([]) | notes | {"download": "not offered"}
             raise unavailable(what, [f"{spec.folder}/"], looked, spec.how_to_get)
         where = f"where there is a network, or set NSRLIB_DATA to a folder that holds {spec.folder}/"
-        advice = f"run 'nsr data fetch {key}' {where}"
-        found = obtain(wanted, key, advice, download=download, notes=notes)
+        found = obtain(wanted, key, f"run 'nsr data fetch {key}' {where}", download=download, notes=notes)
     located = [ImageFiles(f.name, str(found[f.hr].path), str(found[f.lr].path) if f.lr else None) for f in files]
     return located, " and ".join(dict.fromkeys(file.origin for file in found.values()))
 
@@ -253,9 +247,8 @@ def _find_copy(spec: SetInfo, scale: int, lr: str, notes: dict[str, str]) -> tup
 def _subfolder(folder: Path, relative: str) -> Path | None:
     """``folder / relative`` if it is a folder, in any mixture of capitals."""
     for part in Path(relative).parts:
-        if not folder.is_dir():
-            return None
-        match = [p for p in folder.iterdir() if p.name.lower() == part.lower() and p.is_dir()]
+        inside = folder.iterdir() if folder.is_dir() else ()
+        match = [p for p in inside if p.name.lower() == part.lower() and p.is_dir()]
         if not match:
             return None
         folder = match[0]
@@ -298,20 +291,6 @@ def folder_files(folder: Path, scale: int, lr: str, *, selfexsr: bool = True, fl
     return [ImageFiles(name, str(p), str(lr_of[name]) if lr == "files" else None) for name, p in pairs]
 
 
-def _require_scikit_learn(key: str) -> None:
-    from importlib.util import find_spec
-
-    if find_spec("sklearn") is None:
-        raise DataUnavailable(
-            f"{key} needs a photograph that ships with scikit-learn, which is not installed; "
-            "run 'pip install scikit-learn'",
-            looked={"embedded": "no scikit-learn"},
-        )
-
-
-# --- what there is ----------------------------------------------------------------------------------------------------
-
-
 def _set_or_weights(name: str) -> str:
     key = "weights" if name.lower() == "weights" else key_of(name)
     if key is None:
@@ -334,19 +313,10 @@ def _sources_of(key: str, scale: int | None = None) -> list[Source]:
     return [s for path, s in table.items() if path.split("/")[0] in (spec.folder, f"{spec.folder}_LR_mirror")]
 
 
-def fetch_set(name: str, scale: int | None = None, *, progress: bool = True) -> dict[str, Path]:
+def fetch_set(name: str, scale: int | None = None) -> dict[str, Path]:
     """Bring all files of a set, or those of one scale, to this machine. ``weights`` means all published weights.
 
-    Returns:
-        path as in ``data/sources.csv`` -> file. Empty for an embedded set, which is always at hand.
-
-    Raises:
-        ValueError: unknown name or scale.
-        DataUnavailable: files that could not be had, or a set whose licence forbids redistribution.
-
-    Example:
-        >>> fetch_set("embedded")
-        {}
+    Returns path as in ``data/sources.csv`` -> file. DataUnavailable: some could not be had, or are not offered.
     """
     key = _set_or_weights(name)
     if key != "weights":
@@ -357,8 +327,7 @@ def fetch_set(name: str, scale: int | None = None, *, progress: bool = True) -> 
         scale = None if scale == 1 else scale
     forget()
     wanted = _sources_of(key, scale)
-    advice = "run the same command again; what has arrived is kept"
-    found = obtain(wanted, key, advice, progress=progress)
+    found = obtain(wanted, key, "run the same command again; what has arrived is kept")
     return {source.path: found[source.path].path for source in wanted}
 
 
@@ -377,18 +346,11 @@ def list_sets() -> pd.DataFrame:
     rows = []
     for key, spec in [*SETS.items(), ("weights", None)]:
         files = _sources_of(key)
-        rows.append(
-            {
-                "name": key,
-                "role": spec.role if spec else "weights",
-                "images": spec.count if spec else 0,
-                "scales": "" if spec is None else "any" if spec.kind == "embedded" else "2, 3, 4, 8",
-                "megabytes": round(sum(source.bytes for source in files) / 1e6, 1),
-                "licence": _licence(spec, files),
-                "where": _whereabouts(spec, files),
-            }
-        )
-    return pd.DataFrame(rows)
+        role, images = (spec.role, spec.count) if spec else ("weights", 0)
+        scales = "" if spec is None else "any" if spec.kind == "embedded" else "2, 3, 4, 8"
+        megabytes = round(sum(source.bytes for source in files) / 1e6, 1)
+        rows.append((key, role, images, scales, megabytes, _licence(spec, files), _whereabouts(spec, files)))
+    return pd.DataFrame(rows, columns=["name", "role", "images", "scales", "megabytes", "licence", "where"])
 
 
 def _whereabouts(spec: SetInfo | None, files: list[Source]) -> str:
@@ -409,22 +371,16 @@ def _whereabouts(spec: SetInfo | None, files: list[Source]) -> str:
 
 def _licence(spec: SetInfo | None, files: list[Source]) -> str:
     if spec and spec.kind == "embedded":
-        if any(name in FROM_SCIKIT_LEARN for name in spec.names):
-            return "public domain or CC0; china, flower: CC BY 2.0; motorcycle: Middlebury, none stated"
-        return "public domain or CC0"
+        others = "; china, flower: CC BY 2.0; motorcycle: Middlebury, none stated"
+        return "public domain or CC0" + (others if set(spec.names) & set(FROM_SCIKIT_LEARN) else "")
     return files[0].licence if files else "ask its makers; redistribution not allowed or not settled"
 
 
 def verify(name: str | None = None) -> pd.DataFrame:
     """Hash every pinned file of a set (None: of all sets and weights) that is on this machine.
 
-    Returns:
-        columns ``set``, ``path``, ``where`` and ``status``: ``ok``, ``damaged``, ``missing``, or ``unverified``: here,
-        but no hash is known. A file that lies in several places has a row for each.
-
-    Example:
-        >>> verify("set5").columns.tolist()
-        ['set', 'path', 'where', 'status']
+    ``status`` is ``ok``, ``damaged``, ``missing``, or ``unverified``: here, but no hash is known. A file that lies in
+    several places has a row for each.
     """
     import pandas as pd
 
@@ -433,13 +389,15 @@ def verify(name: str | None = None) -> pd.DataFrame:
     for key in keys:
         for source in _sources_of(key):
             places = [(origin, root / source.path) for origin, root in roots if os.path.isfile(root / source.path)]
-            for origin, path in places:
-                try:
-                    same = sha256_of(path) == source.sha256
-                    status = "unverified" if not source.verified else "ok" if same else "damaged"
-                except OSError:
-                    status = "damaged"
-                rows.append((key, source.path, origin, status))
+            rows += [(key, source.path, origin, _status(path, source)) for origin, path in places]
             if not places:
                 rows.append((key, source.path, "", "missing"))
     return pd.DataFrame(rows, columns=["set", "path", "where", "status"])
+
+
+def _status(path: Path, source: Source) -> str:
+    try:
+        same = sha256_of(path) == source.sha256
+    except OSError:
+        return "damaged"
+    return "unverified" if not source.verified else "ok" if same else "damaged"

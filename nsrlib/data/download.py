@@ -6,8 +6,8 @@ A file is looked for in this order, and every answer says where it came from:
 2. the per-user cache: ``NSRLIB_CACHE``, or the platform's cache folder;
 3. its public address, pinned to a commit (``NSRLIB_OFFLINE=1`` forbids it).
 
-It is compared with its sha256 when a process first opens it: 82 MB take 0.1 s, less than decoding them. For a few files
-no hash is known. They are *unverified*: taken as the pinned address gives them, and every tool says so.
+It is compared with its sha256 when a process first opens it. A few files of no known hash are *unverified*: taken as
+the pinned address gives them, and every tool says so.
 """
 
 from __future__ import annotations
@@ -61,20 +61,14 @@ def sources() -> Mapping[str, Source]:
     if not table.is_file():
         raise FileNotFoundError(f"{table} is missing: install nsrlib from its repository with 'pip install -e .'")
     with open(table, newline="", encoding="utf-8") as file:
-        rows = csv.reader(file)
-        columns, expected = next(rows), list(Source.__dataclass_fields__)
-        if columns != expected:
-            raise ValueError(f"{table} has the columns {', '.join(columns)}; expected {', '.join(expected)}")
-        return {path: Source(dataset, role, path, int(size or 0), *rest) for dataset, role, path, size, *rest in rows}
+        rows: list[dict[str, Any]] = list(csv.DictReader(file))
+    return {row["path"]: Source(**row | {"bytes": int(row["bytes"] or 0)}) for row in rows}
 
 
 class DataUnavailable(FileNotFoundError):
-    """Some files of a set are nowhere to be had.
+    """Some files of a set are nowhere to be had: ``missing`` has their paths relative to a data root.
 
-    Attributes:
-        missing: paths relative to a data root.
-        looked: place (``NSRLIB_DATA``, ``cache``, ``download``) -> why it did not help. What stands before the first
-            colon is short and names no path.
+    ``looked``: place -> why it did not help. What stands before the first colon is short and names no path.
     """
 
     def __init__(self, message: str, missing: Sequence[str] = (), looked: Mapping[str, str] | None = None):
@@ -208,7 +202,6 @@ def obtain(
     advice: str,
     *,
     download: bool = True,
-    progress: bool = True,
     policy: DownloadPolicy = DownloadPolicy(),
     notes: Mapping[str, str] | None = None,
 ) -> dict[str, Found]:
@@ -226,7 +219,7 @@ def obtain(
     elif not download:
         looked["download"] = "not asked for"
     else:
-        failed = _Downloader(cache_dir(), policy, progress).run(missing)
+        failed = _Downloader(cache_dir(), policy).run(missing)
         found |= {s.path: Found(cache_dir() / s.path, "download") for s in missing if s.path not in failed}
         missing = [source for source in missing if source.path in failed]
         if not missing:
@@ -276,24 +269,18 @@ class _Flaky(Exception):
 
 def _network_reason(error: Exception, policy: DownloadPolicy) -> str:
     """A requests exception in a few words, without its nested representation."""
-    import requests
-
-    by_type = (
-        (requests.exceptions.SSLError, "TLS certificate not accepted"),
-        (requests.exceptions.ProxyError, "proxy does not answer"),
-        (requests.ConnectTimeout, f"no answer within {policy.connect:g} s"),
-        (requests.ReadTimeout, f"no data for {policy.read:g} s"),
-    )
-    by_text = {
+    known = {
+        "SSLError": "TLS certificate not accepted",
+        "ProxyError": "proxy does not answer",
+        "ConnectTimeout": f"no answer within {policy.connect:g} s",
         "Read timed out": f"no data for {policy.read:g} s",
         "Connection refused": "connection refused",
         "NameResolution": "name not resolved",
         "unreachable": "network unreachable",
         "IncompleteRead": "connection closed too early",
     }
-    reasons = [short for kind, short in by_type if isinstance(error, kind)]
-    reasons += [short for long, short in by_text.items() if long in str(error)]
-    return reasons[0] if reasons else type(error).__name__
+    name = type(error).__name__
+    return next((short for long, short in known.items() if long in f"{name}: {error}"), name)
 
 
 def _disk_reason(error: OSError, folder: Path) -> str:
@@ -307,20 +294,20 @@ def _disk_reason(error: OSError, folder: Path) -> str:
 class _Downloader:
     """Brings files into the cache, each under its final name only when size and sha256 are right.
 
-    A ``.part`` file stays behind when anything goes wrong, and the next attempt, now or in another process, goes on
-    from there. A lock on the cache keeps two processes from writing one file and from doubling the load on a server.
+    A ``.part`` file stays behind when anything goes wrong, and the next attempt goes on from there. A lock on the cache
+    keeps two processes from writing one file and from doubling the load on a server.
 
     urllib3's ``Retry`` will not do: it lets one thread sleep, deaf to Ctrl-C, and resumes no body that broke off.
     """
 
-    def __init__(self, cache: Path, policy: DownloadPolicy, progress: bool):
+    def __init__(self, cache: Path, policy: DownloadPolicy):
         import requests
         from tqdm.auto import tqdm
 
         self.cache, self.policy = cache, policy
         self.session = requests.Session()
         self.session.headers.update({"User-Agent": "nsrlib", "Accept-Encoding": "identity"})
-        self.bar = tqdm(unit="B", unit_scale=True, desc="download", disable=not progress, total=0, delay=0.2)
+        self.bar = tqdm(unit="B", unit_scale=True, desc="download", total=0, delay=0.2)
         self.lock = threading.Lock()
         self.counted: dict[str, int] = {}  # bytes of each file that the bar shows
         self.resume_at: dict[str, float] = {}  # host -> monotonic time before which it wants no request

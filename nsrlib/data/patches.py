@@ -1,15 +1,13 @@
 """Training patches, cut on the device where the network trains.
 
-All images of a set stay decoded in memory, one after the other in one flat buffer. A batch is drawn as a few integers
-per patch (where, and which of the eight flips and rotations) and fetched by a single gather, so that no worker, no
-decoding and no augmentation stands between two steps.
-
-The batch of a step is a pure function of (seed, step): a resumed run, and every process of a distributed one, draws the
-same patches without having to remember a generator's state.
+All images of a set stay decoded in one flat buffer. A batch is drawn as a few integers per patch (where, and which of
+the eight flips and rotations) and fetched by a single gather: no worker, no decoding between two steps. The batch of a
+step is a pure function of (seed, step): a resumed run, and every process of a distributed one, draws the same patches.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import warnings
 from collections.abc import Iterable, Sequence
@@ -48,11 +46,10 @@ class Patches:
             from the luma then.
         upscaled: the input is LR after bicubic upscaling to the target's size, in float32, not rounded (VDSR, DRCN); P
             counts pixels of that.
-        noise: standard deviation of Gaussian noise on the 0..255 scale that is added to the target, anew in every
-            batch and not clipped; or a range ``(low, high)`` from which each patch draws its own. For sets without
-            scale.
-        jpeg: the input is the target after JPEG of this quality, made once from every whole image; or a range ``(low,
-            high)`` from which each image has its own, which follows from its name. For sets without scale.
+        noise: for sets without scale: standard deviation of Gaussian noise on the 0..255 scale that is added to the
+            target, anew in every batch and not clipped; or a range ``(low, high)`` from which each patch draws its own.
+        jpeg: for sets without scale: the input is the target after JPEG of this quality, made once from every whole
+            image; or a range ``(low, high)`` from which each image has its own, which follows from its name.
         augment: the eight flips and rotations.
         too_small: images smaller than a patch are an error (``raise``) or left out with one warning (``skip``).
         device: where the images live and the batches are made.
@@ -63,9 +60,6 @@ class Patches:
         skipped: names of images left out.
         sha256: of the target images and of what is done to them, but not of ``patch``.
         fingerprint: of that and of the input images too, which may have been made in several ways.
-
-    Raises:
-        ValueError: an argument out of range, an image smaller than a patch, no image at all.
 
     Example:
         >>> from nsrlib.data import load
@@ -129,9 +123,8 @@ class Patches:
         if not names:
             raise ValueError("images is empty: there is nothing to cut patches from")
         if small:
-            warnings.warn(
-                f"{len(small)} images smaller than patch={patch} are left out, first {small[0]}", stacklevel=2
-            )
+            text = f"{len(small)} images smaller than patch={patch} are left out, first {small[0]}"
+            warnings.warn(text, stacklevel=2)
         self.skipped = tuple(small) + tuple(getattr(images, "skipped", ()))
         self.names = tuple(names)
         self.scale = int(ratio or 1)
@@ -152,14 +145,11 @@ class Patches:
         return len(self.names)
 
     def __repr__(self) -> str:
-        return (
-            f"Patches({self.name} x{self.scale}, {len(self)} images, {self.positions:,} of {self.patch}x{self.patch})"
-        )
+        kind = f"{self.positions:,} of {self.patch}x{self.patch}"
+        return f"Patches({self.name} x{self.scale}, {len(self)} images, {kind})"
 
     def to(self, device: str | torch.device) -> Patches:
         """The same patches with the images on ``device``; self if they are there already."""
-        import copy
-
         target = torch.device(device)
         if target == self.device:
             return self
@@ -172,13 +162,7 @@ class Patches:
     def batch(self, size: int, seed: int, shard: slice = slice(None)) -> Batch:
         """Draw ``size`` patches, the same ones for the same ``seed`` on every device; its noise is a GPU's or a CPU's.
 
-        Args:
-            size: patches of the whole batch.
-            seed: see :func:`stream_seed`.
-            shard: which of them are wanted here; those of a distributed run's processes make up the whole batch.
-
-        Raises:
-            ValueError: a size that is not positive.
+        ``shard``: which of them are wanted here; those of a distributed run's processes make up the whole batch.
         """
         if size < 1:
             raise ValueError(f"size must be a positive number of patches, got {size}")
@@ -228,7 +212,7 @@ class _Store:
             self.flat = torch.from_numpy(np.concatenate([a.reshape(-1, c) for a in arrays]).squeeze(1)).to(device)
 
     def to(self, device: torch.device) -> _Store:
-        moved = object.__new__(_Store)
+        moved = copy.copy(self)
         moved.width, moved.start, moved.flat = (t.to(device) for t in (self.width, self.start, self.flat))
         return moved
 
@@ -259,11 +243,7 @@ def _turned_grids(side: int, turns: int) -> Tensor:
 
 
 def _arrays(
-    pair: Pair,
-    channels: str,
-    upscaled: bool,
-    noise: tuple[float, float] | None,
-    quality: tuple[int, int] | None,
+    pair: Pair, channels: str, upscaled: bool, noise: tuple[float, float] | None, quality: tuple[int, int] | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Input (without its noise) and target of one image as ``(H, W, C)``."""
     hr, lr = pair.hr, pair.lr
@@ -282,25 +262,21 @@ def _arrays(
     elif lr is None:
         if not (noise or quality):
             raise ValueError(f"{pair.name} has no low-resolution image: load the set at a scale, or give noise or jpeg")
-        lr = hr if quality is None else compress(hr, _own_quality(quality, pair.name))
-    x, y = (a[..., None] if a.ndim == 2 else a for a in (lr, hr))
-    if x.shape[2] == 3 and x.dtype != np.uint8:
+        lr = hr
+        if quality:
+            low, high = quality
+            lr = compress(hr, low + name_seed(pair.name) % (high - low + 1))
+    if lr.shape[2:] == (3,) and lr.dtype != np.uint8:
         raise ValueError("upscaled=True is for one channel: take channels='y' or a gray set")
-    return np.ascontiguousarray(x), np.ascontiguousarray(y)
-
-
-def _own_quality(quality: tuple[int, int], name: str) -> int:
-    """The quality in a range that follows from an image's name."""
-    low, high = quality
-    return low + name_seed(name) % (high - low + 1)
+    return np.ascontiguousarray(np.atleast_3d(lr)), np.ascontiguousarray(np.atleast_3d(hr))
 
 
 def _quality_range(jpeg: Any) -> tuple[int, int] | None:
     if jpeg is None:
         return None
     low, high = jpeg if isinstance(jpeg, Iterable) else (jpeg, jpeg)
-    for quality in (low, high):
-        check_quality(quality)
+    check_quality(low)
+    check_quality(high)
     if low > high:
         raise ValueError(f"jpeg must be a quality from 1 to 100, or a rising range, got {jpeg!r}")
     return int(low), int(high)

@@ -1,10 +1,8 @@
 """Data sets of images: benchmarks, training sets, folders, and photographs that are always at hand.
 
-Named sets consist of the pinned files of :mod:`nsrlib.data.download`, looked for in ``NSRLIB_DATA``, in the per-user
-cache and at their public addresses. The *embedded* sets, photographs inside scikit-image and scikit-learn, need none
-of it.
-
-Images are ``uint8`` RGB ``(H, W, 3)``, or ``(H, W)`` where ``gray=True``. Conventions and quirks are at :func:`load`.
+Named sets consist of the pinned files of :mod:`nsrlib.data.download`; the *embedded* sets are photographs inside
+scikit-image and scikit-learn. Images are ``uint8`` RGB ``(H, W, 3)``, or ``(H, W)`` where ``gray=True``. Conventions
+and quirks are at :func:`load`.
 """
 
 from __future__ import annotations
@@ -14,7 +12,7 @@ import os
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, overload
@@ -45,19 +43,12 @@ _BSDS_VAL_FAMILY = ("b100", "bsd68", "bsds_val")
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """One image. The arrays are shared with the set that made them: do not write into them.
-
-    Attributes:
-        name: ``butterfly``, ``img_001``, ...
-        lr: ``uint8`` low-resolution input, as many channels as ``hr``; None without a scale.
-        hr: ``uint8`` RGB ``(H, W, 3)``, sides multiples of the scale; ``(H, W)`` where the set is loaded as gray.
-        gray: the picture has one channel, in its file or in ``hr``. MATLAB leaves such a luma at 0..255.
-    """
+    """One image. The arrays are shared with the set that made them: do not write into them."""
 
     name: str
-    lr: np.ndarray | None
-    hr: np.ndarray
-    gray: bool = False
+    lr: np.ndarray | None  # uint8, as many channels as hr; None without a scale
+    hr: np.ndarray  # uint8 RGB (H, W, 3), sides multiples of the scale; (H, W) where the set is loaded as gray
+    gray: bool = False  # one channel, in its file or in hr; MATLAB leaves such a luma at 0..255
 
 
 @dataclass
@@ -85,10 +76,8 @@ class _Item:
             h, w = lr.shape[0] * self.scale, lr.shape[1] * self.scale
             # common copies crop HR to multiples of 12 before shrinking it
             if not (0 <= hr.shape[0] - h < 12 and 0 <= hr.shape[1] - w < 12):
-                raise ValueError(
-                    f"{lr_file} of {lr.shape[0]}x{lr.shape[1]} does not belong to {hr_file} of "
-                    f"{hr.shape[0]}x{hr.shape[1]} at scale {self.scale}"
-                )
+                small, large = (f"{file} of {a.shape[0]}x{a.shape[1]}" for file, a in ((lr_file, lr), (hr_file, hr)))
+                raise ValueError(f"{small} does not belong to {large} at scale {self.scale}")
             hr = hr[:h, :w]
         elif self.scale > 1:
             lr = imresize(hr, 1 / self.scale, **COMPUTED_LR[self.convention])
@@ -131,30 +120,19 @@ def _embedded_photograph(name: str) -> np.ndarray:
     return np.array(data.stereo_motorcycle()[0] if name == "motorcycle" else getattr(data, name)())
 
 
+@dataclass(eq=False, repr=False)
 class ImageSet(Sequence[Pair]):
-    """Images of one set at one scale, decoded when first asked for and then kept.
+    """Images of one set at one scale, decoded when first asked for and then kept."""
 
-    Attributes:
-        name, scale, role: as asked for; role is ``test``, ``validation`` or ``train``.
-        origin: ``NSRLIB_DATA``, ``cache``, ``download``, ``embedded`` or ``folder``; several are joined by "and".
-        skipped: names of files left out because they were broken (``on_error="skip"``).
-    """
-
-    def __init__(
-        self,
-        name: str,
-        scale: int | None,
-        role: Role,
-        origin: str,
-        items: Sequence[_Item],
-        skipped: Sequence[str] = (),
-    ):
-        self.name, self.scale, self.role, self.origin = name, scale, role, origin
-        self.skipped = tuple(skipped)
-        self._items = tuple(items)
+    name: str
+    scale: int | None
+    role: Role
+    origin: str  # "NSRLIB_DATA", "cache", "download", "embedded" or "folder"; several are joined by "and"
+    items: Sequence[_Item]
+    skipped: Sequence[str] = ()  # names of files left out because they were broken (on_error="skip")
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self.items)
 
     @overload
     def __getitem__(self, index: int) -> Pair: ...
@@ -162,13 +140,13 @@ class ImageSet(Sequence[Pair]):
     def __getitem__(self, index: slice) -> ImageSet: ...
     def __getitem__(self, index: int | slice) -> Pair | ImageSet:
         if isinstance(index, slice):  # shares the decoded images
-            return ImageSet(self.name, self.scale, self.role, self.origin, self._items[index], self.skipped)
-        return self._items[index].pair
+            return replace(self, items=self.items[index])
+        return self.items[index].pair
 
     @property
     def names(self) -> list[str]:
         """Names of the images, without decoding them."""
-        return [item.files.name for item in self._items]
+        return [item.files.name for item in self.items]
 
     @cached_property
     def sha256(self) -> str:
@@ -215,19 +193,19 @@ def load(
 
     Args:
         name: see ``nsr data list``; case, ``-`` and ``_`` do not matter. Or a folder: SelfExSR's or BasicSR's layout,
-            or images in order of their names (hidden and other files are ignored).
+            or images in order of their names.
         scale: 2, 3, 4 or 8; any whole number for embedded sets and folders. None or 1: no LR.
         lr: convention of the table above.
         gray: images as ``uint8`` ``(H, W)``, LR made from that. One channel stays as stored; colour becomes MATLAB's
-            ``rgb2gray`` (0..255), for LIVE1 the Y of ``rgb2ycbcr`` (16..235) as the JPEG papers have it. Default: True
-            for Set12, BSD68, classic5, LIVE1 and ``embedded_gray_train``, False for all others.
+            ``rgb2gray`` (0..255), for LIVE1 the Y of ``rgb2ycbcr`` (16..235) as the JPEG papers have it. Default: the
+            set's own, :attr:`SetInfo.gray`.
         download: whether the network may be used.
         limit: only the first so many images.
         include_contaminated: keep the two images of BSDS400 that are in Set5 and Set12, as published recipes do.
         on_error: for folders: ``skip`` decodes everything now and leaves out broken files with one warning.
 
     Raises:
-        ValueError: unknown name, scale, convention; a folder without images; later, when decoding, a broken file.
+        ValueError: an unknown name, scale, convention; a folder without images; later, when decoding, a broken file.
         DataUnavailable: the set is neither here nor to be downloaded.
 
     Example:
@@ -237,10 +215,15 @@ def load(
         >>> images[0].name, images[0].lr.shape, images[0].hr.shape
         ('chelsea', (75, 112, 3), (300, 448, 3))
     """
-    _check_arguments(lr, limit, on_error)
+    if lr not in LR_CONVENTIONS:
+        raise unknown("lr convention", str(lr), LR_CONVENTIONS)
+    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
+        raise ValueError(f"limit must be a positive whole number or None, got {limit!r}")
+    if on_error not in ("raise", "skip"):
+        raise unknown("on_error", str(on_error), ("raise", "skip"))
     key = key_of(name) if isinstance(name, str) else None
     if key is None:
-        return _load_folder(_existing_folder(name), scale, lr, bool(gray), limit, on_error)
+        return _load_folder(name, scale, lr, bool(gray), limit, on_error)
     spec = SETS[key]
     ratio = check_scale(key, spec, scale, lr)
     if ratio == 1:
@@ -251,27 +234,14 @@ def load(
     return ImageSet(key, scale, spec.role, origin, items)
 
 
-def _check_arguments(lr: str, limit: int | None, on_error: str) -> None:
-    if lr not in LR_CONVENTIONS:
-        raise unknown("lr convention", str(lr), LR_CONVENTIONS)
-    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
-        raise ValueError(f"limit must be a positive whole number or None, got {limit!r}")
-    if on_error not in ("raise", "skip"):
-        raise unknown("on_error", str(on_error), ("raise", "skip"))
-
-
-def _existing_folder(name: Name) -> Path:
+def _load_folder(name: Name, scale: int | None, lr: str, gray: bool, limit: int | None, on_error: str) -> ImageSet:
     folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder
     if folder.is_file():
         raise ValueError(f"{name} is a file; give the folder that holds it")
-    if isinstance(name, str) and not re.search(r"[/\\]", name):
-        raise unknown("data set", name, [*SETS, "or the path of a folder with images"])
-    raise ValueError(f"there is no folder {name}")
-
-
-def _load_folder(folder: Path, scale: int | None, lr: str, gray: bool, limit: int | None, on_error: str) -> ImageSet:
+    if not folder.is_dir():
+        if isinstance(name, str) and not re.search(r"[/\\]", name):
+            raise unknown("data set", name, [*SETS, "or the path of a folder with images"])
+        raise ValueError(f"there is no folder {name}")
     ratio = check_scale(str(folder), None, scale, lr)
     if lr == "files_mirror":
         raise ValueError("lr='files_mirror' is for Set5; a folder's own LR files are lr='files'")
@@ -279,8 +249,9 @@ def _load_folder(folder: Path, scale: int | None, lr: str, gray: bool, limit: in
     if not files:
         raise ValueError(f"{folder} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
     items = [_Item(file, ratio, lr, gray) for file in files]
+    images = ImageSet(folder.resolve().name, scale, "test", "folder", items[:limit])
     if on_error == "raise":
-        return ImageSet(folder.resolve().name, scale, "test", "folder", items[:limit])
+        return images
     good: list[_Item] = []
     broken: dict[str, str] = {}  # file -> why
     for item in items:
@@ -296,26 +267,26 @@ def _load_folder(folder: Path, scale: int | None, lr: str, gray: bool, limit: in
         warnings.warn(f"{len(broken)} of {len(files)} images skipped, first: {first}", stacklevel=3)
         if not good:
             raise ValueError(f"{folder} has no image that can be read, first: {first}")
-    return ImageSet(folder.resolve().name, scale, "test", "folder", good, tuple(broken))
+    return replace(images, items=good, skipped=tuple(broken))
+
+
+def _listed(names: Name | Sequence[Name]) -> list[Name]:
+    names = [names] if isinstance(names, str | os.PathLike) else list(names)
+    if not names:
+        raise ValueError("give at least one set")
+    return names
 
 
 def training_set(
     names: Name | Sequence[Name],
     scale: int | None = None,
     *,
-    lr: str = "paper",
     gray: bool | None = None,
-    download: bool = True,
     on_error: Literal["raise", "skip"] = "raise",
 ) -> ImageSet:
     """Concatenate training sets (or folders), without images that are in a test set and without T91's duplicate.
 
-    Left out: BSDS400 ``302003`` (Set5 woman) and ``12003`` (Set12/04), and T91 ``t65`` (= ``t36``). Published results
-    trained on 291 or 400 images include them. Arguments as :func:`load`.
-
-    Raises:
-        ValueError: a test or validation set, BSDS val and its parts B100 and BSD68 above all.
-        DataUnavailable: as :func:`load`.
+    Published results trained on 291 or 400 images include them. Arguments as :func:`load`.
 
     Example:
         >>> training_set("embedded_gray_train", scale=2).names
@@ -324,9 +295,7 @@ def training_set(
         Traceback (most recent call last):
         ValueError: do not train on b100: BSDS val, B100 and BSD68 are the same photographs; ...
     """
-    names = [names] if isinstance(names, str | os.PathLike) else list(names)
-    if not names:
-        raise ValueError("give at least one training set")
+    names = _listed(names)
     for name in names:
         key = key_of(Path(name).name)  # a folder with the name of a test set is that test set
         if key in _BSDS_VAL_FAMILY:
@@ -338,9 +307,9 @@ def training_set(
         if role != "train":
             allowed = ", ".join(k for k, spec in SETS.items() if spec.role == "train")
             raise ValueError(f"do not train on {name}: it is a {role} set; accepted: {allowed}, or a folder")
-    sets = [load(name, scale, lr=lr, gray=gray, download=download, on_error=on_error) for name in names]
-    items = [item for s in sets for item in s._items if (s.name, item.files.name) != ("t91", _DUPLICATE_IN_T91)]
-    skipped = [file for s in sets for file in s.skipped]
+    sets = [load(name, scale, gray=gray, on_error=on_error) for name in names]
+    items = [item for s in sets for item in s.items if (s.name, item.files.name) != ("t91", _DUPLICATE_IN_T91)]
+    skipped = tuple(file for s in sets for file in s.skipped)
     name, origin = "+".join(s.name for s in sets), " and ".join(dict.fromkeys(s.origin for s in sets))
     return ImageSet(name, scale, "train", origin, items, skipped)
 
@@ -355,29 +324,18 @@ _ORIGIN_IN_WORDS = {
 
 
 def benchmark_or_embedded(
-    names: Name | Sequence[Name],
-    scale: int | None = None,
-    *,
-    lr: str = "paper",
-    gray: bool | None = None,
-    download: bool = True,
-    limit: int | None = None,
+    names: Name | Sequence[Name], scale: int | None = None, *, limit: int | None = None
 ) -> tuple[list[ImageSet], str]:
     """The named sets that can be had, or the embedded one if none can, and a sentence that tells the reader which.
 
     Arguments as :func:`load`; the embedded images are gray if the first set named is. The sentence names no path.
-
-    Raises:
-        ValueError: as :func:`load`; only missing data is forgiven.
 
     Example:
         >>> sets, sentence = benchmark_or_embedded(["embedded"], scale=4)
         >>> sentence
         'embedded: embedded in scikit-image and scikit-learn.'
     """
-    names = [names] if isinstance(names, str | os.PathLike) else list(names)
-    if not names:
-        raise ValueError("give at least one set")
+    names = _listed(names)
     sets: list[ImageSet] = []
     by_answer: dict[str, list[str]] = {}  # "found in NSRLIB_DATA" -> ["Set5", "Set14"]
     why = ""
@@ -385,7 +343,7 @@ def benchmark_or_embedded(
         key = key_of(name) if isinstance(name, str) else None
         title = SETS[key].title if key else Path(name).name
         try:
-            sets.append(load(name, scale, lr=lr, gray=gray, download=download, limit=limit))
+            sets.append(load(name, scale, limit=limit))
             answer = _ORIGIN_IN_WORDS.get(sets[-1].origin, f"from {sets[-1].origin}")
         except DataUnavailable as error:
             reasons = [(place, reason.split(":")[0]) for place, reason in error.looked.items()]
@@ -395,11 +353,8 @@ def benchmark_or_embedded(
         by_answer.setdefault(answer, []).append(title)
     if sets:
         return sets, "; ".join(f"{_and(titles)}: {answer}" for answer, titles in by_answer.items()) + "."
-    if gray is None:
-        first = key_of(str(names[0]))
-        gray = first is not None and SETS[first].gray
-    lr = lr if lr in COMPUTED_LR else "paper"
-    embedded = load("embedded", scale, lr=lr, gray=gray, limit=limit)
+    first = key_of(str(names[0]))
+    embedded = load("embedded", scale, gray=first is not None and SETS[first].gray, limit=limit)
     count = "1 embedded image" if len(embedded) == 1 else f"{len(embedded)} embedded images"
     return [embedded], f"No benchmark data ({why}): running on {count}; cells that need the benchmark are skipped."
 

@@ -411,7 +411,7 @@ def test_div2k_is_found_as_it_is_unpacked(root):
 
 def test_without_benchmark_data_the_embedded_images_are_used_and_the_reader_is_told(monkeypatch):
     monkeypatch.delenv("NSRLIB_DATA")
-    sets, sentence = benchmark_or_embedded(["set5", "set14"], 4, lr="files")
+    sets, sentence = benchmark_or_embedded(["set5", "set14"], 4)
     assert [s.name for s in sets] == ["embedded"]
     assert sentence == (
         "No benchmark data (NSRLIB_DATA not set, cache empty, NSRLIB_OFFLINE is set): running on 2 embedded images; "

@@ -138,7 +138,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 
 def get(*files: Source, policy: DownloadPolicy = FAST, **kwargs) -> dict[str, Path]:
-    found = obtain(files, "get", "try again", policy=policy, progress=False, **kwargs)
+    found = obtain(files, "get", "try again", policy=policy, **kwargs)
     return {s.path: found[s.path].path for s in files}
 
 
