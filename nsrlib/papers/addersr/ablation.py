@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
+import pandas as pd
+from torch import nn
+
+from nsrlib import training
+from nsrlib.models import WEIGHTS_DIR, create_model, load_weights, read_metadata
 from nsrlib.papers.addersr.studies import studies
-from nsrlib.studies import StudyResult
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from torch import nn
+from nsrlib.studies import StudyResult, training_patches
 
 KEPT = {"BN x100": "bn", "BN, shortcut, power x100": "bn_shortcut_power"}
 """Variant -> file in ``data/weights/addersr``: of profile cpu, seed 0."""
 
 
 def by_rate(result: StudyResult) -> pd.DataFrame:
-    """The study's runs with the rate in a column of its own instead of in the variant's name; CNN has none and is left
-    out.
-    """
+    """The study's runs with the rate in a column of its own instead of in the variant's name; without CNN's."""
     table = result.table
     found = table["variant"].str.extract(r"^(?P<variant>.*) x(?P<rate>[0-9.]+)$")
     table = table.drop(columns="variant").join(found.astype({"rate": float}))
@@ -41,9 +39,6 @@ def at_best_rate(result: StudyResult, metric: str) -> StudyResult:
 
 def untrained(variant: str, profile: str, seed: int = 0) -> nn.Module:
     """A network of the ablation at its start. At profile ``quick`` that of ``cpu``, whose results are stored."""
-    from nsrlib import training
-    from nsrlib.models import create_model
-
     settings = studies("cpu" if profile == "quick" else profile)["ablation"].settings(variant)
     with training.seeded(seed):
         return create_model(settings["model"], 2, **settings["config"])
@@ -51,10 +46,6 @@ def untrained(variant: str, profile: str, seed: int = 0) -> nn.Module:
 
 def network(variant: str, profile: str, seed: int = 0) -> tuple[nn.Module, str]:
     """A trained network of the ablation and a line on its training: kept at profile ``quick``, else trained now."""
-    from nsrlib import training
-    from nsrlib.models import WEIGHTS_DIR, load_weights, read_metadata
-    from nsrlib.studies import training_patches
-
     start = untrained(variant, profile, seed)
     if profile == "quick":
         path = WEIGHTS_DIR / "addersr" / f"{KEPT[variant]}.safetensors"

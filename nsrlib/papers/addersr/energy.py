@@ -11,35 +11,25 @@ import torch
 from nsrlib.complexity import PICOJOULES, PIXELS_720P, Complexity, count, energy, energy_breakdown, lr_size
 from nsrlib.models import create_model
 
-_TWINS: tuple[tuple[str, str, str, int, dict[str, Any], dict[str, Any]], ...] = (
-    ("VDSR", "", "vdsr", 1, {}, {}),
-    *(("EDSR", v, "edsr", s, {}, {"variant": v}) for v in "BA" for s in (2, 3, 4)),
-    *(
-        (
-            "EDSR-baseline",
-            v,
-            "edsr_baseline",
-            2,
-            {},
-            {"variant": v, "num_feats": 64, "num_blocks": 16, "res_scale": 1.0},
-        )
-        for v in "BA"
-    ),
+_BASELINE = {"num_feats": 64, "num_blocks": 16, "res_scale": 1.0}
+_TWINS: tuple[tuple[str, str, str, int, dict[str, Any]], ...] = (
+    ("VDSR", "", "vdsr", 1, {}),
+    *(("EDSR", v, "edsr", s, {"variant": v}) for v in "BA" for s in (2, 3, 4)),
+    *(("EDSR-baseline", v, "edsr_baseline", 2, {"variant": v, **_BASELINE}) for v in "BA"),
 )
+"""Label, variant, convolutional network, scale, settings of the adder twin."""
 
 
 @functools.cache
 def _pairs() -> list[tuple[dict[str, Any], Complexity, Complexity]]:
     """Convolutional network and adder twin, for one HR output of 1280x720 pixels."""
     found = []
-    for model, variant, cnn, scale, plain, options in _TWINS:
-        adder = "addersr_vdsr" if cnn == "vdsr" else "addersr_edsr"
-        channels = 1 if cnn == "vdsr" else 3
+    for model, variant, cnn, scale, options in _TWINS:
+        luma = cnn == "vdsr"
         with torch.device("meta"):
-            twins = create_model(cnn, scale, **plain), create_model(adder, scale, **options)
-        size = lr_size(scale, PIXELS_720P)
-        key = {"model": model, "scale": "any" if cnn == "vdsr" else f"x{scale}", "variant": variant}
-        a, b = (count(m, size, channels=channels) for m in twins)
+            twins = create_model(cnn, scale), create_model("addersr_vdsr" if luma else "addersr_edsr", scale, **options)
+        key = {"model": model, "scale": "any" if luma else f"x{scale}", "variant": variant}
+        a, b = (count(m, lr_size(scale, PIXELS_720P), channels=1 if luma else 3) for m in twins)
         found.append((key, a, b))
     return found
 

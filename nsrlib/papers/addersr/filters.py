@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsrlib.models.addersr import AdderUnit, adder_layers, input_ranges
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # --- constant images --------------------------------------------------------------------------------------------------
 
@@ -53,8 +51,6 @@ def dc_audit(model: nn.Module, images: Iterable[Tensor]) -> pd.DataFrame:
         it, divided by the taps (-1 to 1; 0: constant levels cancel, as in a high-pass); ``steepest``: the largest
         ``|slope|`` in the range, likewise; ``inside``: share of the weights that lie within the range.
     """
-    import pandas as pd
-
     layers = adder_layers(model)
     if not layers:
         raise ValueError(f"{type(model).__name__} has no adder layers to audit")
