@@ -2,23 +2,19 @@
 
 ``data/published/<paper>.csv`` holds the papers' numbers, one a row, with the source of each. A notebook opens a
 :class:`Ledger`, compares and saves; ``data/results/<paper>/<profile>.json`` keeps the stored runs that
-:func:`scoreboard` reads.
+:func:`scoreboard` reads. A number is reproduced when
 
-========  ================================================  ========================================================
-how       meaning                                           verdict "reproduced" when
-========  ================================================  ========================================================
-exact     follows without training (counts, arithmetic)     equal to every printed digit
-weights   published weights on the real benchmark           PSNR within 0.01 dB, SSIM within 0.0005
-trained   trained here, smaller or shorter than the paper   "trend holds": the paper's ordering, over 3 seeds or more;
-                                                            "within noise": the seeds differ more than the variants
-open      not measured                                      never; the reason is given. Numbers that the paper itself
-                                                            quotes from other papers are "quoted"
-========  ================================================  ========================================================
+- ``exact``, it follows without training (counts, arithmetic), and equals every printed digit;
+- ``weights``, published weights on the real benchmark give the PSNR within 0.01 dB, the SSIM within 0.0005.
+
+An ordering that was ``trained`` here, smaller or shorter than in the paper, gets its verdict from a study. What was not
+measured is ``open``, with the reason, or ``quoted``, if the paper itself has it from other papers.
 """
 
 from __future__ import annotations
 
 import contextlib
+import difflib
 import fnmatch
 import json
 import math
@@ -30,14 +26,12 @@ from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import pandas as pd
 
 from nsrlib.files import ROOT, commit, device_name, versions, write_json
-
-if TYPE_CHECKING:
-    from nsrlib.studies import StudyResult
+from nsrlib.studies import StudyResult, ordering
 
 PROTOCOL = "protocol"
 """What others measured with our metrics: numbers of no paper."""
@@ -151,20 +145,19 @@ class Ledger:
             KeyError: an id that was never published; the message gives the nearest one.
             ValueError: a value that is not finite. The ledger is unchanged then.
         """
-        known = known or {}
+        rows = {}
         for key, value in measured.items():
-            self._published_row(key)
+            row = self._row(key)
             if not math.isfinite(value):
                 raise ValueError(f"{key} is not a finite number: {value}")
-        for key, value in measured.items():
-            cell = self._published_row(key)
-            self.rows[key] = self._row(key) | {
+            rows[key] = row | {
                 "ours": float(value),
-                "difference": float(value) - float(cell["value"]),
+                "difference": float(value) - float(row["published"]),
                 "how": how,
-                "verdict": judge(float(value), cell["value"], cell["metric"], how),
-                "reason": known.get(key, ""),
+                "verdict": judge(float(value), row["published"], row["metric"], how),
+                "reason": (known or {}).get(key, ""),
             }
+        self.rows |= rows
         self.save()
         return self.table(list(measured))
 
@@ -232,11 +225,9 @@ class Ledger:
             :meth:`table` of these cells; ours is the mean difference, the verdict that of :func:`studies.ordering`.
 
         Raises:
-            KeyError: an id that was never published. ValueError: an unknown variant or metric; an id that is no
-            ordering.
+            KeyError: an id that was never published.
+            ValueError: an unknown variant or metric; an id that is no ordering.
         """
-        from nsrlib.studies import ordering
-
         if study is None:
             return self.table([])
         for key in claims:
@@ -247,26 +238,17 @@ class Ledger:
         for key, test in zip(claims, tested.to_dict("records"), strict=True):
             verdict = words.get(test["verdict"], test["verdict"])
             interval = f"95 %: {test['low']:+.3f} to {test['high']:+.3f}, {test['seeds']} seeds"
-            few = verdict == "open"
-            self.rows[key] = self._row(key) | {
-                "ours": None if few else float(test["difference"]),
-                "difference": None,
-                "how": "open" if few else "trained",
-                "verdict": verdict,
-                "reason": f"only {test['seeds']} seeds" if few else interval,
-                "scale of training": study.describe(),
-            }
+            measured = {"ours": float(test["difference"]), "how": "trained", "reason": interval}
+            few = {"ours": None, "how": "open", "reason": f"only {test['seeds']} seeds"}
+            outcome = {"difference": None, "verdict": verdict, "scale of training": study.describe()}
+            self.rows[key] = self._row(key) | outcome | (few if verdict == "open" else measured)
         self.save()
         return self.table(list(claims))
 
     def _published_row(self, key: str) -> Any:
         if key not in self.published.index:
-            import difflib
-
-            near = difflib.get_close_matches(key, list(self.published.index), 1)
-            raise KeyError(
-                f"{key!r} is not in data/published/{self.paper}.csv" + (f"; near: {near[0]}" if near else "")
-            )
+            near = "".join(f"; near: {one}" for one in difflib.get_close_matches(key, list(self.published.index), 1))
+            raise KeyError(f"{key!r} is not in data/published/{self.paper}.csv{near}")
         return self.published.loc[key]
 
     def _row(self, key: str) -> dict[str, Any]:
@@ -292,14 +274,14 @@ class Ledger:
             r = self.rows[key]
             d = decimals(r["published"]) + 1
             unit = "" if r["unit"] == "1" else f" {r['unit']}"
-            values = {"ours": "", "difference": ""}
+            ours = difference = ""
             if r["metric"] == "ordering":
-                values = {"ours": "" if r["ours"] is None else f"{r['ours']:+.3f}{unit}", "difference": r["reason"]}
+                ours, difference = "" if r["ours"] is None else f"{r['ours']:+.3f}{unit}", r["reason"]
             elif r["ours"] is not None:
-                values = {"ours": f"{r['ours']:.{d}f}", "difference": f"{r['difference']:+.{d}f}"}
-            rows.append(
-                r | values | {"published": r["published"] + unit, "scale": f"x{r['scale']}" if r["scale"] else ""}
-            )
+                ours, difference = f"{r['ours']:.{d}f}", f"{r['difference']:+.{d}f}"
+            scale = f"x{r['scale']}" if r["scale"] else ""
+            shown = {"published": r["published"] + unit, "scale": scale, "ours": ours, "difference": difference}
+            rows.append(r | shown)
         return pd.DataFrame(rows, columns=columns, index=pd.Index(ids, name="id"))
 
     def verdict(self, table: pd.DataFrame) -> str:
@@ -322,45 +304,38 @@ class Ledger:
             ours = "" if r["ours"] is None else f"{as_printed(r['ours'], r['published'])} ours, "
             cell = f"{r['row']}{scale}{column} {r['metric']}"
             line = f"{cell}: {r['published']}{unit} published, {ours}{r['verdict']}"
-            if r["ours"] is None:
+            if r["ours"] is None or (r["verdict"] == "differs" and r["reason"]):
                 line += f" ({r['reason']})"
             elif r["verdict"] == "differs":
-                if r["reason"]:
-                    line += f" ({r['reason']})"
-                else:
-                    wrong.append(line)
+                wrong.append(line)
             lines.append(line)
         if wrong:
             raise VerdictError(f"{len(wrong)} of {len(lines)} cells differ: " + "; ".join(wrong))
         return "\n".join(lines)
 
-    def close(
-        self, reasons: Mapping[str, str], *, quoted: Sequence[str] = (), default: str = "not attempted"
-    ) -> pd.DataFrame:
+    def close(self, reasons: Mapping[str, str], *, quoted: Sequence[str] = ()) -> pd.DataFrame:
         """Mark every published number that was not compared as open, or as quoted.
 
         Args:
             reasons: pattern of ids (``comparison/*/Manga109/*``; the first match counts) -> why.
             quoted: patterns of ids that the paper took from other papers and does not claim; ``reasons`` come first.
-            default: why, for the rest.
         """
         for key in self.published.index:
             if key in self.rows:
                 continue
             why = next((text for pattern, text in reasons.items() if fnmatch.fnmatchcase(str(key), pattern)), "")
             is_quoted = not why and any(fnmatch.fnmatchcase(str(key), pattern) for pattern in quoted)
-            self.rows[str(key)] = self._row(str(key)) | {
-                "ours": None,
-                "difference": None,
-                "how": "open",
-                "verdict": "quoted" if is_quoted else "open",
-                "reason": why or ("quoted by the paper from other papers" if is_quoted else default),
-            }
+            why = why or ("quoted by the paper from other papers" if is_quoted else "not attempted")
+            outcome = {"verdict": "quoted" if is_quoted else "open", "reason": why}
+            self.rows[str(key)] = self._row(str(key)) | {"ours": None, "difference": None, "how": "open"} | outcome
         self.save()
-        still_open = pd.DataFrame(
-            [r for r in self.rows.values() if r["how"] == "open"], columns=["verdict", "reason", "id"]
+        rows = pd.DataFrame(self.rows.values(), columns=["how", "verdict", "reason", "id"])
+        groups = (
+            rows[rows["how"] == "open"]
+            .groupby(["verdict", "reason"], sort=False)["id"]
+            .agg(["size", "first"])
+            .reset_index()
         )
-        groups = still_open.groupby(["verdict", "reason"], sort=False)["id"].agg(["size", "first"]).reset_index()
         return groups.set_axis(["verdict", "reason", "cells", "example"], axis=1)
 
     def counts(self) -> pd.DataFrame:
@@ -396,9 +371,9 @@ class Ledger:
 
     def keep(self, name: str, table: pd.DataFrame, note: str) -> None:
         """Store a measured table that is no claim of the paper (times, say) with the results; ``note`` says how."""
-        rows = table.reset_index().to_dict("records")
-        rows = [{k: None if pd.isna(v) else v for k, v in row.items()} for row in rows]  # JSON has no NaN
-        self._tables[name] = {"note": note, "rows": rows}
+        rows = table.reset_index().astype(object)
+        rows = rows.where(rows.notna(), None)  # JSON has no NaN
+        self._tables[name] = {"note": note, "rows": rows.to_dict("records")}
         self.save()
 
     def provenance(self) -> dict[str, Any]:
@@ -420,14 +395,8 @@ class Ledger:
         """Write ``<out_dir>/<paper>.json`` in one step; does nothing without ``out_dir``."""
         if self.out_dir is None:
             return
-        content = {
-            "paper": self.paper,
-            "profile": self.profile,
-            "rows": list(self.rows.values()),
-            "tables": self._tables,
-            "notes": self._notes,
-            "provenance": self.provenance(),
-        }
+        content: dict[str, Any] = {"paper": self.paper, "profile": self.profile, "rows": list(self.rows.values())}
+        content |= {"tables": self._tables, "notes": self._notes, "provenance": self.provenance()}
         write_json(self.out_dir / f"{self.paper}.json", content)
 
 
@@ -472,10 +441,8 @@ def scoreboard(papers: Sequence[str] | None = None) -> pd.DataFrame:
     for paper in [name for name in known() if name != PROTOCOL] if papers is None else papers:
         frame = published(paper).rename(columns={"value": "published"})
         result = stored_results(paper)
-        measured = pd.DataFrame(
-            result["rows"] if result else [], columns=["id", "ours", "difference", "how", "verdict", "reason"]
-        )
-        frame = frame.merge(measured, on="id", how="left")
+        outcome = ["id", "ours", "difference", "how", "verdict", "reason"]
+        frame = frame.merge(pd.DataFrame(result["rows"] if result else [], columns=outcome), on="id", how="left")
         frame[["how", "verdict"]] = frame[["how", "verdict"]].fillna("open")
         frame["reason"] = frame["reason"].fillna("")
         frame.insert(0, "paper", paper)
@@ -511,7 +478,7 @@ def _measured_cells(ledger: Mapping[str, Any]) -> set[str]:
     return {row["id"] for row in ledger["rows"] if row["how"] != "open"}
 
 
-def show(table: pd.DataFrame, source_width: int = 40) -> pd.DataFrame:
+def show(table: pd.DataFrame) -> pd.DataFrame:
     """A ledger table for a page: without ids, sources shortened ("recalled" comes first and stays)."""
-    short = [text if len(text) <= source_width else text[: source_width - 3] + "..." for text in table["source"]]
+    short = [text if len(text) <= 40 else text[:37] + "..." for text in table["source"]]
     return table.assign(source=short).set_index(["row", "scale", "column", "metric"])

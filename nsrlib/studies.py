@@ -1,12 +1,8 @@
 """Studies: variants times seeds, trained alike, and what may be concluded from the differences.
 
-A :class:`Study` runs a grid, keeps every finished run in a file of its own, and goes on where it stopped. Its results
-are one tidy table, from which :func:`ordering` says whether a claimed order holds.
-
-The test, everywhere: two variants are compared seed by seed (the same seed means the same patches in the same order),
-and the 95 % interval of the mean difference is taken from Student's t. The order *holds* if the interval lies above
-zero, it *does not* if it lies below, and otherwise the difference is *within noise*. Fewer than three seeds decide
-nothing.
+Two variants are compared seed by seed (the same seed means the same patches in the same order), and the 95 % interval
+of the mean difference is taken from Student's t. A claimed order *holds* if the interval lies above zero, it *does not*
+if it lies below, and otherwise the difference is *within noise*. Fewer than three seeds decide nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +12,7 @@ import hashlib
 import importlib
 import itertools
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -25,12 +22,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+from tqdm.auto import tqdm
+
 from nsrlib.files import commit, device_name, versions, write_json
 from nsrlib.training.recipe import Hooks
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from nsrlib.data import ImageSet
     from nsrlib.data.patches import Patches
 
@@ -54,8 +52,7 @@ def set_up(setup: str, network: Any, recipe: Any, **options: Any) -> tuple[Hooks
 
     Args:
         setup: ``module:function``, called as ``function(network, recipe, **options)``; empty: nothing. It returns
-            the fields of :class:`~nsrlib.training.Hooks` as a dict, and may add ``measure``, which is called with the
-            trained network and returns further numbers.
+            the fields of :class:`~nsrlib.training.Hooks` as a dict, and may add a ``measure``.
     """
     if not setup:
         return Hooks(), None
@@ -94,7 +91,7 @@ def train_and_score(
 
     Args:
         recipe: fields of :class:`~nsrlib.training.Recipe`; ``seed`` is set to the run's.
-        train: training sets. patches: keywords of :class:`~nsrlib.data.patches.Patches`.
+        patches: keywords of :class:`~nsrlib.data.patches.Patches`.
         degradation: ``{"noise": 25}`` or ``{"jpeg": 10}``: the network, of scale 1, learns to undo that and is scored
             on it, on gray unless it takes colour.
         setup, options: for :func:`set_up`, whose measure adds its numbers to the results.
@@ -129,12 +126,9 @@ def train_and_score(
         out=RunFolder(out, metadata=about) if out else None,
         progress=False,
     )
-    scores: dict[str, Any] = {}
-    for name, images in tests.items():
-        table = evaluation.evaluate(result.model, images, **task)
-        scores[f"psnr_{name}"], scores[f"ssim_{name}"] = float(table["psnr"].mean()), float(table["ssim"].mean())
+    tables = {name: evaluation.evaluate(result.model, images, **task) for name, images in tests.items()}
     return {
-        **scores,
+        **{f"{m}_{name}": float(table[m].mean()) for name, table in tables.items() for m in ("psnr", "ssim")},
         **(measure(result.model) if measure else {}),
         "params": sum(p.numel() for p in network.parameters()),
         "loss": float(result.history["loss"].iloc[-1]),
@@ -207,8 +201,6 @@ class Study:
         Raises:
             StudyError: runs failed; the others are finished and kept, and the message names each.
         """
-        from tqdm.auto import tqdm
-
         folder = Path(out)
         folder.mkdir(parents=True, exist_ok=True)
         # seed by seed, so that an interrupted study has whole comparisons
@@ -230,19 +222,17 @@ class Study:
 
     def _outcomes(self, folder: Path, todo: Sequence[tuple[str, int]], jobs: int) -> Iterator[tuple[str, int, str]]:
         """Variant, seed and error (empty: none) of each run, as they end."""
-        calls = [
-            functools.partial(_run_one, self.task, self.settings(v), s, self._file(folder, v, s), v) for v, s in todo
-        ]
+        calls = {
+            (v, s): functools.partial(_run_one, self.task, self.settings(v), s, self._file(folder, v, s), v)
+            for v, s in todo
+        }
         if jobs <= 1 or len(todo) <= 1:
-            for run, call in zip(todo, calls, strict=True):
-                yield *run, _attempt(call)
+            yield from ((*run, _attempt(call)) for run, call in calls.items())
             return
-        import multiprocessing
-
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(min(jobs, len(todo)), mp_context=context, initializer=_one_thread) as pool:
             # no more than are running, so that nothing new begins after Ctrl-C
-            waiting = iter(zip(todo, calls, strict=True))
+            waiting = iter(calls.items())
             running: dict[Future[None], tuple[str, int]] = {}
             while True:
                 for run, call in itertools.islice(waiting, jobs - len(running)):
@@ -314,15 +304,11 @@ class StudyResult:
     @property
     def table(self) -> pd.DataFrame:
         """A row per run: variant, seed and a column per metric."""
-        import pandas as pd
-
         return pd.DataFrame([{"variant": r["variant"], "seed": r["seed"], **r["metrics"]} for r in self.runs])
 
     @property
     def curves(self) -> pd.DataFrame:
         """A row per point of every learning curve: variant, seed, step, ..."""
-        import pandas as pd
-
         return pd.DataFrame([{"variant": r["variant"], "seed": r["seed"], **p} for r in self.runs for p in r["curve"]])
 
     @property
@@ -356,8 +342,6 @@ def summary(table: pd.DataFrame, metric: str, baseline: str | None = None) -> pd
 
     Columns: mean, sd (sample standard deviation), seeds; difference, low and high (its 95 % interval).
     """
-    import pandas as pd
-
     _check(table, metric, [] if baseline is None else [baseline])
     groups = table.groupby("variant", sort=False)[metric]
     result = pd.DataFrame({"mean": groups.mean(), "sd": groups.std(ddof=1), "seeds": groups.count()})
@@ -378,18 +362,15 @@ def ordering(table: pd.DataFrame, metric: str, claims: Sequence[tuple[str, str]]
     Raises:
         ValueError: a variant or metric that the table lacks.
     """
-    import pandas as pd
-
     _check(table, metric, [name for claim in claims for name in claim])
-    rows = []
-    for better, worse in claims:
-        paired = _paired(table, metric, better, worse)
-        if paired["seeds"] < MIN_SEEDS:
-            verdict = "too few seeds"
-        else:
-            verdict = "ordering holds" if paired["low"] > 0 else "does not" if paired["high"] < 0 else "within noise"
-        rows.append({"better": better, "worse": worse, **paired, "verdict": verdict})
-    return pd.DataFrame(rows)
+    rows = [{"better": a, "worse": b, **_paired(table, metric, a, b)} for a, b in claims]
+    return pd.DataFrame([row | {"verdict": _verdict(row)} for row in rows])
+
+
+def _verdict(row: Mapping[str, Any]) -> str:
+    if row["seeds"] < MIN_SEEDS:
+        return "too few seeds"
+    return "ordering holds" if row["low"] > 0 else "does not" if row["high"] < 0 else "within noise"
 
 
 def _paired(table: pd.DataFrame, metric: str, a: str, b: str) -> dict[str, float]:
