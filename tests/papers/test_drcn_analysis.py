@@ -77,8 +77,8 @@ def test_the_receptive_field_is_41_and_21_is_that_of_six_recursions():
 def test_parameters_grow_as_constant_line_and_square():
     table = analysis.parameter_laws(range(1, 11), features=8)
     assert (table["params"] == table["law"]).all()
-    for (growth, _), rows in table.groupby(["growth", "design"]):
-        order = {"constant": 0, "linear": 1, "quadratic": 2}[growth]
+    for design, rows in table.groupby("design"):
+        order = {"a: shared": 0, "c: nothing shared": 2}.get(design, 1)
         params = rows.sort_values("depth")["params"]
         for _ in range(order):
             params = params.diff().iloc[1:]
@@ -110,7 +110,7 @@ def test_the_table_of_propagation_is_that_of_single_profiles():
     assert len(table) == 2 * 3 * 3
     for row in table.itertuples():
         init = row.init if row.init == "identity" else float(row.init)
-        net = analysis.network_at_start(5, row.depth, init, 0)
+        net = analysis.network_at_start(5, row.depth, init)
         profile = analysis.grad_profile(net, (x, target), row.loss)
         norms = [profile["weight"].norm().item(), profile["states"][0], profile["states"][-1]]
         assert [row.weight, row.first, row.last] == pytest.approx(norms, rel=1e-10)
@@ -118,7 +118,7 @@ def test_the_table_of_propagation_is_that_of_single_profiles():
 
 def test_recursive_supervision_keeps_gradients_that_vanish_or_explode_without():
     depths = (1, 8, 16)
-    table = analysis.gradient_propagation(*pair(), depths, (0.5, 1.6), features=16, dtype=torch.float32)
+    table = analysis.gradient_propagation(*pair(), depths, (0.5, 1.6), features=16)
     weight: pd.Series = table.set_index(["init", "loss", "depth"])["weight"].sort_index()
     for init in ("0.5", "1.6"):
         spans = {}

@@ -85,23 +85,19 @@ def unit_traces(model: nn.Module, image: Tensor) -> dict[str, dict[str, Tensor]]
     units = {name: m for name, m in model.named_modules() if isinstance(m, AdderUnit)}
     if not units:
         raise ValueError(f"{type(model).__name__} has no adder units to look into")
-    seen: dict[str, dict[str, Tensor]] = {}
-
-    def note(name: str, unit: AdderUnit, x: Tensor) -> None:
-        seen[name] = {"input": x, **unit.trace(x)}
-
+    inputs: dict[str, Tensor] = {}
     handles = [
-        unit.register_forward_pre_hook(lambda unit, args, name=name: note(name, unit, args[0]))
+        unit.register_forward_pre_hook(lambda _, args, name=name: inputs.update({name: args[0]}))
         for name, unit in units.items()
     ]
     training = model.training
     try:
         model.eval()(image)
+        return {name: {"input": x, **units[name].trace(x)} for name, x in inputs.items()}
     finally:
         model.train(training)
         for handle in handles:
             handle.remove()
-    return seen
 
 
 def correlation(a: Tensor, b: Tensor) -> Tensor:

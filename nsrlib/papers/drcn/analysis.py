@@ -5,24 +5,22 @@ The tables are :class:`pandas.DataFrame`; each row has the law beside what was c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Sequence
+from typing import Any, cast
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from nsrlib.models.drcn import DRCN, loss_terms
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 # --- sizes ------------------------------------------------------------------------------------------------------------
 
-_DESIGNS: dict[str, tuple[bool, bool, str]] = {  # share_recursion, share_recon, growth with D
-    "a: shared": (True, True, "constant"),
-    "b: own reconstructions": (True, False, "linear"),
-    "chain of different layers": (False, True, "linear"),
-    "c: nothing shared": (False, False, "quadratic"),
+_DESIGNS = {  # share_recursion, share_recon
+    "a: shared": (True, True),
+    "b: own reconstructions": (True, False),
+    "chain of different layers": (False, True),
+    "c: nothing shared": (False, False),
 }
 
 
@@ -46,18 +44,16 @@ def parameters(recursions: int, features: int = 256, design: str = "a") -> int:
 
 
 def parameter_laws(depths: Sequence[int] = tuple(range(1, 21)), features: int = 256) -> pd.DataFrame:
-    """Fig. 3's three designs and a plain chain: columns design, growth, depth, params (counted on weightless networks,
-    without the ensemble's D weights), law (:func:`parameters`)."""
-    import pandas as pd
-
+    """Fig. 3's three designs and a plain chain: columns design, depth, params (counted, without the ensemble's D
+    weights), law (:func:`parameters`)."""
     rows = []
-    for design, (recursion, recon, growth) in _DESIGNS.items():
+    for design, (recursion, recon) in _DESIGNS.items():
         for d in depths:
             with torch.device("meta"):
                 net = DRCN(features=features, recursions=d, share_recursion=recursion, share_recon=recon)
             counted = sum(p.numel() for p in net.parameters()) - d
-            rows.append((design, growth, d, counted, parameters(d, features, design.split(":")[0].split()[0])))
-    return pd.DataFrame(rows, columns=["design", "growth", "depth", "params", "law"])
+            rows.append((design, d, counted, parameters(d, features, design.split(":")[0].split()[0])))
+    return pd.DataFrame(rows, columns=["design", "depth", "params", "law"])
 
 
 def macs(recursions: int, features: int = 256, size: tuple[int, int] = (720, 1280), *, collapsed: bool = False) -> int:
@@ -108,8 +104,6 @@ def receptive_fields(depths: Sequence[int] = (1, 6, 9, 11, 16, 20)) -> pd.DataFr
 
     41 pixels for D = 16; the 21 that is sometimes quoted is that of D = 6.
     """
-    import pandas as pd
-
     rows = [
         (d, d + 4, receptive_field(d), *(measured_receptive_field(d, start) for start in (False, True))) for d in depths
     ]
@@ -145,7 +139,7 @@ def grad_profile(model: DRCN, batch: tuple[Tensor, Tensor], loss: str = "recursi
 
 
 def gradient_identities(
-    x: Tensor, target: Tensor, depths: Sequence[int] = tuple(range(1, 17)), features: int = 16, seed: int = 0
+    x: Tensor, target: Tensor, depths: Sequence[int] = tuple(range(1, 17)), features: int = 16
 ) -> pd.DataFrame:
     """The gradient of an identity recursion is D times (last output only) or (D + 1) / 2 times that of one step.
 
@@ -154,25 +148,23 @@ def gradient_identities(
     ``1 .. D`` of them: (D + 1) / 2 on average.
 
     Returns:
-        Columns depth, loss, norm (of dL/dW), factor (its ratio to that of D = 1), law, error (largest difference from
-        law times the gradient of D = 1, relative to its largest element), along (largest over smallest norm of
-        dL/dH_d, d = 0 .. D - 1, of the last output's loss: 1).
+        Columns depth, loss, factor (norm of dL/dW over that of D = 1), law, error (largest difference from law times
+        the gradient of D = 1, relative to its largest element), along (largest over smallest norm of dL/dH_d, d = 0 ..
+        D - 1, of the last output's loss: 1).
     """
-    import pandas as pd
-
     batch = x.double(), target.double()
     rows = []
-    one = grad_profile(network_at_start(features, 1, "identity", seed), batch, "last")["weight"]
+    one = grad_profile(network_at_start(features, 1, "identity"), batch, "last")["weight"]
     for d in depths:
-        net = network_at_start(features, d, "identity", seed)
+        net = network_at_start(features, d, "identity")
         states = grad_profile(net, batch, "last")["states"][:-1]
         for loss in LOSSES:
             gradient = grad_profile(net, batch, loss)["weight"]
             law = float(d) if loss == "last" else (d + 1) / 2
-            norm, factor = gradient.norm().item(), (gradient.norm() / one.norm()).item()
+            factor = (gradient.norm() / one.norm()).item()
             error = ((gradient - law * one).abs().max() / (law * one).abs().max()).item()
-            rows.append((d, loss, norm, factor, law, error, max(states) / min(states)))
-    return pd.DataFrame(rows, columns=["depth", "loss", "norm", "factor", "law", "error", "along"])
+            rows.append((d, loss, factor, law, error, max(states) / min(states)))
+    return pd.DataFrame(rows, columns=["depth", "loss", "factor", "law", "error", "along"])
 
 
 def gradient_propagation(
@@ -181,9 +173,6 @@ def gradient_propagation(
     depths: Sequence[int] = tuple(range(1, 17)),
     inits: Sequence[str | float] = ("identity", 0.5, 0.7, 1.0, 1.3, 1.6),
     features: int = 64,
-    seed: int = 0,
-    dtype: torch.dtype = torch.float64,
-    progress: Callable[[str], None] = lambda line: None,
 ) -> pd.DataFrame:
     """Vanishing and exploding gradients by depth, with and without recursive supervision, before any training.
 
@@ -192,20 +181,16 @@ def gradient_propagation(
 
     Args:
         inits: the recursion's initialisation: ``identity``, or a factor of He's.
-        dtype: of the computation; float32 keeps three digits of these norms.
 
     Returns:
         Columns init, depth, loss (``last`` is without supervision of the recursions, ``recursions`` with it, and
         ``ensemble``, equally weighted), weight (norm of dL/dW), first and last (norms of dL/dH_0 and dL/dH_D), ratio
         (first over last: of ``last``, what the chain of D steps does to a gradient).
     """
-    import pandas as pd
-
-    x, target = x.to(dtype), target.to(dtype)
+    x, target = x.double(), target.double()
     rows = []
     for init in inits:
-        progress(f"recursion at the start: {init}")
-        net = network_at_start(features, max(depths), init, seed).to(dtype)
+        net = network_at_start(features, max(depths), init)
         states = list(net.states(x))
         ys = [net.reconstruct(h, x, d) for d, h in enumerate(states) if d]
         weight = cast(nn.Conv2d, net.recur[0]).weight
@@ -230,10 +215,10 @@ def gradient_propagation(
     return pd.DataFrame(rows, columns=["init", "depth", "loss", "weight", "first", "last", "ratio"])
 
 
-def network_at_start(features: int, recursions: int, init: str | float, seed: int) -> DRCN:
+def network_at_start(features: int, recursions: int, init: str | float) -> DRCN:
     """The same embedding, recursion and reconstruction for every depth and, but for its factor, every He recursion."""
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(0)
         net = DRCN(1, features, recursions, recur_init=init).double()
     nn.init.constant_(net.w, 1 / recursions)  # which float32 has rounded
     return net
@@ -242,27 +227,15 @@ def network_at_start(features: int, recursions: int, init: str | float, seed: in
 # --- what fusing recursions can gain ----------------------------------------------------------------------------------
 
 
-def fused_recursion_bound(
-    features: int = 256,
-    tile: int = 32,
-    fused: int = 2,
-    *,
-    bytes_per_value: int = 2,
-    flops: float = 990e12,
-    bandwidth: float = 4.8e12,
-    on_chip: int = 227 * 1024,
-) -> dict[str, float | bool]:
+def fused_recursion_bound(features: int = 256, tile: int = 32, fused: int = 2) -> dict[str, float | bool]:
     """Arithmetic for a kernel that applies ``fused`` recursions to a tile before it writes, against library calls.
 
-    Nothing is measured here. Library calls read and write a feature map once per recursion; the kernel once per
-    ``fused``, but computes a halo of one pixel per recursion that is still to come. Both are bounded below by their
-    arithmetic and by their traffic; weights are taken to stay in the L2 cache.
+    Nothing is measured: an H200 by its data sheet, in bfloat16. Library calls read and write a feature map once per
+    recursion; the kernel once per ``fused``, but computes a halo of one pixel per recursion that is still to come. Both
+    are bounded below by their arithmetic and by their traffic; weights are taken to stay in the L2 cache.
 
     Args:
         tile: side of the finished part.
-        flops, bandwidth: peak arithmetic (two per multiply-add) and memory traffic per second; default: the data sheet
-            of an H200, dense bfloat16.
-        on_chip: shared memory of one multiprocessor in bytes.
 
     Returns:
         ``weight_bytes``; ``weights_fit``, ``state_fits``: in shared memory (the state with its halo, once);
@@ -273,17 +246,18 @@ def fused_recursion_bound(
     for name, value in (("features", features), ("tile", tile), ("fused", fused)):
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a whole number, 1 or more, got {value!r}")
-    pixels = 2**20
-    work = 2 * 9 * features**2 * pixels / flops
-    traffic = 2 * features * bytes_per_value * pixels / bandwidth
+    operations, bandwidth, on_chip = 990e12, 4.8e12, 227 * 1024  # each second: two per multiply-add, bytes; bytes
+    pixels, width = 2**20, 2  # bytes a value
+    work = 2 * 9 * features**2 * pixels / operations
+    traffic = 2 * features * width * pixels / bandwidth
     recompute = sum((tile + 2 * k) ** 2 for k in range(fused)) / (fused * tile**2)
     reads = ((tile + 2 * fused) ** 2 + tile**2) / (2 * tile**2)
-    weight_bytes = 9 * features**2 * bytes_per_value
+    weight_bytes = 9 * features**2 * width
     fused_work, fused_traffic = work * recompute, traffic * reads / fused
     return {
         "weight_bytes": weight_bytes,
         "weights_fit": weight_bytes <= on_chip,
-        "state_fits": (tile + 2 * fused) ** 2 * features * bytes_per_value <= on_chip,
+        "state_fits": (tile + 2 * fused) ** 2 * features * width <= on_chip,
         "recompute": recompute,
         "library_arithmetic": work,
         "library_traffic": traffic,

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from nsrlib.papers.drcn.studies import against_singles
 from nsrlib.studies import StudyResult
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SCALES = {2: ("scales", "x2"), 3: ("depth", "D=16"), 4: ("scales", "x4")}
 """Scale -> the study that trained 16 recursions there, and its variant."""
@@ -17,8 +15,7 @@ SCALES = {2: ("scales", "x2"), 3: ("depth", "D=16"), 4: ("scales", "x4")}
 
 def ensembles(trained: Mapping[str, StudyResult], metric: str = "psnr_set5") -> dict[int, StudyResult]:
     """Scale -> :func:`~nsrlib.papers.drcn.studies.against_singles`, where its study is among ``trained``."""
-    found = {scale: (trained[name], variant) for scale, (name, variant) in SCALES.items() if name in trained}
-    return {scale: against_singles(result, variant, metric) for scale, (result, variant) in found.items()}
+    return {s: against_singles(trained[name], arm, metric) for s, (name, arm) in SCALES.items() if name in trained}
 
 
 def learned_weights(trained: Mapping[str, StudyResult]) -> dict[int, pd.DataFrame]:

@@ -32,21 +32,25 @@ _LAYERS = {
 }
 
 
-def load_state(path: str | os.PathLike) -> dict[str, Tensor]:
-    """State dict of a checkpoint of jiny2001/deeply-recursive-cnn-tf, for :func:`load_model`'s form of :class:`DRCN`.
+def load_model(path: str | os.PathLike | None = None, scale: int = 2) -> LumaDRCN:
+    """The network of a checkpoint of jiny2001/deeply-recursive-cnn-tf, in evaluation mode; published for x2.
 
     That code works on luma 0..255 with a ReLU behind every layer, the last included, so that all biases divided by 255
     make the same network for [0, 1]. Its input luma has the constants over 256 where MATLAB's has 255.
 
     Args:
-        path: either file of the pair, or their common prefix.
+        path: as of :func:`read_checkpoint`; None: found or downloaded like all published weights. No hash of the two
+            files is known, so what vouches for them is the pinned address and the checksums inside.
 
     Raises:
+        nsrlib.data.DataUnavailable: the checkpoint cannot be had.
         FileNotFoundError, ValueError: as :func:`read_checkpoint`; or other tensors than a DRCN's.
     """
+    if path is None:
+        path, _ = [weights_path(name) for name in FILES]
     wanted = {name for pair in _LAYERS.values() for name in pair} | {"LayerWeights"}
     tensors = read_checkpoint(path, wanted)
-    name = _tf_prefix(path).name
+    name = Path(path).stem
     if missing := sorted(wanted - tensors.keys()):
         raise ValueError(f"{name} is no DRCN of jiny2001: it lacks {', '.join(missing)}")
     shapes = {key: tuple(t.shape) for key, t in tensors.items()}
@@ -63,51 +67,25 @@ def load_state(path: str | os.PathLike) -> dict[str, Tensor]:
     for layer, (weight, bias) in _LAYERS.items():
         state[f"{layer}.weight"] = tensors[weight].permute(3, 2, 0, 1).contiguous()
         state[f"{layer}.bias"] = tensors[bias] / 255
-    return state
-
-
-def load_model(path: str | os.PathLike | None = None, scale: int = 2) -> LumaDRCN:
-    """The network of :func:`load_state`, in evaluation mode; published for x2.
-
-    Args:
-        path: as there; None: found or downloaded like all published weights. No hash of the two files is known, so
-            what vouches for them is the pinned address and the checksums inside.
-
-    Raises:
-        nsrlib.data.DataUnavailable: the checkpoint cannot be had. ValueError, FileNotFoundError: as there.
-    """
-    if path is None:
-        path, _ = [weights_path(name) for name in FILES]
-    state = load_state(path)
-    features, recursions = state["embed1.bias"].numel(), state["w"].numel()
-    model = LumaDRCN(scale, features, recursions, "concat", last_relu=True, normalize_weights=True)
+    model = LumaDRCN(scale, f, state["w"].numel(), "concat", last_relu=True, normalize_weights=True)
     model.net.load_state_dict(state)
     return model.eval()
 
 
-def _tf_prefix(path: str | os.PathLike) -> Path:
-    path = Path(path)
-    for suffix in (".index", ".data-00000-of-00001", ".meta"):
-        if path.name.endswith(suffix):
-            return path.with_name(path.name.removesuffix(suffix))
-    return path
-
-
-def read_checkpoint(path: str | os.PathLike, names: Collection[str] | None = None) -> dict[str, Tensor]:
+def read_checkpoint(path: str | os.PathLike, names: Collection[str]) -> dict[str, Tensor]:
     """Float32 tensors of a TensorFlow checkpoint (V2, one data file), without TensorFlow and without running its code.
 
     Every length and offset is checked against the files, and every checksum that the format has is compared.
 
     Args:
-        path: the ``.index`` file, the ``.data-00000-of-00001`` file or their common prefix.
-        names: only these, as far as they are there; default: all that are float32.
+        path: the ``.index`` file, beside the ``.data-00000-of-00001`` file.
+        names: which, as far as they are there.
 
     Raises:
         FileNotFoundError: one of the two files is missing.
         ValueError: truncated, damaged, or something else.
     """
-    prefix = _tf_prefix(path)
-    files = [prefix.with_name(prefix.name + end) for end in (".index", ".data-00000-of-00001")]
+    files = [Path(path).with_suffix(end) for end in (".index", ".data-00000-of-00001")]
     for file in files:
         if not file.is_file():
             raise FileNotFoundError(f"no such checkpoint file: {file}")
@@ -118,11 +96,9 @@ def read_checkpoint(path: str | os.PathLike, names: Collection[str] | None = Non
         if header.get(1, [1]) != [1] or header.get(2, [0]) != [0]:
             raise _Damaged("it has several data files, or big-endian numbers")
         decoded = ((key.decode(errors="replace"), value) for key, value in entries.items())
-        chosen = {name: value for name, value in decoded if names is None or name in names}
-        tensors = {name: _tensor(name, _message(value), data, names is not None) for name, value in chosen.items()}
+        return {name: _tensor(name, _message(value), data) for name, value in decoded if name in names}
     except _Damaged as error:
-        raise ValueError(f"{prefix.name} is damaged or no TensorFlow checkpoint: {error}") from None
-    return {name: tensor for name, tensor in tensors.items() if tensor is not None}
+        raise ValueError(f"{files[0].stem} is damaged or no TensorFlow checkpoint: {error}") from None
 
 
 class _Damaged(Exception):
@@ -133,18 +109,17 @@ def _table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Keys and values of a LevelDB table."""
     if len(content) < 48 or content[-8:] != struct.pack("<Q", 0xDB4775248B80FB57):
         raise _Damaged("the index does not end as a table does")
-    footer = content[-48:-8]
-    _, at = _handle(footer, 0)  # of the block of filters
-    (start, size), _ = _handle(footer, at)
+    _, _, start, size = _varints(content[-48:-8], 4)  # where the blocks of filters and of blocks lie
     for _, value in _block(content, start, size):
-        (start, size), _ = _handle(value, 0)
-        yield from _block(content, start, size)
+        yield from _block(content, *_varints(value, 2))
 
 
-def _handle(content: bytes, at: int) -> tuple[tuple[int, int], int]:
-    start, at = _varint(content, at)
-    size, at = _varint(content, at)
-    return (start, size), at
+def _varints(content: bytes, number: int) -> list[int]:
+    found, at = [], 0
+    for _ in range(number):
+        value, at = _varint(content, at)
+        found.append(value)
+    return found
 
 
 def _block(content: bytes, start: int, size: int) -> Iterator[tuple[bytes, bytes]]:
@@ -206,11 +181,9 @@ def _message(content: bytes) -> dict[int, list[Any]]:
     return fields
 
 
-def _tensor(name: str, entry: dict[int, list[Any]], data: bytes, needed: bool) -> Tensor | None:
+def _tensor(name: str, entry: dict[int, list[Any]], data: bytes) -> Tensor:
     if entry.get(1) != [1]:  # DT_FLOAT
-        if needed:
-            raise _Damaged(f"{name} is not float32")
-        return None
+        raise _Damaged(f"{name} is not float32")
     shape = []
     for part in entry.get(2, []):
         for dim in _fields_of(name, part).get(2, []):

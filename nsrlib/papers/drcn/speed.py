@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,13 +14,10 @@ from nsrlib.bench.clock import CpuClock
 from nsrlib.models.drcn import DRCN, FastDRCN
 from nsrlib.training import seeded
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 FIRST = "naive: D predictions, then their sum"
 
 
-def table(repeats: int = 3, compiled: bool = False, *, features: int = 96, recursions: int = 9) -> pd.DataFrame:
+def table(repeats: int = 3, compiled: bool = False) -> pd.DataFrame:
     """The forms in turns, the best of ``repeats``, on a smooth picture of 256x256 with random weights.
 
     bfloat16 runs once, on a part of 64x64: where the CPU has no units for it, it is emulated.
@@ -32,12 +29,10 @@ def table(repeats: int = 3, compiled: bool = False, *, features: int = 96, recur
         Seconds and MB (beyond weights, input and output included) per megapixel, times as fast as the plain form, and
         the largest difference to its output.
     """
-    import pandas as pd
-
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with seeded(0):
-        net = DRCN(features=features, recursions=recursions, recur_init=0.9, last_gain=0.1).eval()
+        net = DRCN(features=96, recursions=9, recur_init=0.9, last_gain=0.1).eval()
         picture = F.interpolate(torch.rand(1, 1, 16, 16), size=(256, 256), mode="bilinear")
     forms: dict[str, Callable[[Tensor], Tensor]] = {
         FIRST: lambda v: net(v)[0],
@@ -59,8 +54,7 @@ def table(repeats: int = 3, compiled: bool = False, *, features: int = 96, recur
             for turn in range(repeats):
                 for label, form in forms.items():
                     if inputs[label] is picture or turn == 0:
-                        once = clock.launch(partial(form, inputs[label]))
-                        best[label] = min(best[label], once / 1000)
+                        best[label] = min(best[label], clock.launch(partial(form, inputs[label])) / 1000)
     finally:
         torch.set_num_threads(threads)
     megapixels = {k: y[0, 0].numel() / 1e6 for k, y in answer.items()}
