@@ -18,57 +18,45 @@ from nsrlib import data
 from nsrlib.models.addersr import AdderEDSR, AdderVDSR
 from nsrlib.models.baselines import EDSR, IMDN, RFDN, VDSR, WDSR, Bicubic, DnCNN, EDSRBaseline, WideFrame
 from nsrlib.models.bsrn import BSRN, BSRNS, FusedBSRN, Kernels
-from nsrlib.models.drcn import LumaDRCN
+from nsrlib.models.drcn import FastDRCN, LumaDRCN
 from nsrlib.models.drn import DRNL, DRNS
 from nsrlib.models.nsr import NSR, gated_layers
-from nsrlib.models.weights import WEIGHTS_DIR, load_weights, read_metadata, read_state_dict
+from nsrlib.models.weights import WEIGHTS_DIR, load_weights, read_metadata
 from nsrlib.ops.common import one_by_one_dilation
 
 __all__ = [
     "BUILDERS",
     "PUBLISHED",
-    "SCALES",
     "WEIGHTS_DIR",
     "create_model",
     "list_models",
     "load_weights",
     "optimise",
     "read_metadata",
-    "read_state_dict",
 ]
 
-BUILDERS: dict[str, Callable[..., nn.Module]] = {
-    "addersr_edsr": AdderEDSR,
-    "addersr_vdsr": AdderVDSR,
-    "bicubic": Bicubic,
-    "bsrn": BSRN,
-    "bsrn_s": BSRNS,
-    "dncnn": DnCNN,
-    "drcn": LumaDRCN,
-    "drn_l": DRNL,
-    "drn_s": DRNS,
-    "edsr": EDSR,
-    "edsr_baseline": EDSRBaseline,
-    "imdn": IMDN,
-    "nsr": NSR,
-    "rfdn": RFDN,
-    "vdsr": VDSR,
-    "wdsr": WDSR,
-}
+Builder = Callable[..., nn.Module]
+_SCALES = (2, 3, 4)
 
-SCALES: dict[str, tuple[int, ...]] = {
-    "addersr_vdsr": (1, 2, 3, 4),
-    "bicubic": (1, 2, 3, 4, 8),
-    "bsrn_s": (2, 3, 4),
-    "dncnn": (1,),
-    "drcn": (1, 2, 3, 4),
-    "drn_l": (2, 4, 8),
-    "drn_s": (2, 4, 8),
-    "nsr": (1, 2, 3, 4),
-    "vdsr": (1, 2, 3, 4),
-    "wdsr": (1, 2, 3, 4),
+BUILDERS: dict[str, tuple[Builder, tuple[int, ...]]] = {
+    "addersr_edsr": (AdderEDSR, _SCALES),
+    "addersr_vdsr": (AdderVDSR, (1, *_SCALES)),
+    "bicubic": (Bicubic, (1, *_SCALES, 8)),
+    "bsrn": (BSRN, _SCALES),
+    "bsrn_s": (BSRNS, _SCALES),
+    "dncnn": (DnCNN, (1,)),
+    "drcn": (LumaDRCN, (1, *_SCALES)),
+    "drn_l": (DRNL, (2, 4, 8)),
+    "drn_s": (DRNS, (2, 4, 8)),
+    "edsr": (EDSR, _SCALES),
+    "edsr_baseline": (EDSRBaseline, _SCALES),
+    "imdn": (IMDN, _SCALES),
+    "nsr": (NSR, (1, *_SCALES)),
+    "rfdn": (RFDN, _SCALES),
+    "vdsr": (VDSR, (1, *_SCALES)),
+    "wdsr": (WDSR, (1, *_SCALES)),
 }
-_DEFAULT_SCALES = (2, 3, 4)
+"""What makes a network, and its scales."""
 
 PUBLISHED: dict[tuple[str, int], str] = {
     ("bsrn", 2): "net_g_BSRN_x2.pth",
@@ -83,20 +71,18 @@ PUBLISHED: dict[tuple[str, int], str] = {
 
 
 def _added() -> dict[str, metadata.EntryPoint]:
-    """Networks of other packages: those with an entry point in the group ``nsrlib.models``."""
     return {p.name: p for p in metadata.entry_points(group="nsrlib.models") if p.name not in BUILDERS}
 
 
-def _builder(name: str) -> tuple[Callable[..., nn.Module], tuple[int, ...]]:
-    """What makes a network, and its scales. ValueError for an unknown name."""
+def _builder(name: str) -> tuple[Builder, tuple[int, ...]]:
     if name in BUILDERS:
-        return BUILDERS[name], SCALES.get(name, _DEFAULT_SCALES)
+        return BUILDERS[name]
     if name not in (added := _added()):
         close = difflib.get_close_matches(str(name), list_models(), 1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise ValueError(f"unknown model {name!r}{hint}; known: {', '.join(list_models())}")
     builder = added[name].load()
-    return builder, tuple(getattr(builder, "scales", _DEFAULT_SCALES))
+    return builder, tuple(getattr(builder, "scales", _SCALES))
 
 
 def list_models() -> list[str]:
@@ -107,10 +93,6 @@ def list_models() -> list[str]:
 
         [project.entry-points."nsrlib.models"]
         espcn = "nsrlib_espcn.network:ESPCN"
-
-    Example:
-        >>> "bsrn" in list_models()
-        True
     """
     return sorted([*BUILDERS, *_added()])
 
@@ -121,11 +103,10 @@ def create_model(
     """Build a network, in evaluation mode when weights are loaded.
 
     Args:
-        name: one of :func:`list_models`.
         scale: upscaling factor; default 4, or 1 for a network that has no other.
         pretrained: False: random weights. ``"published"``: what the authors released (found in ``NSRLIB_DATA`` or the
-            cache, else downloaded and verified). True: small weights trained with this library, kept in the repository;
-            the network gets the size they were trained with. A path: that file.
+            cache, else downloaded and verified). True: small weights trained with this library, and their size. A path:
+            that file.
         config: keywords of the network's class, for example ``num_feats=48``.
 
     Raises:
@@ -148,15 +129,16 @@ def create_model(
     accepted = [p for p in inspect.signature(builder).parameters if p != "scale"]
     unknown = sorted(set(config) - set(accepted))
     if unknown:
-        raise ValueError(
-            f"{name} takes no keyword {', '.join(map(repr, unknown))}; accepted: {', '.join(accepted) or 'none'}"
-        )
-    if pretrained is True and name != "bicubic":
-        config = _trained_config(_weights_file(name, scale, True)) | config
-    model = builder(scale=int(scale), **config)
-    if pretrained is False or name == "bicubic":
-        return model.eval() if name == "bicubic" else model
-    return load_weights(model, _weights_file(name, scale, pretrained)).eval()
+        possible = ", ".join(accepted) or "none"
+        raise ValueError(f"{name} takes no keyword {', '.join(map(repr, unknown))}; accepted: {possible}")
+    if name == "bicubic":
+        return builder(scale=int(scale)).eval()
+    if pretrained is False:
+        return builder(scale=int(scale), **config)
+    path = _weights_file(name, scale, pretrained)
+    if pretrained is True:
+        config = json.loads(read_metadata(path).get("config", "{}")) | config
+    return load_weights(builder(scale=int(scale), **config), path).eval()
 
 
 def _weights_file(name: str, scale: int, pretrained: bool | str | os.PathLike) -> str | os.PathLike:
@@ -174,10 +156,6 @@ def _weights_file(name: str, scale: int, pretrained: bool | str | os.PathLike) -
     return pretrained  # type: ignore[return-value]
 
 
-def _trained_config(path: str | os.PathLike) -> dict[str, Any]:
-    return json.loads(read_metadata(path).get("config", "{}"))
-
-
 def optimise(model: nn.Module, device: str | torch.device | None = None, kernels: Kernels = "auto") -> nn.Module:
     """The fastest inference-only form of ``model`` that computes the same function to float rounding.
 
@@ -187,7 +165,7 @@ def optimise(model: nn.Module, device: str | torch.device | None = None, kernels
 
     Args:
         device: where the result shall be; default: where ``model`` is.
-        kernels: as for :class:`~nsrlib.models.bsrn.FusedBSRN`; plays no part for other networks.
+        kernels: of :class:`~nsrlib.models.bsrn.FusedBSRN`.
 
     Example:
         >>> model, x = create_model("edsr_baseline", 2, num_blocks=1).eval(), torch.ones(1, 3, 8, 8)
@@ -200,10 +178,10 @@ def optimise(model: nn.Module, device: str | torch.device | None = None, kernels
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
     if isinstance(model, BSRN) and FusedBSRN.accepts(model):
         fast: nn.Module = FusedBSRN(model, kernels)
-    elif isinstance(model, LumaDRCN):
-        fast = model.fast()
     else:
         fast = copy.deepcopy(model)
+        if isinstance(fast, LumaDRCN) and FastDRCN.accepts(fast.net):
+            fast.net = FastDRCN(fast.net)  # type: ignore[arg-type]
         if isinstance(fast, WideFrame):
             fast.fold()
         # a CPU's grouped convolutions, on which gated layers rest there, read planes

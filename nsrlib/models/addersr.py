@@ -1,18 +1,19 @@
-"""AdderSR (Song et al., CVPR 2021, arXiv 2009.08891): VDSR and EDSR built from adder layers.
+"""AdderSR (Song et al., CVPR 2021, arXiv 2009.08891): VDSR and EDSR built from adder layers, same shapes.
 
 The unit is ``adder -> batch normalisation -> + input -> ReLU -> power activation``, the order that its authors gave in
 huawei-noah/AdderNet issues 47, 52 and 67; Eq. 7 of the paper leaves the normalisation out. First and last layer stay
 convolutions (issue 60). No code was ever released, so parameter names are ours; those of adder weights contain
-``adder``, for learning rates of their own: with Adam a weight moves by about the learning rate in a step, and adder
-weights start at size 1, not 0.05.
-
-Shapes: as :class:`~nsrlib.models.baselines.VDSR` and :class:`~nsrlib.models.baselines.EDSR`.
+``adder``, for learning rates of their own: Adam moves a weight by about the learning rate in a step, and adder weights
+start at size 1, not 0.05.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -20,19 +21,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsrlib import ops
-from nsrlib.models.baselines import EDSRFrame, LumaResidual, ScaledResidual, check_depth, conv3x3
+from nsrlib.models.baselines import EDSRFrame, LumaResidual, ScaledResidual, conv3x3
 
 Gradient = Literal["adder", "sign"]
 
 STEPS = ("bn", "shortcut", "relu", "power")
-"""What may follow the adder in a unit, in the paper's order."""
 
 LAYERS = ("adder", "difference", "conv")
 ALPHA_RANGE = (0.1, 4.0)
 MAX_SLOPE = 10.0
-
-
-# --- power activation -------------------------------------------------------------------------------------------------
 
 
 class _Power(torch.autograd.Function):
@@ -65,17 +62,15 @@ def power_activation(y: Tensor, alpha: Tensor | float) -> Tensor:
     """``sgn(y) |y|**alpha`` (Eq. 11), with gradients that are finite everywhere.
 
     Plain autograd gives NaN at 0, of which a ReLU makes plenty. Here ``dP/dy`` is ``alpha |y|**(alpha - 1)``, at most
-    :data:`MAX_SLOPE` (for alpha < 1 it is infinite at 0); ``dP/dalpha = P log |y|`` is 0 at 0. Differentiable once.
+    :data:`MAX_SLOPE`; ``dP/dalpha = P log |y|`` is 0 at 0. Differentiable once.
 
-    Args:
-        alpha: a number, or a tensor with one element; a tensor outside :data:`ALPHA_RANGE` acts as the nearest end,
-            a number there is refused.
+    A tensor alpha outside :data:`ALPHA_RANGE` acts as the nearest end, a number there is refused.
     """
-    if isinstance(alpha, Tensor):
-        if alpha.numel() != 1:
-            raise ValueError(f"alpha must have one element (one scalar a layer), got shape {tuple(alpha.shape)}")
-        return _Power.apply(y, alpha.reshape(()))
-    return _Power.apply(y, torch.tensor(_check_alpha(alpha), device=y.device, dtype=torch.float64))
+    if not isinstance(alpha, Tensor):
+        alpha = torch.tensor(_check_alpha(alpha), device=y.device, dtype=torch.float64)
+    if alpha.numel() != 1:
+        raise ValueError(f"alpha must have one element (one scalar a layer), got shape {tuple(alpha.shape)}")
+    return _Power.apply(y, alpha.reshape(()))
 
 
 def _check_alpha(alpha: float) -> float:
@@ -101,21 +96,13 @@ class PowerActivation(nn.Module):
         return power_activation(y, self.alpha)
 
     def extra_operations(self, x: Tensor, y: Tensor) -> dict[str, tuple[int, int]]:
-        return {"power activation": (POWER_OPERATIONS * y.numel(), POWER_OPERATIONS * y.numel())}
-
-    def extra_repr(self) -> str:
-        return f"alpha={self.alpha.item():.3f}"
-
-
-# --- adder layers -----------------------------------------------------------------------------------------------------
+        return {"power activation": (POWER_OPERATIONS * y.numel(),) * 2}
 
 
 class Adder2d(nn.Module):
     """Adder layer ``-sum |x - w|``, weights from N(0, 1), no bias; see :func:`nsrlib.ops.adder2d`.
 
-    Attributes:
-        tau: the input gradient is ``HardTanh(tau (w - x))``: 1 is AdderNet's rule, infinity the sign. Beyond the paper;
-            :func:`set_tau` anneals it.
+    ``tau`` (beyond the paper): the input gradient is ``HardTanh(tau (w - x))``: 1 is AdderNet's, infinity the sign.
     """
 
     def __init__(
@@ -134,15 +121,11 @@ class Adder2d(nn.Module):
         return self.weight[0].numel()
 
     def forward(self, x: Tensor) -> Tensor:
+        adder = partial(ops.adder2d, stride=self.stride, padding=self.padding, gradient=self.gradient)
         if self.tau == 1 or not torch.is_grad_enabled():
-            return ops.adder2d(x, self.weight, self.stride, self.padding, gradient=self.gradient)
+            return adder(x, self.weight)
         # |tau x - tau w| / tau; the weight's own gradient stays sum G (x - w)
-        weight = self.weight + (self.tau - 1) * self.weight.detach()
-        return ops.adder2d(self.tau * x, weight, self.stride, self.padding, gradient=self.gradient) / self.tau
-
-    def extra_repr(self) -> str:
-        c_out, c_in, kernel, _ = self.weight.shape
-        return f"{c_in}, {c_out}, kernel={kernel}, gradient={self.gradient}"
+        return adder(self.tau * x, self.weight + (self.tau - 1) * self.weight.detach()) / self.tau
 
 
 class DifferenceAdder2d(nn.Module):
@@ -162,12 +145,11 @@ class DifferenceAdder2d(nn.Module):
 
 
 def adder_layers(model: nn.Module) -> dict[str, Adder2d]:
-    """The adder layers of a network by name."""
     return {name: m for name, m in model.named_modules() if isinstance(m, Adder2d)}
 
 
 def set_tau(model: nn.Module, tau: float) -> None:
-    """Set the slope of the input gradient (:class:`Adder2d`) in every adder layer."""
+    """Set the slope of the input gradient in every adder layer."""
     if not tau > 0:
         raise ValueError(f"tau must be positive, got {tau}")
     for layer in adder_layers(model).values():
@@ -175,18 +157,17 @@ def set_tau(model: nn.Module, tau: float) -> None:
 
 
 def annealed_tau(network: nn.Module, recipe: Any, first: float = 1.0, last: float = 4.0) -> dict[str, Any]:
-    """``tau`` from ``first`` to ``last`` in equal steps over the training; a ``setup`` of a study. Beyond the paper."""
+    """``tau`` from ``first`` to ``last`` in equal steps over the training; a ``setup`` of a study."""
     span = max(1, recipe.iterations - 1)
     set_tau(network, min(first, last))  # refuses what is not positive before training begins
     return {"before_forward": lambda model, step: set_tau(model, first + (last - first) * step / span)}
 
 
 def adaptive_lr(model: nn.Module, step: int = 0, *, eta: float = 0.2) -> None:
-    """AdderNet's adaptive local learning rate: ``g <- eta sqrt(K) g / ||g||`` for each adder layer, in place.
+    """AdderNet's adaptive local learning rate: ``g <- eta sqrt(K) g / ||g||`` for each adder layer of K weights.
 
-    K counts the layer's weights, the norm is the whole layer's, at least 1e-12. A ``before_step`` hook of
-    :func:`nsrlib.training.fit`; it asks for SGD, because Adam undoes a layer's common factor. ``eta`` is 0.2 by the
-    authors (issues 17 and 53).
+    A ``before_step`` hook of :func:`nsrlib.training.fit`; it asks for SGD, because Adam undoes a layer's common factor.
+    ``eta`` is 0.2 by the authors (issues 17 and 53).
     """
     if not eta > 0:
         raise ValueError(f"eta must be positive, got {eta}")
@@ -196,16 +177,12 @@ def adaptive_lr(model: nn.Module, step: int = 0, *, eta: float = 0.2) -> None:
             g.mul_(eta * g.numel() ** 0.5 / g.norm().clamp_min(1e-12))
 
 
-# --- the unit ---------------------------------------------------------------------------------------------------------
-
-
 class AdderUnit(nn.Module):
     """One unit, ``(N, c_in, H, W)`` to ``(N, c_out, H, W)``. The options are the paper's ablations.
 
     Args:
-        steps: what follows the adder, in order, out of ``bn shortcut relu power``. The paper's unit has all four in
-            this order; ``relu`` alone is AdderNet without normalisation; ``shortcut bn relu power`` adds the input too
-            early; ``power bn shortcut relu`` is the order of EAdderSR.
+        steps: what follows the adder, in order, out of ``bn shortcut relu power``, the paper's unit. ``power bn
+            shortcut relu`` is the order of EAdderSR.
         layer: ``adder``; ``difference`` (:class:`DifferenceAdder2d`); ``conv``, the control.
         gradient: of the adder, ``adder`` (full precision and HardTanh) or ``sign`` (the derivative).
         alpha: of the power activation at the start.
@@ -239,49 +216,34 @@ class AdderUnit(nn.Module):
         self.bn = nn.BatchNorm2d(c_out) if "bn" in self.steps else None
         self.power = PowerActivation(alpha) if "power" in self.steps else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = (self.adder or self.conv)(x)  # type: ignore[misc]
+    def forward(self, x: Tensor, note: Callable[[str, Tensor], object] = lambda step, y: None) -> Tensor:
+        layer = "conv" if self.adder is None else "adder"
+        y = getattr(self, layer)(x)
+        note(layer, y)
         for step in self.steps:
-            y = self._step(step, y, x)
+            if step == "shortcut":
+                y = y + x
+            elif step == "relu":
+                y = F.relu(y)
+            else:
+                y = getattr(self, step)(y)
+            note(step, y)
         return y
 
     def trace(self, x: Tensor) -> dict[str, Tensor]:
-        """The same, with what every step leaves: ``adder`` (or ``conv``), then the names of :attr:`steps`."""
-        name = "conv" if self.adder is None else "adder"
-        y = getattr(self, name)(x)
-        left = {name: y}
-        for step in self.steps:
-            left[step] = y = self._step(step, y, x)
+        """What every step leaves: ``adder`` (or ``conv``), then the names of :attr:`steps`."""
+        left: dict[str, Tensor] = {}
+        self(x, left.__setitem__)
         return left
 
     def extra_operations(self, x: Tensor, y: Tensor) -> dict[str, tuple[int, int]]:
         return {"self-shortcut": (0, y.numel())} if "shortcut" in self.steps else {}
 
-    def _step(self, step: str, y: Tensor, x: Tensor) -> Tensor:
-        if step == "shortcut":
-            return y + x
-        if step == "relu":
-            return F.relu(y)
-        return getattr(self, step)(y)
-
-    def extra_repr(self) -> str:
-        return " -> ".join(self.steps)
-
-
-def _without(steps: str, step: str) -> str:
-    return " ".join(s for s in steps.split() if s != step)
-
-
-# --- the networks -----------------------------------------------------------------------------------------------------
-
 
 class AdderVDSR(LumaResidual):
     """VDSR whose middle layers are adder units: 667,091 parameters.
 
-    Args:
-        scale: 1 for input that has been upscaled already; the weights do not depend on it.
-        num_layers: layers in all, first and last convolution included.
-        steps, layer, gradient, alpha: of every :class:`AdderUnit`.
+    ``steps``, ``layer``, ``gradient``, ``alpha``: of every :class:`AdderUnit`.
     """
 
     def __init__(
@@ -294,16 +256,15 @@ class AdderVDSR(LumaResidual):
         gradient: Gradient = "adder",
         alpha: float = 1.0,
     ) -> None:
-        check_depth(num_layers)
         unit = (num_feats, num_feats, steps, layer, gradient, alpha)
-        super().__init__(scale, num_feats, (AdderUnit(*unit) for _ in range(num_layers - 2)))
+        super().__init__(scale, num_feats, num_layers, lambda: AdderUnit(*unit))
 
 
 class AdderEDSR(EDSRFrame):
     """EDSR whose blocks (variant A), or blocks and upsampler (variant B), are adder units.
 
     Which of the two the paper used was not found. Its energy ratio in the abstract is that of B, the one in arXiv's
-    listing that of A. Parameters of A at x2, x3, x4: 40,746,308, 43,696,708, 43,106,628.
+    listing that of A.
 
     Args:
         num_feats, num_blocks, res_scale: 64, 16 and 1 give the adder twin of ``edsr_baseline``.
@@ -327,7 +288,7 @@ class AdderEDSR(EDSRFrame):
         if variant not in ("A", "B"):
             raise ValueError(f"variant must be 'A' (upsampler of convolutions) or 'B' (of adders), got {variant!r}")
         c, options = num_feats, (layer, gradient, alpha)
-        linear = _without(steps, "relu")
+        linear = " ".join(step for step in steps.split() if step != "relu")
         blocks = [
             ScaledResidual(res_scale, AdderUnit(c, c, steps, *options), AdderUnit(c, c, linear, *options))
             for _ in range(num_blocks)
@@ -340,18 +301,14 @@ class AdderEDSR(EDSRFrame):
         super().__init__(scale, c, [*blocks, AdderUnit(c, c, linear, *options)], 1.0, upsampling)
 
 
-# --- int8 inference ---------------------------------------------------------------------------------------------------
-
-
 class Int8Adder2d(nn.Module):
     """An :class:`Adder2d` on int8 features and weights that share one grid; inference only.
 
     Args:
         low, high: range of its input, as calibrated; 0 (the padding) is always taken in.
         method: ``shared``: one symmetric scale for the larger of features and weights (Wang et al., arXiv 2101.10015).
-            ``clamped``: scale and zero point are those of the features alone, which is exact twice over: a zero point
-            that both share cancels in ``|x - w|``, and a weight beyond the features' range differs from the end of that
-            range by a constant, kept in a bias.
+            ``clamped``: scale and zero point are the features': a zero point that both share cancels in ``|x - w|``,
+            and a weight beyond the features' range differs from its end by a constant, kept in a bias.
     """
 
     weight: Tensor
@@ -386,12 +343,8 @@ def to_int8(model: nn.Module, images: Iterable[Tensor], method: str = "clamped")
     """A copy of a trained network whose adder layers run in int8; everything else stays as it is.
 
     Args:
-        images: inputs ``(N, C, H, W)`` to calibrate on: the range of every adder layer's input is what they show, and
-            values beyond it saturate later.
+        images: inputs ``(N, C, H, W)`` to calibrate on (:func:`input_ranges`); values beyond saturate later.
         method: see :class:`Int8Adder2d`.
-
-    Raises:
-        ValueError: no images, no adder layers, an unknown method, or features that are not finite.
     """
     if method not in ("clamped", "shared"):
         raise ValueError(f"method must be 'clamped' or 'shared', got {method!r}")
@@ -408,35 +361,25 @@ def to_int8(model: nn.Module, images: Iterable[Tensor], method: str = "clamped")
 
 @torch.no_grad()
 def input_ranges(model: nn.Module, images: Iterable[Tensor]) -> dict[str, tuple[float, float]]:
-    """Smallest and largest input of every adder layer over ``images``, by the layer's name. Evaluation mode.
-
-    Raises:
-        ValueError: no images, a layer that they never reach, or features that are not finite.
-    """
+    """Smallest and largest input of every adder layer over ``images``, by the layer's name. Evaluation mode."""
     layers, seen = adder_layers(model), dict[str, tuple[float, float]]()
 
     def note(name: str, x: Tensor) -> None:
         low, high = (float(v) for v in x.aminmax())
-        if not (low > -float("inf") and high < float("inf")):
+        if not (math.isfinite(low) and math.isfinite(high)):
             raise ValueError(f"the input of {name} is not finite: {low} to {high}")
         before = seen.get(name, (low, high))
         seen[name] = min(low, before[0]), max(high, before[1])
 
-    handles = [
-        layer.register_forward_pre_hook(lambda _, args, name=name: note(name, args[0]))
-        for name, layer in layers.items()
-    ]
-    training = model.training
-    try:
+    with ExitStack() as undo:
+        undo.callback(model.train, model.training)
+        for name, layer in layers.items():
+            hook = layer.register_forward_pre_hook(lambda _, args, name=name: note(name, args[0]))
+            undo.enter_context(hook)
         model.eval()
         for x in images:
             model(x)
-    finally:
-        model.train(training)
-        for handle in handles:
-            handle.remove()
     if missing := layers.keys() - seen.keys():
-        raise ValueError(
-            f"images is empty, or never reaches {min(missing)}: calibration needs at least one (N, C, H, W)"
-        )
+        first = min(missing)
+        raise ValueError(f"images is empty, or never reaches {first}: calibration needs at least one (N, C, H, W)")
     return seen

@@ -1,4 +1,4 @@
-"""Networks that the papers compare with: bicubic, DnCNN, EDSR, IMDN, RFDN, VDSR, WDSR.
+"""Networks that the papers compare with, and what their own networks share with them.
 
 All take ``(N, 3, H, W)`` in [0, 1] and return ``(N, 3, rH, rW)``, not clipped; DnCNN works on gray and keeps the size.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,16 @@ from torch import Tensor, nn
 
 from nsrlib.images import imresize, luma
 from nsrlib.layers import ESA, DistillationBlock, WeightNormConv2d, check_input, conv_layer
+
+Layer = Callable[[int, int], nn.Module]
+
+
+def conv1x1(c_in: int, c_out: int) -> nn.Module:
+    return nn.Conv2d(c_in, c_out, 1)
+
+
+def conv3x3(c_in: int, c_out: int) -> nn.Module:
+    return nn.Conv2d(c_in, c_out, 3, padding=1)
 
 
 class Bicubic(nn.Module):
@@ -31,80 +43,113 @@ class Bicubic(nn.Module):
         return imresize(x.double(), self.scale).to(x.dtype)
 
 
-class RFDB(DistillationBlock):
-    """Residual feature distillation block: 1x1 convolutions distil, 3x3 convolutions refine."""
+class ChannelAttention(nn.Module):
+    """Gate channels by a two-layer network of their means (RCAN, Zhang et al. 2018)."""
 
-    def __init__(self, channels: int, conv: str) -> None:
+    def __init__(self, channels: int, reduction: int = 16) -> None:
+        super().__init__()
+        hidden = max(1, channels // reduction)
+        self.avg_pool = nn.AdaptiveAvgPool2d(1)
+        self.conv_du = nn.Sequential(conv1x1(channels, hidden), nn.ReLU(), conv1x1(hidden, channels), nn.Sigmoid())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.conv_du(self.avg_pool(x))
+
+
+class RFDB(DistillationBlock):
+    """Residual feature distillation block: 1x1 convolutions distil, 3x3 convolutions refine.
+
+    Args:
+        wide, point: make a 3x3, a 1x1 convolution of so many channels in and out.
+        esa: makes the spatial attention.
+    """
+
+    def __init__(self, channels: int, wide: Layer, point: Layer, esa: Callable[[], nn.Module], act: nn.Module) -> None:
         super().__init__()
         half = channels // 2
-        self.c1_d, self.c2_d, self.c3_d = (nn.Conv2d(channels, half, 1) for _ in range(3))
-        self.c1_r, self.c2_r, self.c3_r = (conv_layer(conv, channels, channels) for _ in range(3))
-        self.c4 = conv_layer(conv, channels, half)
-        self.c5 = nn.Conv2d(4 * half, channels, 1)
-        self.esa = ESA(channels, channels // 4, conv, "relu")
-        self.act = nn.LeakyReLU(0.05)
+        self.c1_d, self.c2_d, self.c3_d = (point(channels, half) for _ in range(3))
+        self.c1_r, self.c2_r, self.c3_r = (wide(channels, channels) for _ in range(3))
+        self.c4 = wide(channels, half)
+        self.c5 = point(4 * half, channels)
+        self.esa, self.act = esa(), act
 
     def forward(self, x: Tensor) -> Tensor:
         return self.esa(self.c5(self.distil(x)))
 
 
-class RFDN(nn.Module):
-    """RFDN as released (Liu et al., ECCV Workshops 2020; winner of the AIM 2020 challenge).
-
-    50 channels, 4 blocks, 433 K parameters. The network of its paper (48 channels, 6 blocks, CCA, 550 K) was never
-    released. The released file works on values 0..255; the factor is applied here, so this network takes [0, 1] like
-    all others.
-
-    Args:
-        conv: kind of the 3x3 convolutions in head, blocks, ESA and ``LR_conv`` (BSRN's decomposition table).
-    """
+class DistillationNetwork(nn.Module):
+    """What RFDN and BSRN share: a first convolution and blocks ``B1`` .. ``Bn``, whose results are all kept."""
 
     min_size = 15
+
+    def __init__(
+        self, scale: int, num_blocks: int, head: Callable[[], nn.Module], block: Callable[[], nn.Module]
+    ) -> None:
+        super().__init__()
+        self.scale, self.num_blocks = scale, num_blocks
+        # Context a tile needs: every 3x3 convolution of the trunk counts. ESA and CCA look further, at low weight.
+        self.halo = 4 * num_blocks + 3
+        self.fea_conv = head()
+        for k in range(1, num_blocks + 1):
+            self.add_module(f"B{k}", block())
+
+    @property
+    def blocks(self) -> list[Any]:
+        return [getattr(self, f"B{k}") for k in range(1, self.num_blocks + 1)]
+
+    def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The first convolution's ``(N, C, H, W)``, and those of all blocks, ``(N, n C, H, W)``."""
+        shallow = f = self.fea_conv(x)
+        kept = []
+        for block in self.blocks:
+            f = block(f)
+            kept.append(f)
+        return shallow, torch.cat(kept, 1)
+
+
+class RFDN(DistillationNetwork):
+    """RFDN as released (Liu et al., ECCV Workshops 2020; winner of the AIM 2020 challenge), values 0..255 inside.
+
+    433 K parameters; its paper's has 550 K. ``conv``: kind of all 3x3 convolutions but the upsampler's.
+    """
+
     img_range = 255.0
 
     def __init__(self, scale: int = 4, num_feats: int = 50, num_blocks: int = 4, conv: str = "standard") -> None:
-        super().__init__()
-        self.scale, self.num_blocks = scale, num_blocks
-        self.halo = 4 * num_blocks + 3
-        self.fea_conv = conv_layer(conv, 3, num_feats)
-        for k in range(1, num_blocks + 1):
-            self.add_module(f"B{k}", RFDB(num_feats, conv))
-        self.c = nn.Sequential(nn.Conv2d(num_blocks * num_feats, num_feats, 1), nn.LeakyReLU(0.05))
-        self.LR_conv = conv_layer(conv, num_feats, num_feats)
-        self.upsampler = nn.Sequential(nn.Conv2d(num_feats, 3 * scale**2, 3, padding=1), nn.PixelShuffle(scale))
+        c, wide = num_feats, partial(conv_layer, conv)
+
+        def block() -> nn.Module:
+            return RFDB(c, wide, conv1x1, lambda: ESA(c, c // 4, conv, "relu"), nn.LeakyReLU(0.05))
+
+        super().__init__(scale, num_blocks, lambda: wide(3, c), block)
+        self.c = nn.Sequential(conv1x1(num_blocks * c, c), nn.LeakyReLU(0.05))
+        self.LR_conv = wide(c, c)
+        self.upsampler = nn.Sequential(conv3x3(c, 3 * scale**2), nn.PixelShuffle(scale))
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(x, type(self).__name__, 3, self.min_size)
-        head = self.fea_conv(x * self.img_range)
-        features, f = [], head
-        for k in range(1, self.num_blocks + 1):
-            f = getattr(self, f"B{k}")(f)
-            features.append(f)
-        body = self.LR_conv(self.c(torch.cat(features, 1)))
-        return self.upsampler(body + head) / self.img_range
+        head, features = self.features(x * self.img_range)
+        return self.upsampler(self.LR_conv(self.c(features)) + head) / self.img_range
 
 
 class IMDB(nn.Module):
-    """Information multi-distillation block without CCA: three times keep 16 channels and pass on 48."""
+    """Information multi-distillation block without CCA: three times keep 16 channels of 64 and pass on 48."""
 
-    def __init__(self, channels: int = 64) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.keep = channels // 4
-        rest = channels - self.keep
-
-        def conv(c_in: int) -> nn.Sequential:
-            return nn.Sequential(nn.Conv2d(c_in, channels, 3, padding=1), nn.LeakyReLU(0.05))
-
-        self.conv1, self.conv2, self.conv3 = conv(channels), conv(rest), conv(rest)
-        self.conv4 = nn.Conv2d(rest, self.keep, 3, padding=1)
-        self.conv1x1 = nn.Conv2d(channels, channels, 1)
+        self.keep, self.rest = channels // 4, channels - channels // 4
+        self.conv1, self.conv2, self.conv3 = (
+            nn.Sequential(conv3x3(c_in, channels), nn.LeakyReLU(0.05)) for c_in in (channels, self.rest, self.rest)
+        )
+        self.conv4 = conv3x3(self.rest, self.keep)
+        self.conv1x1 = conv1x1(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        sizes = [self.keep, x.shape[1] - self.keep]
-        k1, f = self.conv1(x).split(sizes, 1)
-        k2, f = self.conv2(f).split(sizes, 1)
-        k3, f = self.conv3(f).split(sizes, 1)
-        return x + self.conv1x1(torch.cat([k1, k2, k3, self.conv4(f)], 1))
+        kept, f = [], x
+        for conv in (self.conv1, self.conv2, self.conv3):
+            k, f = conv(f).split([self.keep, self.rest], 1)
+            kept.append(k)
+        return x + self.conv1x1(torch.cat([*kept, self.conv4(f)], 1))
 
 
 class _Shortcut(nn.Module):
@@ -119,7 +164,7 @@ class _Shortcut(nn.Module):
 
 
 class IMDN(nn.Module):
-    """IMDN as the NTIRE 2022 challenge's baseline (64 channels, 8 blocks, no CCA, 894 K); its paper's has 715 K."""
+    """IMDN as the NTIRE 2022 challenge's baseline (no CCA, 894 K parameters); its paper's has 715 K."""
 
     min_size = 1
 
@@ -129,9 +174,9 @@ class IMDN(nn.Module):
         self.halo = 4 * num_blocks + 3
         blocks = [IMDB(num_feats) for _ in range(num_blocks)]
         self.model = nn.Sequential(
-            nn.Conv2d(3, num_feats, 3, padding=1),
-            _Shortcut(nn.Sequential(*blocks, nn.Conv2d(num_feats, num_feats, 3, padding=1))),
-            nn.Conv2d(num_feats, 3 * scale**2, 3, padding=1),
+            conv3x3(3, num_feats),
+            _Shortcut(nn.Sequential(*blocks, conv3x3(num_feats, num_feats))),
+            conv3x3(num_feats, 3 * scale**2),
             nn.PixelShuffle(scale),
         )
 
@@ -140,7 +185,12 @@ class IMDN(nn.Module):
         return self.model(x)
 
 
-# --- VDSR -------------------------------------------------------------------------------------------------------------
+def upscaled_luma(x: Tensor, name: str, scale: int, min_size: int) -> tuple[Tensor, Tensor]:
+    """A picture upscaled, and its luma plane over 255: the same tensor if the picture is a plane."""
+    colour = x.shape[1:2] == (3,)
+    check_input(x, name, 3 if colour else 1, min_size)
+    up = x if scale == 1 else imresize(x.to(torch.promote_types(x.dtype, torch.float32)), scale).to(x.dtype)
+    return up, (luma(up)[:, None] / 255).to(x.dtype) if colour else up
 
 
 class LumaResidual(nn.Module):
@@ -150,56 +200,39 @@ class LumaResidual(nn.Module):
     of 255) is then added to all three channels, times 255 / 219, which raises the luma by that detail and leaves the
     colour differences bicubic. Output ``(N, 1 or 3, rH, rW)``. At scale 1 the input has been upscaled already.
 
-    Args:
-        layers: between the first convolution (with ReLU) and the last; each keeps ``num_feats`` channels.
+    ``layer`` makes the layers between the first convolution (with ReLU) and the last, ``num_layers`` in all.
     """
 
     min_size = 1
 
-    def __init__(self, scale: int, num_feats: int, layers: Iterable[nn.Module]) -> None:
+    def __init__(self, scale: int, num_feats: int, num_layers: int, layer: Callable[[], nn.Module]) -> None:
         super().__init__()
-        self.scale = scale
-        self.head = nn.Conv2d(1, num_feats, 3, padding=1)
-        self.body = nn.Sequential(*layers)
+        check_depth(num_layers)
+        self.scale, self.halo = scale, math.ceil(num_layers / scale) + 3
+        self.head = conv3x3(1, num_feats)
+        self.body = nn.Sequential(*(layer() for _ in range(num_layers - 2)))
         self.tail = nn.Conv2d(num_feats, 1, 3, padding=1)
-        self.halo = math.ceil((len(self.body) + 2) / scale) + 3
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+        he_init(self)
         with torch.no_grad():
             self.tail.weight.mul_(0.1)  # starts near bicubic
 
     def detail(self, plane: Tensor) -> Tensor:
-        """``(N, 1, rH, rW)``, upscaled already, to what is added to it."""
         return self.tail(self.body(F.relu(self.head(plane))))
 
     def forward(self, x: Tensor) -> Tensor:
-        colour = x.shape[1:2] == (3,)
-        check_input(x, type(self).__name__, 3 if colour else 1, self.min_size)
-        up = x if self.scale == 1 else imresize(x.to(torch.promote_types(x.dtype, torch.float32)), self.scale)
-        up = up.to(x.dtype)
-        if not colour:
-            return up + self.detail(up)
-        return up + 255 / 219 * self.detail((luma(up)[:, None] / 255).to(x.dtype))
+        up, plane = upscaled_luma(x, type(self).__name__, self.scale, self.min_size)
+        detail = self.detail(plane)
+        return up + (detail if plane is up else 255 / 219 * detail)
 
     def extra_operations(self, x: Tensor, y: Tensor) -> dict[str, tuple[int, int]]:
         return {"residuals": (0, y.numel())}
 
 
 class VDSR(LumaResidual):
-    """VDSR (Kim et al., CVPR 2016): 20 convolutions of 64 channels on upscaled luma, 665,921 parameters.
-
-    The weights do not depend on the scale; 1 is for input that has been upscaled already.
-    """
+    """VDSR (Kim et al., CVPR 2016): 665,921 parameters, for every scale the same."""
 
     def __init__(self, scale: int = 4, num_feats: int = 64, num_layers: int = 20) -> None:
-        check_depth(num_layers)
-        layers = (
-            nn.Sequential(nn.Conv2d(num_feats, num_feats, 3, padding=1), nn.ReLU()) for _ in range(num_layers - 2)
-        )
-        super().__init__(scale, num_feats, layers)
+        super().__init__(scale, num_feats, num_layers, lambda: nn.Sequential(conv3x3(num_feats, num_feats), nn.ReLU()))
 
 
 def check_depth(num_layers: int) -> None:
@@ -207,7 +240,13 @@ def check_depth(num_layers: int) -> None:
         raise ValueError(f"num_layers must be at least 3 (first, middle, last), got {num_layers}")
 
 
-# --- EDSR -------------------------------------------------------------------------------------------------------------
+def he_init(network: nn.Module) -> None:
+    """He's initialisation of all convolutions, biases 0."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 class MeanShift(nn.Module):
@@ -239,29 +278,19 @@ class ScaledResidual(nn.Module):
         return {"residuals": (int(self.res_scale != 1) * y.numel(), y.numel())}
 
 
-def conv3x3(c_in: int, c_out: int) -> nn.Module:
-    return nn.Conv2d(c_in, c_out, 3, padding=1)
-
-
 class EDSRFrame(nn.Module):
     """What EDSR and its adder twin share: mean shift, first convolution, long skip, upsampler, last convolution.
 
     Args:
-        scale: 2, 3 or 4. x4 is x2 twice.
-        body: the blocks and one layer after them, each keeping ``num_feats`` channels.
-        img_range: the network works on [0, img_range] inside.
+        scale: 2, 3 or 4; x4 is x2 twice.
+        body: the blocks and one layer after them, each keeping ``num_feats`` channels, on values [0, img_range].
         upsampling: makes the layer before each pixel shuffle.
     """
 
     min_size = 1
 
     def __init__(
-        self,
-        scale: int,
-        num_feats: int,
-        body: Iterable[nn.Module],
-        img_range: float,
-        upsampling: Callable[[int, int], nn.Module] = conv3x3,
+        self, scale: int, num_feats: int, body: Iterable[nn.Module], img_range: float, upsampling: Layer = conv3x3
     ) -> None:
         super().__init__()
         self.scale, self.num_feats, self.img_range = scale, num_feats, img_range
@@ -286,13 +315,7 @@ class EDSRFrame(nn.Module):
 class EDSR(EDSRFrame):
     """EDSR (Lim et al., CVPR Workshops 2017) as released, 40.7 M parameters at x2; values 0..255 inside."""
 
-    def __init__(
-        self,
-        scale: int = 4,
-        num_feats: int = 256,
-        num_blocks: int = 32,
-        res_scale: float = 0.1,
-    ) -> None:
+    def __init__(self, scale: int = 4, num_feats: int = 256, num_blocks: int = 32, res_scale: float = 0.1) -> None:
         c = num_feats
         blocks = [ScaledResidual(res_scale, conv3x3(c, c), nn.ReLU(), conv3x3(c, c)) for _ in range(num_blocks)]
         super().__init__(scale, c, [*blocks, conv3x3(c, c)], 255.0)
@@ -301,29 +324,15 @@ class EDSR(EDSRFrame):
 class EDSRBaseline(EDSR):
     """EDSR's small form: 64 channels, 16 blocks, blocks not scaled; 1.37 M parameters at x2."""
 
-    def __init__(
-        self,
-        scale: int = 4,
-        num_feats: int = 64,
-        num_blocks: int = 16,
-        res_scale: float = 1.0,
-    ) -> None:
+    def __init__(self, scale: int = 4, num_feats: int = 64, num_blocks: int = 16, res_scale: float = 1.0) -> None:
         super().__init__(scale, num_feats, num_blocks, res_scale)
 
 
-# --- WDSR -------------------------------------------------------------------------------------------------------------
-
-
 class WideFrame(nn.Module):
-    """What WDSR-A and NSR share: first and last convolution, blocks between them, a 5x5 skip path beside them.
+    """What WDSR-A and NSR share: ``shuffle(last(blocks(first(x - 0.5))) + skip(x - 0.5)) + 0.5``.
 
-    ``shuffle(last(blocks(first(x - 0.5))) + skip(x - 0.5)) + 0.5``; at scale 1 the skip path is the identity and there
-    is no shuffle. Parameters are named as in the released files.
-
-    Args:
-        scale: 1 (denoising, deblocking), 2, 3 or 4.
-        blocks: each keeping ``num_feats`` channels.
-        channels: of the images, 1 or 3.
+    At scale 1 (denoising, deblocking) the 5x5 skip path is the identity and there is no shuffle. Blocks keep
+    ``num_feats`` channels; images have ``channels``, 1 or 3.
     """
 
     min_size = 1
@@ -351,7 +360,7 @@ class WideFrame(nn.Module):
         return self.body(x)
 
     def fold(self) -> WideFrame:
-        """Fold weight norm into the weights, in place, for inference; see :meth:`WeightNormConv2d.fold`."""
+        """Fold weight norm into the weights, in place, for inference."""
         for layer in self.modules():
             if isinstance(layer, WeightNormConv2d):
                 layer.fold()
@@ -392,7 +401,7 @@ class WideBlock(nn.Module):
 
 
 def residual(x: Tensor, y: Tensor) -> Tensor:
-    """``x + y``; without gradients in the memory of y, since new memory for a large picture costs more than the sum."""
+    """``x + y``; without gradients in the memory of y: new memory for a large picture costs more than the sum."""
     return x + y if torch.is_grad_enabled() or x.dtype != y.dtype else y.add_(x)
 
 
@@ -404,9 +413,7 @@ def dense_block(channels: int, inner: int, res_scale: float) -> WideBlock:
 class WDSR(WideFrame):
     """WDSR-A (Yu et al., 2018) as its authors' later code has it; 1,190,100 parameters at x2.
 
-    With ``width=1`` it is the dense counterpart of :class:`~nsrlib.models.nsr.NSR`, which its authors call EDSR.
-
-    ``width``: channels inside a block over ``num_feats``.
+    ``width``: channels inside a block over ``num_feats``; 1 gives the dense counterpart of NSR, "EDSR" to its authors.
     """
 
     def __init__(
@@ -417,29 +424,21 @@ class WDSR(WideFrame):
         super().__init__(scale, num_feats, blocks, channels)
 
 
-# --- DnCNN ------------------------------------------------------------------------------------------------------------
-
-
 class DnCNN(nn.Module):
     """DnCNN (Zhang et al., TIP 2017): a chain of 3x3 convolutions predicts the noise, which is taken off.
 
-    ``(N, channels, H, W)`` in and out, at scale 1. 17 layers of 64 channels, 555,137 parameters on gray. The released
-    files have the batch normalisation of the 15 inner layers merged into the convolutions, so that is the default here.
+    ``(N, channels, H, W)`` in and out; 555,137 parameters on gray.
 
     Args:
         num_layers: convolutions in all, at least 3; 17 in the paper for one noise level, 20 for unknown ones.
-        batch_norm: normalise between the inner convolutions and their ReLU, as the authors did in training.
+        batch_norm: normalise between the inner convolutions and their ReLU, as the authors did in training; in the
+            released files this is merged into the convolutions.
     """
 
     min_size = 1
 
     def __init__(
-        self,
-        scale: int = 1,
-        channels: int = 1,
-        num_feats: int = 64,
-        num_layers: int = 17,
-        batch_norm: bool = False,
+        self, scale: int = 1, channels: int = 1, num_feats: int = 64, num_layers: int = 17, batch_norm: bool = False
     ) -> None:
         super().__init__()
         check_depth(num_layers)
@@ -449,10 +448,7 @@ class DnCNN(nn.Module):
             norm = [nn.BatchNorm2d(num_feats)] if batch_norm else []
             layers += [conv3x3(num_feats, num_feats), *norm, nn.ReLU()]
         self.model = nn.Sequential(*layers, conv3x3(num_feats, channels))
-        for layer in self.model:
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        he_init(self)
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(x, type(self).__name__, self.channels, self.min_size)

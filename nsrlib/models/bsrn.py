@@ -1,90 +1,89 @@
 """BSRN and BSRN-S (Li et al., "Blueprint Separable Residual Network", CVPR Workshops 2022, arXiv 2205.05996).
 
-RFDN's feature distillation with blueprint separable convolutions, ESA and contrast-aware channel attention.
-Shapes: input ``(N, 3, H, W)`` in [0, 1], sides at least 15; output ``(N, 3, rH, rW)``, not clipped.
-
-Equations are numbered as in the notebook. Where code and paper part ways: the official class hard-wires 8 blocks; here
-``num_blocks`` counts. For the ``standard`` ablation the official ESA forgets the padding of three convolutions and dies
-on 48-pixel patches; here they are padded.
+RFDN's feature distillation with blueprint separable convolutions, ESA and contrast-aware channel attention. Equations
+are numbered as in the notebook. Shapes: ``(N, 3, H, W)`` in [0, 1], sides at least 15, to ``(N, 3, rH, rW)``, not
+clipped. Where code and paper part ways: the official class hard-wires 8 blocks; for the ``standard`` ablation the
+official ESA forgets the padding of three convolutions and dies on 48-pixel patches.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import partial
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nsrlib.layers import ESA, BSConvU, DistillationBlock, activation, check_input, conv_layer
+from nsrlib.layers import ESA, BSConvU, activation, check_input, conv_layer
+from nsrlib.models.baselines import RFDB, ChannelAttention, DistillationNetwork, Layer, conv1x1, conv3x3
 from nsrlib.ops.common import one_by_one_dilation
 
 
-class CCA(nn.Module):
+class CCA(ChannelAttention):
     """Contrast-aware channel attention (IMDN, Hui et al. 2019), eq. 11: gate channels by ``std + mean``.
 
     The standard deviation is the population one over the whole image, so a tile sees another value than the image.
-    ``eps`` (inside the root) only keeps the gradient of a constant channel finite: 1e-12 changes no measured digit.
+    1e-12 inside the root only keeps the gradient of a constant channel finite: it changes no measured digit.
     """
-
-    def __init__(self, channels: int, reduction: int = 16, eps: float = 1e-12) -> None:
-        super().__init__()
-        self.eps = eps
-        self.avg_pool = nn.AdaptiveAvgPool2d(1)
-        hidden = channels // reduction
-        self.conv_du = nn.Sequential(
-            nn.Conv2d(channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, channels, 1), nn.Sigmoid()
-        )
 
     def forward(self, x: Tensor) -> Tensor:
         mean = self.avg_pool(x)
         variance = (x - mean).square().mean((2, 3), keepdim=True)
-        return x * self.conv_du((variance + self.eps).sqrt() + mean)
+        return x * self.conv_du((variance + 1e-12).sqrt() + mean)
 
 
-class ESDB(DistillationBlock):
+class ESDB(RFDB):
     """Efficient separable distillation block, eqs. 7 to 9."""
 
     def __init__(self, channels: int, conv: str, act: str, esa: bool, cca: bool) -> None:
-        super().__init__()
-        half = channels // 2
-        self.c1_d, self.c2_d, self.c3_d = (nn.Conv2d(channels, half, 1) for _ in range(3))
-        self.c1_r, self.c2_r, self.c3_r = (conv_layer(conv, channels, channels) for _ in range(3))
-        self.c4 = conv_layer(conv, channels, half)
-        self.c5 = nn.Conv2d(4 * half, channels, 1)
-        self.esa = ESA(channels, channels // 4, conv, act) if esa else nn.Identity()
+        def attention() -> nn.Module:
+            return ESA(channels, channels // 4, conv, act) if esa else nn.Identity()
+
+        super().__init__(channels, partial(conv_layer, conv), conv1x1, attention, activation(act))
         self.cca = CCA(channels) if cca else nn.Identity()
-        self.act = activation(act)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.cca(self.esa(self.c5(self.distil(x)))) + x
+        return self.cca(super().forward(x)) + x
 
 
-class PixelShuffleUpsampler(nn.Module):
-    """3x3 convolution and pixel shuffle in one step, whatever the scale (eq. 5)."""
+class BSRNFrame(DistillationNetwork):
+    """What BSRN and BSRN-S share: four copies of the input, blocks, their fusion (with ``act``), the upsampler."""
 
-    def __init__(self, channels: int, scale: int) -> None:
-        super().__init__()
-        self.upsampleOneStep = nn.Sequential(nn.Conv2d(channels, 3 * scale**2, 3, padding=1), nn.PixelShuffle(scale))
+    def __init__(
+        self,
+        scale: int,
+        num_feats: int,
+        num_blocks: int,
+        wide: Layer,
+        point: Layer,
+        block: Callable[[], nn.Module],
+        act: Callable[[Tensor], Tensor],
+    ) -> None:
+        super().__init__(scale, num_blocks, lambda: wide(12, num_feats), block)
+        self.c1 = point(num_blocks * num_feats, num_feats)
+        self.c2 = wide(num_feats, num_feats)
+        upsampler = nn.Sequential(conv3x3(num_feats, 3 * scale**2), nn.PixelShuffle(scale))
+        self.upsampler = nn.ModuleDict({"upsampleOneStep": upsampler})
+        self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.upsampleOneStep(x)
+        check_input(x, type(self).__name__, 3, self.min_size)
+        shallow, features = self.features(x.repeat(1, 4, 1, 1))  # (N, 12, H, W) -> (N, C, H, W)
+        fused = self.c2(self.act(self.c1(features))) + shallow
+        return self.upsampler["upsampleOneStep"](fused)  # (N, 3, rH, rW)
 
 
-class BSRN(nn.Module):
-    """The network of the paper's comparison table; ``conv``, ``esa``, ``cca`` and ``act`` give its ablations.
+class BSRN(BSRNFrame):
+    """The network of the paper's comparison table; the other arguments give its ablations.
 
     Args:
-        scale: 2, 3 or 4.
         num_feats: C. num_blocks: n.
         conv: kind of every 3x3 convolution except the upsampler's.
-        esa, cca: with spatial, with channel attention.
-        act: activation of blocks, ESA and fusion.
+        esa, cca: with spatial, with channel attention. act: activation of blocks, ESA and fusion.
     """
-
-    min_size = 15
 
     def __init__(
         self,
@@ -96,46 +95,17 @@ class BSRN(nn.Module):
         cca: bool = True,
         act: str = "gelu",
     ) -> None:
-        super().__init__()
         if num_feats < 16 or num_feats % 2:
             raise ValueError(f"num_feats must be even and at least 16 (CCA divides it by 16), got {num_feats}")
         if num_blocks < 1:
             raise ValueError(f"num_blocks must be at least 1, got {num_blocks}")
-        self.scale, self.num_blocks = scale, num_blocks
-        # Context a tile needs: every 3x3 convolution of the trunk counts. ESA and CCA look further, at low weight.
-        self.halo = 4 * num_blocks + 3
-        self.fea_conv = conv_layer(conv, 12, num_feats)
-        for k in range(1, num_blocks + 1):
-            self.add_module(f"B{k}", ESDB(num_feats, conv, act, esa, cca))
-        self.c1 = nn.Conv2d(num_blocks * num_feats, num_feats, 1)
-        self.c2 = conv_layer(conv, num_feats, num_feats)
-        self.upsampler = PixelShuffleUpsampler(num_feats, scale)
-        self.act = activation(act)
-
-    @property
-    def blocks(self) -> list[ESDB]:
-        return [getattr(self, f"B{k}") for k in range(1, self.num_blocks + 1)]
-
-    def forward(self, x: Tensor) -> Tensor:
-        check_input(x, type(self).__name__, 3, self.min_size)
-        shallow = self.fea_conv(x.repeat(1, 4, 1, 1))  # (N, 12, H, W) -> (N, C, H, W)
-        features, f = [], shallow
-        for block in self.blocks:
-            f = block(f)
-            features.append(f)
-        fused = self.c2(self.act(self.c1(torch.cat(features, 1))))
-        return self.upsampler(fused + shallow)  # (N, 3, rH, rW)
-
-
-# --- BSRN-S -----------------------------------------------------------------------------------------------------------
+        wide = partial(conv_layer, conv)
+        block = partial(ESDB, num_feats, conv, act, esa, cca)
+        super().__init__(scale, num_feats, num_blocks, wide, conv1x1, block, activation(act))
 
 
 class Pointwise(nn.Linear):
-    """A 1x1 convolution whose weight is 2-D, as ``nn.Linear`` has it.
-
-    ``as_linear`` walks the official way (to channels last, Linear, back); the default calls a convolution, which is
-    what the paper calls BSRN-S-opt. Same numbers, other speed.
-    """
+    """A 1x1 convolution whose weight is 2-D; ``as_linear`` walks the official way: same numbers, other speed."""
 
     as_linear = False
 
@@ -167,75 +137,42 @@ class ESASmall(ESA):
         self.conv4 = Pointwise(hidden, channels)  # type: ignore[assignment]
 
 
-class ESDBSmall(DistillationBlock):
+class ESDBSmall(RFDB):
     """ESDB of BSRN-S: no CCA; a learnt weight per channel and one more pointwise layer instead."""
 
     def __init__(self, channels: int) -> None:
-        super().__init__()
-        half = channels // 2
-        self.c1_d, self.c2_d, self.c3_d = (Pointwise(channels, half) for _ in range(3))
-        self.c1_r, self.c2_r, self.c3_r = (BSConvBias(channels, channels) for _ in range(3))
-        self.c4 = BSConvBias(channels, half)
-        self.c5 = Pointwise(4 * half, channels)
-        self.esa = ESASmall(channels, channels // 4)
+        super().__init__(channels, BSConvBias, Pointwise, lambda: ESASmall(channels, channels // 4), nn.GELU())
         self.cw = nn.Parameter(torch.empty(1, channels).normal_(1, 0.2))
         self.conv_out = Pointwise(channels, channels)
-        self.act = nn.GELU()
 
     def forward(self, x: Tensor) -> Tensor:
-        attended = self.esa(self.c5(self.distil(x)))
-        return self.conv_out(attended * self.cw[:, :, None, None]) + x
+        return self.conv_out(super().forward(x) * self.cw[:, :, None, None]) + x
 
 
-class BSRNS(nn.Module):
-    """BSRN-S, the entry to the NTIRE 2022 challenge: not just a narrower BSRN (see :class:`ESDBSmall`).
+class BSRNS(BSRNFrame):
+    """BSRN-S, the entry to the NTIRE 2022 challenge (x4): not just a narrower BSRN (see :class:`ESDBSmall`).
 
-    Args:
-        scale: 4 in the challenge.
-        as_linear: run pointwise layers through ``nn.Linear`` as the submission did; False is BSRN-S-opt.
+    ``as_linear``: run pointwise layers through ``nn.Linear`` as the submission did; False is the paper's BSRN-S-opt.
     """
 
-    min_size = 15
-
     def __init__(self, scale: int = 4, num_feats: int = 48, num_blocks: int = 5, as_linear: bool = False) -> None:
-        super().__init__()
-        self.scale, self.num_blocks = scale, num_blocks
-        self.halo = 4 * num_blocks + 3
-        self.fea_conv = BSConvBias(12, num_feats)
-        for k in range(1, num_blocks + 1):
-            self.add_module(f"B{k}", ESDBSmall(num_feats))
-        self.c1 = Pointwise(num_blocks * num_feats, num_feats)
-        self.c2 = BSConvBias(num_feats, num_feats)
-        self.upsampler = PixelShuffleUpsampler(num_feats, scale)
+        block = partial(ESDBSmall, num_feats)
+        super().__init__(scale, num_feats, num_blocks, BSConvBias, Pointwise, block, F.gelu)
         for layer in self.modules():
             if isinstance(layer, Pointwise):
                 layer.as_linear = as_linear
 
-    def forward(self, x: Tensor) -> Tensor:
-        check_input(x, type(self).__name__, 3, self.min_size)
-        shallow = self.fea_conv(x.repeat(1, 4, 1, 1))
-        features, f = [], shallow
-        for k in range(1, self.num_blocks + 1):
-            f = getattr(self, f"B{k}")(f)
-            features.append(f)
-        fused = self.c2(F.gelu(self.c1(torch.cat(features, 1))))
-        return self.upsampler(fused + shallow)
-
-
-# --- the same function, faster ----------------------------------------------------------------------------------------
 
 Box = tuple[int, int, int, int]
+Statistics = dict[int, tuple[Tensor, Tensor]]
 Kernels = Literal["auto", "library", "triton"]
-
-KERNELS: tuple[str, ...] = ("auto", "library", "triton")
 
 
 class FusedBSRN(nn.Module):
     """Inference-only BSRN: the same function as :class:`BSRN` to float rounding, in fewer passes over memory.
 
-    Exact rewrites: the four input copies fold into a three-channel head; the concatenations become sums of products
-    (fusion layer) or are written where they are needed; everything runs channels last, where depthwise convolutions are
-    several times faster on a CPU. Buffers hold the weights, so ``.to(device)`` works; there are no gradients.
+    The four input copies fold into a three-channel head; the concatenations become sums of products or are written where
+    they are needed; all runs channels last, where depthwise convolutions are several times faster on a CPU.
 
     ESA and CCA look at the whole picture: CCA by its statistics, ESA because its coarse map is stretched over it.
     :meth:`tile_runner` gives both to a tile, so that tiles agree with the whole.
@@ -243,12 +180,8 @@ class FusedBSRN(nn.Module):
     Args:
         model: a :class:`BSRN` with BSConv-U, ESA, CCA and GELU (the published configuration, any width and depth).
         kernels: what computes the 3x3 layers of stride 1: ``"library"`` convolutions, or ``"triton"``, the one kernel
-            of :func:`nsrlib.ops.bsconv2d` (on a GPU; elsewhere it calls the library itself). ``"auto"`` is the library:
-            the kernel is not chosen for anyone before a stored measurement of a GPU (``nsr bench kernels``, case
-            ``bsrn_x4``) shows that it pays.
-
-    Raises:
-        ValueError: another configuration, or unknown ``kernels``.
+            of :func:`nsrlib.ops.bsconv2d` (on a GPU; elsewhere it calls the library itself). ``"auto"`` is the library
+            until a stored measurement of a GPU (``nsr bench kernels``, case ``bsrn_x4``) shows that the kernel pays.
     """
 
     min_size = 15
@@ -259,8 +192,8 @@ class FusedBSRN(nn.Module):
         super().__init__()
         if not self.accepts(model):
             raise ValueError("only BSRN with conv='bsconv_u', esa=True, cca=True and act='gelu' has a fused form")
-        if kernels not in KERNELS:
-            raise ValueError(f"kernels must be one of {', '.join(KERNELS)}, got {kernels!r}")
+        if kernels not in get_args(Kernels):
+            raise ValueError(f"kernels must be one of {', '.join(get_args(Kernels))}, got {kernels!r}")
         self.kernels = "library" if kernels == "auto" else kernels
         self.scale, self.halo = model.scale, model.halo
         for name, tensor in model.state_dict().items():
@@ -274,7 +207,6 @@ class FusedBSRN(nn.Module):
 
     @staticmethod
     def accepts(model: BSRN) -> bool:
-        """Whether ``model`` has the configuration that this form is written for."""
         block = model.blocks[0]
         kinds = ((block.c1_r, BSConvU), (block.esa, ESA), (block.cca, CCA), (block.act, nn.GELU))
         return all(isinstance(module, kind) for module, kind in kinds)
@@ -284,23 +216,19 @@ class FusedBSRN(nn.Module):
     ) -> Callable[[Box], Tensor]:
         """A function that upscales one box ``(top, bottom, left, right)`` of ``x`` as part of the whole picture.
 
-        CCA's statistics of the whole are estimated first, from up to ``sample`` boxes spread over the picture.
-
-        Args:
-            x: the picture ``(1, 3, H, W)``. boxes: all boxes that will be asked for.
-            tick: called after each box of the sample.
+        CCA's statistics of the whole are estimated first, from up to ``sample`` of ``boxes``, spread over the picture;
+        ``tick`` is called after each.
         """
-        _, _, height, width = x.shape
-        statistics: dict[int, tuple[Tensor, Tensor]] = {}
+        statistics: Statistics = {}
 
         def run(box: Box) -> Tensor:
             top, bottom, left, right = box
-            window = Window(top, left, height, width, statistics)
+            window = Window(top, left, x.shape[2], x.shape[3], statistics)
             y = self(x[..., top:bottom, left:right], window)
             seen.append((window.seen, (bottom - top) * (right - left)))
             return y
 
-        seen: list[tuple[dict[int, tuple[Tensor, Tensor]], int]] = []
+        seen: list[tuple[Statistics, int]] = []
         number = min(sample, len(boxes))
         for i in range(number):
             run(boxes[(2 * i + 1) * len(boxes) // (2 * number)])
@@ -345,10 +273,8 @@ class FusedBSRN(nn.Module):
         a = self._conv1x1(y, f"B{k}_esa_conv1")
         b = self._depthwise(self._conv1x1(a, f"B{k}_esa_conv2_pw", bias=False), f"B{k}_esa_conv2", stride=2, padding=0)
         b = F.max_pool2d(b, kernel_size=7, stride=3)
-        b = self._bsconv(b, f"B{k}_esa_conv_max", gelu=True)
-        b = self._bsconv(b, f"B{k}_esa_conv3", gelu=True)
-        b = self._bsconv(b, f"B{k}_esa_conv3_")
-        b = _stretch(b, h, w, window)
+        b = self._bsconv(self._bsconv(b, f"B{k}_esa_conv_max", gelu=True), f"B{k}_esa_conv3", gelu=True)
+        b = _stretch(self._bsconv(b, f"B{k}_esa_conv3_"), h, w, window)
         y *= self._conv1x1(self._conv1x1(a, f"B{k}_esa_conv_f").add_(b), f"B{k}_esa_conv4").sigmoid_()
 
         mean, variance = window.statistics.get(k, (None, None)) if window else (None, None)
@@ -383,21 +309,18 @@ class FusedBSRN(nn.Module):
 
 @dataclass
 class Window:
-    """Where a tile lies, and what its picture looks like as a whole.
+    """Where a tile lies in a picture of ``(height, width)``, and what that looks like as a whole.
 
-    Attributes:
-        top, left: first row and column, multiples of :attr:`FusedBSRN.tile_step`.
-        height, width: of the whole picture.
-        statistics: block -> mean and variance ``(1, C, 1, 1)`` that CCA shall use; without them the tile's own are
-            used and left in ``seen``.
+    ``statistics``: block -> mean and variance ``(1, C, 1, 1)`` that CCA shall use; without them the tile's own are used
+    and left in ``seen``.
     """
 
     top: int
     left: int
     height: int
     width: int
-    statistics: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    seen: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    statistics: Statistics = field(default_factory=dict)
+    seen: Statistics = field(default_factory=dict)
 
 
 def _stretch(coarse: Tensor, h: int, w: int, window: Window | None) -> Tensor:

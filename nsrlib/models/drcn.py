@@ -1,11 +1,8 @@
 """DRCN (Kim et al., "Deeply-Recursive Convolutional Network for Image Super-Resolution", CVPR 2016, arXiv 1511.04491).
 
-One 3x3 convolution ``W`` is applied D times to the features of the upscaled image, ``H_d = relu(W * H_{d-1} + b)``.
-Every ``H_d`` is decoded by the same two-layer reconstruction into a prediction ``y_d`` that is supervised, and the
-output is their sum with learned weights (Secs. 3.1, 3.2). At the start ``W`` is the identity.
-
-:class:`DRCN` takes the image at its final size, as in the paper; :class:`LumaDRCN`, which ``create_model("drcn")``
-builds, takes low-resolution RGB or luma like any other network; :class:`FastDRCN` is for inference only.
+One 3x3 convolution ``W``, at first the identity, is applied D times to the features of the upscaled image, ``H_d =
+relu(W * H_{d-1} + b)``. The same two-layer reconstruction decodes every ``H_d`` into a prediction ``y_d`` that is
+supervised; the output is their sum with learned weights (Secs. 3.1, 3.2).
 
 Where the paper leaves a choice: the additive skip goes without a last ReLU, whose output could only be brighter than
 the input (the basic model's Eq. 6 has one); the weights are not normalised and start at 1/D; how alpha decays is not
@@ -17,18 +14,18 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nsrlib.images import imresize, luma
 from nsrlib.layers import check_input
+from nsrlib.models.baselines import upscaled_luma
 from nsrlib.models.winograd import Job, transformed, winograd_relu
 
 Skip = Literal["add", "concat", "none"]
-SKIPS: tuple[str, ...] = ("add", "concat", "none")
+SKIPS: tuple[str, ...] = get_args(Skip)
 
 
 def _whole(name: str, value: Any) -> int:
@@ -37,14 +34,10 @@ def _whole(name: str, value: Any) -> int:
     return value
 
 
-# --- the network ------------------------------------------------------------------------------------------------------
-
-
 class DRCN(nn.Module):
-    """The network on an image that has its final size already.
+    """The network on an image ``(N, channels, H, W)`` that has its final size already; in the paper luma over 255.
 
-    Input ``(N, channels, H, W)``, sides at least 3; in the paper luma (BT.601, 16..235) over 255. Output
-    ``(y, [y_1 .. y_D])``, each of the input's shape and not clipped.
+    Output ``(y, [y_1 .. y_D])``, each of the input's shape and not clipped.
 
     ===============  ===========  ==============================================  =====================
     share_recursion  share_recon  design (Fig. 3)                                 parameters grow
@@ -58,13 +51,11 @@ class DRCN(nn.Module):
     Args:
         features: F. recursions: D.
         skip: the input is added to each prediction, concatenated to the last layer's input, or not used.
-        last_relu: ReLU after the last layer.
-        normalize_weights: divide the ensemble's weights by their sum.
+        last_relu: ReLU after the last layer. normalize_weights: divide the ensemble's weights by their sum.
         ensemble: False: the basic model, whose only prediction is ``y_D`` (Sec. 3.1).
         learn_weights: False: the weights stay at 1/D.
         recur_init: ``identity``, or a number g: He's normal initialisation times g.
-        last_gain: factor of the last layer's first weights; He's (1) makes a large first error, 0.1 starts near the
-            input.
+        last_gain: factor of the last layer's first weights; 0.1 starts near the input.
     """
 
     min_size = 3
@@ -130,7 +121,6 @@ class DRCN(nn.Module):
 
     @property
     def weights(self) -> Tensor:
-        """The ensemble's weights as they are applied, ``(D,)``."""
         return self.w / self.w.sum() if self.normalize_weights else self.w
 
     def embed(self, x: Tensor) -> Tensor:
@@ -138,7 +128,7 @@ class DRCN(nn.Module):
         return F.relu(self.embed1(F.relu(self.embed0(x))))
 
     def states(self, x: Tensor) -> Iterator[Tensor]:
-        """``H_0, H_1 .. H_D``, one after the other."""
+        """``H_0, H_1 .. H_D``."""
         h = self.embed(x)
         yield h
         for d in range(self.recursions):
@@ -165,7 +155,7 @@ class DRCN(nn.Module):
         return [self.reconstruct(last, x, self.recursions)]
 
     def combine(self, ys: list[Tensor]) -> Tensor:
-        """Eq. 7's weighted sum of the predictions; of the basic model, its only one."""
+        """Eq. 7's weighted sum; of the basic model, its only prediction."""
         if not self.ensemble:
             return ys[0]
         return sum((w * y for w, y in zip(self.weights, ys, strict=True)), start=torch.zeros_like(ys[0]))
@@ -175,24 +165,17 @@ class DRCN(nn.Module):
         return self.combine(ys), ys
 
     def collapsed(self, x: Tensor) -> Tensor:
-        """``y`` with one last layer instead of D, exactly: it is linear, so it may follow the weighted sum.
+        """``y`` with one last layer instead of D: it is linear, unless a ReLU follows, so it may follow the sum.
 
-        ``sum_d w_d (W_2 * R_d + b_2) = W_2 * (sum_d w_d R_d) + b_2 sum_d w_d``, and the skip is scaled by ``sum_d w_d``
-        too. With a last ReLU, without an ensemble or without a shared reconstruction there is nothing to collapse, and
-        this is ``forward(x)[0]``.
+        ``sum_d w_d (W_2 * R_d + b_2) = W_2 * (sum_d w_d R_d) + b_2 sum_d w_d``; the skip is scaled by ``sum_d w_d``.
         """
-        if not self.collapses:
+        if not self.ensemble or not self.share_recon or self.last_relu:
             return self(x)[0]
         check_plane(x, "DRCN", self.channels)
         weights, h = self.weights, self.states(x)
         next(h)
         r = sum(w * F.relu(self.recon0[0](s)) for w, s in zip(weights, h, strict=True))
         return _last_layer(cast(nn.Conv2d, self.recon1[0]), cast(Tensor, r), x, weights.sum(), self.skip)
-
-    @property
-    def collapses(self) -> bool:
-        """Whether :meth:`collapsed` saves anything."""
-        return self.ensemble and self.share_recon and not self.last_relu
 
 
 def _last_layer(layer: nn.Conv2d, r: Tensor, x: Tensor, total: Tensor | float, skip: str) -> Tensor:
@@ -204,7 +187,7 @@ def _last_layer(layer: nn.Conv2d, r: Tensor, x: Tensor, total: Tensor | float, s
 
 
 def check_plane(x: Tensor, name: str, channels: int) -> None:
-    """As :func:`~nsrlib.layers.check_input`; tells who gives RGB to a network for luma what to do."""
+    """:func:`~nsrlib.layers.check_input`, which tells who gives RGB to a network for luma what to do."""
     if channels == 1 and x.ndim == 4 and x.shape[1] == 3:
         raise ValueError(
             f"{name} takes luma (N, 1, H, W), got RGB {tuple(x.shape)}: give it nsrlib.images.luma(x)[:, None] / 255, "
@@ -216,15 +199,8 @@ def check_plane(x: Tensor, name: str, channels: int) -> None:
 class LumaDRCN(nn.Module):
     """DRCN as a network from low to high resolution: bicubic upscaling, then :class:`DRCN` on luma.
 
-    Input ``(N, 1, H, W)``, taken as the luma plane (16..235 of 255), or RGB ``(N, 3, H, W)``: what the network changes
-    in its luma is added to all three channels, times 255 / 219, which leaves the colour differences bicubic. Output
-    ``(N, 1 or 3, rH, rW)``, not clipped; or with ``every=True`` ``(y, [y_1 .. y_D])``, each of that shape.
-
-    Attributes:
-        net: the :class:`DRCN`, or a :class:`FastDRCN` in the form that :meth:`fast` returns.
-
-    Args:
-        scale: 1 for input that has been upscaled already; the weights do not depend on it. Others: of :class:`DRCN`.
+    Input and output as of :class:`~nsrlib.models.baselines.LumaResidual`; with ``every=True`` the output is
+    ``(y, [y_1 .. y_D])``. :func:`nsrlib.models.optimise` makes ``net`` a :class:`FastDRCN`.
     """
 
     min_size = 3
@@ -253,48 +229,27 @@ class LumaDRCN(nn.Module):
         self.halo = math.ceil(self.net.halo / scale) + 3
 
     def forward(self, x: Tensor, *, upscaled: bool = False, every: bool = False) -> Any:
-        """``upscaled``: the input has its final size already, whatever the scale; ``every``: see the class."""
-        colour = x.shape[1:2] == (3,)
-        check_input(x, "LumaDRCN", 3 if colour else 1, self.min_size)
-        up = x
-        if self.scale > 1 and not upscaled:
-            up = imresize(x.to(torch.promote_types(x.dtype, torch.float32)), self.scale).to(x.dtype)
-        if every and isinstance(self.net, FastDRCN):
-            raise ValueError("the fast form has no single predictions; take the network that it was made from")
-        if not colour:
-            return self.net(up) if every else self._plane(up)
-        plane = (luma(up)[:, None] / 255).to(x.dtype)
+        """``upscaled``: the input has its final size already; ``every``: see the class."""
+        up, plane = upscaled_luma(x, "LumaDRCN", 1 if upscaled else self.scale, self.min_size)
 
         def coloured(y: Tensor) -> Tensor:
-            return up + 255 / 219 * (y - plane)
+            return y if plane is up else up + 255 / 219 * (y - plane)
 
+        if isinstance(self.net, FastDRCN):
+            if every:
+                raise ValueError("the fast form has no single predictions; take the network that it was made from")
+            return coloured(self.net(plane))
         if not every:
-            return coloured(self._plane(plane))
+            return coloured(self.net.collapsed(plane))
         y, ys = self.net(plane)
         return coloured(y), [coloured(one) for one in ys]
 
-    def _plane(self, y: Tensor) -> Tensor:
-        if isinstance(self.net, FastDRCN):
-            return self.net(y)
-        return self.net.collapsed(y)
-
-    def fast(self, dtype: torch.dtype | None = None, compile: bool = False) -> LumaDRCN:
-        """A copy for inference, with :class:`FastDRCN` inside where that can stand in (else channels last)."""
-        result = copy.deepcopy(self)
-        if isinstance(result.net, DRCN) and FastDRCN.accepts(result.net):
-            result.net = FastDRCN(result.net, dtype, compile)
-        return result.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-
-
-# --- losses -----------------------------------------------------------------------------------------------------------
-
 
 def alpha_schedule(step: int, iterations: int, *, start: float = 1.0, end: float = 0.0, until: float = 0.75) -> float:
-    """Weight of the recursions' own losses at a step, counted from 0.
+    """Weight of the recursions' own losses at a step, counted from 0: linear over the share ``until`` of the training.
 
-    Falls linearly from ``start`` to ``end`` over the first ``until`` of all ``iterations`` and stays there. The paper
-    says that alpha starts high and decays, not how. At 0 single predictions lose their meaning; an ``end`` of 0.5 keeps
-    them images.
+    The paper says that alpha starts high and decays, not how. At 0 single predictions lose their meaning; an ``end`` of
+    0.5 keeps them images.
 
     Example:
         >>> [alpha_schedule(step, 8) for step in (0, 3, 6, 7)]
@@ -314,17 +269,12 @@ def _check_alpha(name: str, alpha: float) -> None:
 
 
 def drcn_losses(model: nn.Module, x: Tensor, target: Tensor, alpha: float) -> dict[str, Tensor]:
-    """The paper's loss as weighted terms (Eqs. 7 to 9): ``recursions`` is ``alpha * l1``, ``ensemble`` the rest.
+    """The paper's loss (Eqs. 7 to 9): ``recursions`` is ``alpha * l1``, ``ensemble`` ``(1 - alpha) * l2``.
 
     ``l1 = 1 / (2 D N) sum_d sum_i |t_i - y_{d,i}|^2``, ``l2 = 1 / (2 N) sum_i |t_i - y_i|^2``, over N images. The
     weight penalty is the optimiser's: the paper's ``beta |theta|^2`` is a ``weight_decay`` of ``2 beta``.
 
-    Args:
-        model: a :class:`DRCN`, a :class:`LumaDRCN`, or one of them in DistributedDataParallel. The basic model has one
-            prediction, and both terms are its loss.
-        x: luma ``(N, 1, H, W)`` in [0, 1] at the target's size, or, for :class:`LumaDRCN`, at low resolution.
-        target: ``(N, 1, rH, rW)``.
-        alpha: from :func:`alpha_schedule`.
+    ``x`` is luma ``(N, 1, H, W)`` in [0, 1] at the target's size, or, for :class:`LumaDRCN`, at low resolution.
     """
     _check_alpha("alpha", alpha)
     inner = getattr(model, "module", model)
@@ -348,11 +298,9 @@ def loss_terms(y: Tensor, ys: list[Tensor], target: Tensor) -> dict[str, Tensor]
 def training_setup(
     model: nn.Module, recipe: Any, *, start: float = 1.0, end: float = 0.0, until: float = 0.75
 ) -> dict[str, Any]:
-    """Fields of :class:`nsrlib.training.Hooks`: the losses with the decaying alpha.
+    """Fields of :class:`nsrlib.training.Hooks`: the losses, whose alpha :func:`alpha_schedule` gives.
 
     ``measure`` (for :func:`nsrlib.studies.train_and_score`) returns the learned weights, divided by their sum.
-
-    Batches hold luma, upscaled already or not; ``start``, ``end``, ``until`` are of :func:`alpha_schedule`.
     """
 
     def losses(network: nn.Module, batch: Any, step: int) -> Mapping[str, Tensor]:
@@ -369,32 +317,20 @@ def training_setup(
     return {"losses": losses, "measure": measure}
 
 
-# --- inference --------------------------------------------------------------------------------------------------------
-
-
 class FastDRCN(nn.Module):
     """The ensemble of a :class:`DRCN` for inference: ``(N, C, H, W)`` to ``(N, C, H, W)``, its first output alone.
 
     The reconstruction is collapsed where it is linear (:meth:`DRCN.collapsed`). On a CPU in float32 and float64, both
     convolutions that read ``H_d`` (the next recursion's and the reconstruction's) are computed together in Winograd's
-    form, exact but for rounding; elsewhere they are library calls, channels last. Pictures of any size in bounded
-    memory: ``nsrlib.evaluation.upscale(fast, x, tile=...)``; tiles equal the whole.
+    form, exact but for rounding; elsewhere they are library calls, channels last.
 
     Args:
-        model: shared recursion and reconstruction (:meth:`accepts`); copied.
-        dtype: of the features: None for the model's, or ``torch.bfloat16``, ``torch.float16``. Input, skip, sum over
-            the recursions and output keep the input's (at least float32).
-        compile: ``torch.compile`` the library calls.
-        winograd: None: where it pays.
+        model: one that :meth:`accepts` takes; copied.
+        dtype: of the features, default the model's. The sum over the recursions is in float32 at least.
+        compile: ``torch.compile`` the library calls. winograd: None: where it pays.
     """
 
-    scale = 1
-    min_size = 3
-    embed0: nn.Conv2d
-    embed1: nn.Conv2d
-    recur: nn.Conv2d
-    recon0: nn.Conv2d
-    recon1: nn.Conv2d
+    scale, min_size = 1, 3
     u: Tensor
 
     def __init__(
@@ -407,9 +343,10 @@ class FastDRCN(nn.Module):
         self.skip, self.last_relu, self.halo = model.skip, model.last_relu, model.halo
         self.w: list[float] = model.weights.detach().double().tolist()
         self.total = math.fsum(self.w)
-        layers = {"recur": model.recur[0], "recon0": model.recon0[0], "recon1": model.recon1[0]}
-        for name, layer in {"embed0": model.embed0, "embed1": model.embed1, **layers}.items():
-            self.add_module(name, copy.deepcopy(layer))
+        layers = (model.embed0, model.embed1, model.recur[0], model.recon0[0], model.recon1[0])
+        self.embed0, self.embed1, self.recur, self.recon0, self.recon1 = (
+            cast(nn.Conv2d, copy.deepcopy(layer)) for layer in layers
+        )
         self.to(dtype=dtype or model.embed0.weight.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.eval().requires_grad_(False)
         self.winograd = (model.features >= 48 and not compile) if winograd is None else winograd
@@ -420,7 +357,6 @@ class FastDRCN(nn.Module):
 
     @staticmethod
     def accepts(model: nn.Module) -> bool:
-        """Whether ``model`` has this form."""
         return isinstance(model, DRCN) and model.ensemble and model.share_recon and model.share_recursion
 
     def forward(self, x: Tensor) -> Tensor:
@@ -430,19 +366,16 @@ class FastDRCN(nn.Module):
             return torch.cat([self._in_strips(picture) for picture in x.split(1)])
         return self._calls(x)
 
-    def _embed(self, x: Tensor) -> Tensor:
-        h = x.to(self.recur.weight.dtype, memory_format=torch.channels_last)
-        return F.relu_(self.embed1(F.relu_(self.embed0(h))))
-
     def _library(self, x: Tensor) -> Tensor:
-        h, total = self._embed(x), None
+        h = x.to(self.recur.weight.dtype, memory_format=torch.channels_last)
+        h, total = F.relu_(self.embed1(F.relu_(self.embed0(h)))), None
         for w in self.w:
             h = F.relu_(self.recur(h))
             total = self._collect(total, F.relu_(self.recon0(h)), x, w)
         return self._finish(cast(Tensor, total), x)
 
     def _collect(self, total: Tensor | None, r: Tensor, x: Tensor, w: float) -> Tensor:
-        """Add what one recursion contributes: ``w_d R_d``, or after a last ReLU its share of the image."""
+        """Add ``w_d R_d``, or after a last ReLU its share of the image."""
         if self.last_relu:
             inputs = torch.cat([r, x.to(r.dtype)], 1) if self.skip == "concat" else r
             r = F.relu_(self.recon1(inputs))
@@ -464,9 +397,8 @@ class FastDRCN(nn.Module):
         state[1 : h + 1, 1 : w + 1] = F.relu_(self.embed0(x.to(self.u.dtype)))[0].permute(1, 2, 0)
         following = torch.zeros_like(state)
         r = self.u.new_zeros(tall, wide, n)  # R_d if a ReLU comes behind the last layer, else the sum of w_d R_d
-        embed1, recur, recon0 = zip(
-            self.u, (cast(Tensor, k.bias) for k in (self.embed1, self.recur, self.recon0)), strict=True
-        )
+        biases = (cast(Tensor, layer.bias) for layer in (self.embed1, self.recur, self.recon0))
+        embed1, recur, recon0 = zip(self.u, biases, strict=True)
         total = None
         for d in range(-1, self.recursions + 1):  # H_d gives H_{d+1}, but for the last, and R_d from H_1 on
             jobs: list[Job] = []

@@ -1,22 +1,19 @@
 """DRN-S and DRN-L with dual regression (Guo et al., CVPR 2020, arXiv 2003.07018; TPAMI 2024, arXiv 2207.07929).
 
 The network P upscales in steps of two and gives an image at every size; small networks D_k bring each back to the size
-below. ``L = sum_k |p^k - x^k| + lambda * sum_k |D_k(p^k) - x^(k-1)|`` (means over pixels) trains both. Images are in
-[0, 1] outside and 0..255 inside, as released. Shapes: ``(N, 3, H, W)`` in, ``(N, 3, rH, rW)`` out, not clipped.
+below. ``L = sum_k |p^k - x^k| + lambda * sum_k |D_k(p^k) - x^(k-1)|`` (means over pixels) trains both. Shapes:
+``(N, 3, H, W)`` in [0, 1] to ``(N, 3, rH, rW)``, not clipped; 0..255 inside, as released.
 
 Where code and paper part ways, the code is followed, because the weights and counts are its own: the input is first
 upscaled by *PyTorch's* bicubic (a = -0.75, not antialiased), the two mean shifts are trained, all levels are computed
-at inference although the last alone is wanted. Channel attention needs 16 channels; here narrower blocks get one hidden
-channel.
+at inference although the last alone is wanted.
 """
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -26,12 +23,12 @@ from torch import Tensor, nn
 from nsrlib.data.patches import Batch, Patches
 from nsrlib.images import imresize
 from nsrlib.layers import check_input
+from nsrlib.models.baselines import ChannelAttention, conv1x1, conv3x3
 from nsrlib.models.weights import load_weights
 
+Widths = Sequence[int] | None
 MEAN = (0.4488, 0.4371, 0.4040)
 """Mean colour of DIV2K, [0, 1]."""
-
-# --- widths -----------------------------------------------------------------------------------------------------------
 
 _SEARCHED = {  # a hexadecimal digit a layer: width / 4
     (4, 0.3): "359AAB9ABA9BA9B99AAABB9A9BABBBAAABABABAABBAAB9BABBABBBABBABABBBB",
@@ -47,8 +44,7 @@ def full_widths(scale: int, num_feats: int, num_blocks: int) -> dict[str, int]:
     """Inner widths of the unpruned network by layer: those that search and pruning may lower.
 
     In the order of the released configurations: ``down0`` ..., then for each stage ``up0.rcab0`` ... and
-    ``up0.shuffle``, the channels between pixel shuffle and 1x1 convolution. What blocks take and return stays as it is,
-    so additions and concatenations keep their shapes.
+    ``up0.shuffle``, the channels between pixel shuffle and 1x1 convolution.
     """
     levels = _levels(scale)
     widths = {f"down{p}": 2**p * num_feats for p in range(levels)}
@@ -59,10 +55,7 @@ def full_widths(scale: int, num_feats: int, num_blocks: int) -> dict[str, int]:
 
 
 def searched_widths(ratio: float, scale: int) -> list[int]:
-    """The widths that the authors' search found for DRN-S: ``ratio`` 0.3, 0.5 or 0.7 (S30, S50, S70), x4 or x8.
-
-    Source: ``DRN/pretrained_models/search_*.txt`` of guoyongcs/DRC, commit d374450.
-    """
+    """The widths that the authors' search found for DRN-S: ``search_*.txt`` of guoyongcs/DRC, commit d374450."""
     if (scale, ratio) not in _SEARCHED:
         have = ", ".join(f"{r} at x{s}" for s, r in _SEARCHED)
         raise ValueError(f"no searched widths for ratio={ratio} at x{scale}; there are: {have}")
@@ -70,7 +63,7 @@ def searched_widths(ratio: float, scale: int) -> list[int]:
 
 
 def uniform_widths(full: Sequence[int], ratio: float) -> list[int]:
-    """``ceil(c * (1 - ratio))`` of every width: the manually designed networks. ValueError unless 0 < ratio < 1."""
+    """``ceil(c * (1 - ratio))`` of every width: the manually designed networks."""
     check_ratio(ratio)
     return [max(1, math.ceil(c * (1 - ratio) - 1e-9)) for c in full]
 
@@ -81,18 +74,15 @@ def check_ratio(ratio: float) -> None:
 
 
 def check_widths(widths: Sequence[int], full: dict[str, int]) -> list[int]:
-    """``widths`` as a list. ValueError unless there is one for each layer, whole, from 1 to the full width."""
+    """``widths`` as a list: one for each layer, whole, from 1 to the full width."""
     if len(widths) != len(full):
-        raise ValueError(f"widths must be {len(full)} numbers, one for each of {_few(full)}; got {len(widths)}")
+        listed = list(full)
+        few = ", ".join(listed if len(listed) < 5 else [*listed[:2], "...", listed[-1]])
+        raise ValueError(f"widths must be {len(full)} numbers, one for each of {few}; got {len(widths)}")
     for (name, most), width in zip(full.items(), widths, strict=True):
         if int(width) != width or not 1 <= width <= most:
             raise ValueError(f"width of {name} must be a whole number from 1 to {most}, got {width!r}")
     return [int(w) for w in widths]
-
-
-def _few(names: dict[str, int]) -> str:
-    listed = list(names)
-    return ", ".join(listed if len(listed) < 5 else [*listed[:2], "...", listed[-1]])
 
 
 def _levels(scale: int) -> int:
@@ -103,9 +93,6 @@ def _levels(scale: int) -> int:
 
 def _stage_width(levels: int, stage: int, num_feats: int) -> int:
     return 2 ** (levels - max(stage - 1, 0)) * num_feats
-
-
-# --- networks ---------------------------------------------------------------------------------------------------------
 
 
 class DownBlock(nn.Module):
@@ -122,45 +109,23 @@ class DownBlock(nn.Module):
         return self.dual_module(x)
 
 
-class ChannelAttention(nn.Module):
-    """Gate channels by a two-layer network of their means (RCAN, Zhang et al. 2018)."""
-
-    def __init__(self, channels: int, reduction: int = 16) -> None:
-        super().__init__()
-        hidden = max(1, channels // reduction)
-        self.avg_pool = nn.AdaptiveAvgPool2d(1)
-        self.conv_du = nn.Sequential(
-            nn.Conv2d(channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, channels, 1), nn.Sigmoid()
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.conv_du(self.avg_pool(x))
-
-
 class RCAB(nn.Module):
     """Residual channel attention block; ``inner`` channels between its two convolutions."""
 
     def __init__(self, channels: int, inner: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(channels, inner, 3, padding=1),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(inner, channels, 3, padding=1),
-            ChannelAttention(channels),
+            conv3x3(channels, inner), nn.ReLU(inplace=True), conv3x3(inner, channels), ChannelAttention(channels)
         )
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.body(x)
 
 
-@dataclass(frozen=True)
-class Slot:
-    """A prunable width: the channels between two convolutions of a DRN.
+class Slot(NamedTuple):
+    """A prunable width: the channels between two convolutions of a DRN, ``producer`` and ``consumer``.
 
-    Attributes:
-        name: as in :func:`full_widths`.
-        producer, consumer: names of the convolutions whose output, input these channels are.
-        group: outputs of the producer that make one channel: 4 before a pixel shuffle, else 1.
+    ``name`` is as in :func:`full_widths`; so many (``group``) outputs of the producer make one channel.
     """
 
     name: str
@@ -173,18 +138,13 @@ class DRN(nn.Module):
     """Dual regression network of any size; :class:`DRNS` and :class:`DRNL` are the published ones.
 
     Args:
-        scale: 2, 4 or 8.
-        num_feats: f, channels at full size; the stages have up to ``scale * f``.
-        num_blocks: B, attention blocks in each of log2(scale) stages.
-        widths: inner width of every layer in the order of :func:`full_widths`; default: full. A pruned network is an
-            ordinary one with other widths.
+        num_feats: f, channels at full size. num_blocks: B, attention blocks in each of log2(scale) stages.
+        widths: inner width of every layer as :func:`full_widths` orders them; default: full.
     """
 
     min_size = 1
 
-    def __init__(
-        self, scale: int = 4, num_feats: int = 16, num_blocks: int = 30, widths: Sequence[int] | None = None
-    ) -> None:
+    def __init__(self, scale: int = 4, num_feats: int = 16, num_blocks: int = 30, widths: Widths = None) -> None:
         super().__init__()
         for name, value in (("num_feats", num_feats), ("num_blocks", num_blocks)):
             if value < 1:
@@ -197,47 +157,39 @@ class DRN(nn.Module):
         self.halo = math.ceil(sum((2 * num_blocks + 1) / 2**i for i in range(levels))) + 6
         self.upsample = nn.Upsample(scale_factor=scale, mode="bicubic", align_corners=False)
         self.sub_mean, self.add_mean = _mean_shift(-1), _mean_shift(1)
-        self.head = nn.Conv2d(3, f, 3, padding=1)
+        self.head = conv3x3(3, f)
         self.down = nn.ModuleList(DownBlock(2**p * f, inner[f"down{p}"], 2 ** (p + 1) * f) for p in range(levels))
-        self.up_blocks, self.slots = nn.ModuleList(), []
-        for p in range(levels):
-            start = f"down.{p}.dual_module"
-            self.slots.append(Slot(f"down{p}", f"{start}.0.0", f"{start}.1"))
+        self.up_blocks = nn.ModuleList()
+        self.slots = [Slot(f"down{p}", f"down.{p}.dual_module.0.0", f"down.{p}.dual_module.1") for p in range(levels)]
         for i in range(levels):
             c, middle = _stage_width(levels, i, f), inner[f"up{i}.shuffle"]
             self.up_blocks.append(
                 nn.Sequential(
                     *(RCAB(c, inner[f"up{i}.rcab{b}"]) for b in range(num_blocks)),
-                    nn.Sequential(nn.Conv2d(c, 4 * middle, 3, padding=1), nn.PixelShuffle(2)),
-                    nn.Conv2d(middle, 2 ** (levels - i - 1) * f, 1),
+                    nn.Sequential(conv3x3(c, 4 * middle), nn.PixelShuffle(2)),
+                    conv1x1(middle, 2 ** (levels - i - 1) * f),
                 )
             )
             start = f"up_blocks.{i}"
-            self.slots += [
-                Slot(f"up{i}.rcab{b}", f"{start}.{b}.body.0", f"{start}.{b}.body.2") for b in range(num_blocks)
-            ]
+            for b in range(num_blocks):
+                self.slots.append(Slot(f"up{i}.rcab{b}", f"{start}.{b}.body.0", f"{start}.{b}.body.2"))
             self.slots.append(Slot(f"up{i}.shuffle", f"{start}.{num_blocks}.0", f"{start}.{num_blocks + 1}", 4))
-        self.tail = nn.ModuleList(
-            nn.Conv2d(2 ** (levels - max(i - 1, 0)) * f, 3, 3, padding=1) for i in range(levels + 1)
-        )
+        self.tail = nn.ModuleList(conv3x3(_stage_width(levels, i, f), 3) for i in range(levels + 1))
 
     @property
     def widths(self) -> list[int]:
-        """Inner width of every layer, in the order of :func:`full_widths`."""
+        """In the order of :func:`full_widths`."""
         return [self.get_submodule(slot.consumer).in_channels for slot in self.slots]  # type: ignore[misc]
 
     def forward(self, x: Tensor, all_levels: bool = False) -> Any:
         """The largest image, or with ``all_levels`` the list of all, ``(N, 3, 2^k H, 2^k W)``, smallest first."""
         check_input(x, type(self).__name__, 3, self.min_size)
-        x = self.head(self.sub_mean(self.upsample(x * 255)))
-        copies = []
+        copies = [self.head(self.sub_mean(self.upsample(x * 255)))]
         for down in self.down:
-            copies.append(x)
-            x = down(x)
-        found = [x]
-        for up, copy in zip(self.up_blocks, reversed(copies), strict=True):
-            x = torch.cat((up(x), copy), 1)
-            found.append(x)
+            copies.append(down(copies[-1]))
+        found = [copies.pop()]
+        for up in self.up_blocks:
+            found.append(torch.cat((up(found[-1]), copies.pop()), 1))
         images = [self.add_mean(tail(f)) / 255 for tail, f in zip(self.tail, found, strict=True)]
         return images if all_levels else images[-1]
 
@@ -251,11 +203,10 @@ def _mean_shift(sign: int) -> nn.Conv2d:
 
 
 class DRNS(DRN):
-    """DRN-S: 4.8 M parameters at x4, 5.4 M at x8, where ``num_feats`` is 8 instead of 16; x2, which was not published,
-    takes the sizes of x4."""
+    """DRN-S: 4.8 M parameters at x4, 5.4 M at x8; x2, which was not published, takes the sizes of x4."""
 
     def __init__(
-        self, scale: int = 4, num_feats: int | None = None, num_blocks: int = 30, widths: Sequence[int] | None = None
+        self, scale: int = 4, num_feats: int | None = None, num_blocks: int = 30, widths: Widths = None
     ) -> None:
         super().__init__(scale, num_feats or (8 if scale == 8 else 16), num_blocks, widths)
 
@@ -264,40 +215,18 @@ class DRNL(DRN):
     """DRN-L: 9.8 M parameters at x4, 10.0 M at x8; x2, which was not published, takes the sizes of x4."""
 
     def __init__(
-        self,
-        scale: int = 4,
-        num_feats: int | None = None,
-        num_blocks: int | None = None,
-        widths: Sequence[int] | None = None,
+        self, scale: int = 4, num_feats: int | None = None, num_blocks: int | None = None, widths: Widths = None
     ) -> None:
         f, b = (10, 36) if scale == 8 else (20, 40)
         super().__init__(scale, num_feats or f, num_blocks or b, widths)
 
 
 def dual_networks(scale: int, num_feats: int) -> nn.ModuleList:
-    """D_1 .. D_S: each halves an image, ``(N, 3, H, W)`` -> ``(N, 3, H/2, W/2)``; 54 f parameters each."""
+    """D_1 .. D_S: each halves an image, ``(N, 3, H, W)`` to ``(N, 3, H/2, W/2)``."""
     return nn.ModuleList(DownBlock(3, num_feats, 3) for _ in range(_levels(scale)))
 
 
-def load_dual_weights(duals: nn.ModuleList, path: str | os.PathLike) -> nn.ModuleList:
-    """Load a released ``*_dual_model.pt``, a list of state dicts, D_1 first, or a ``.safetensors`` of the module list.
-
-    ValueError if it does not fit.
-    """
-    name = os.path.basename(path)
-    if name.endswith(".safetensors"):
-        load_weights(duals, path)
-        return duals
-    states = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(states, list) or len(states) != len(duals):
-        raise ValueError(f"{name} must hold a list of {len(duals)} state dicts")
-    for dual, state in zip(duals, states, strict=True):
-        try:
-            dual.load_state_dict(state)
-        except RuntimeError as error:
-            raise ValueError(f"{name} does not fit: {' '.join(str(error).split())[:200]}") from None
-    return duals
-
+load_dual_weights = load_weights
 
 RELEASED: dict[tuple[str, int], str] = {
     **{(f"DRN-{size}", scale): f"DRN{size}{scale}x.pt" for size in "SL" for scale in (4, 8)},
@@ -310,16 +239,13 @@ def released(network: str, scale: int) -> DRN | None:
     """A network with the authors' weights, or None where their file is not at hand.
 
     Their files have no published hash, so they are neither downloaded nor verified: put them into ``weights/`` of a
-    folder of ``NSRLIB_DATA`` or of the cache. They are read without running code from them, and every tensor must fit.
-
-    ``network``: ``DRN-S``, ``DRN-L``, or ``DRN-S30``, ``DRN-S50``, ``DRN-S70``.
+    folder of ``NSRLIB_DATA`` or of the cache.
     """
     from nsrlib.data.download import local_roots
 
     if (network, scale) not in RELEASED:
-        raise ValueError(
-            f"{network} x{scale} was not released; there are: {', '.join(f'{n} x{s}' for n, s in RELEASED)}"
-        )
+        have = ", ".join(f"{n} x{s}" for n, s in RELEASED)
+        raise ValueError(f"{network} x{scale} was not released; there are: {have}")
     places = [root / "weights" / RELEASED[network, scale] for _, root in local_roots()]
     path = next((p for p in places if p.is_file()), None)
     if path is None:
@@ -327,18 +253,14 @@ def released(network: str, scale: int) -> DRN | None:
     percent = network.removeprefix("DRN-S")
     widths = searched_widths(int(percent) / 100, scale) if percent.isdigit() else None
     model = DRNL(scale) if network == "DRN-L" else DRNS(scale, widths=widths)
-    load_weights(model, path)
-    return model.eval()
-
-
-# --- losses -----------------------------------------------------------------------------------------------------------
+    return cast(DRN, load_weights(model, path).eval())
 
 
 def pyramid(batch: Batch) -> list[Tensor]:
     """Targets of all levels: the input itself, bicubic reductions of the target, the target.
 
-    The authors read the middle levels from files. Here they are MATLAB's bicubic of the *patch*, in float: not rounded
-    to whole grey levels nor clipped, and within ``2r`` pixels of its edge the patch is mirrored where the files go on.
+    The authors read the middle levels from files. Here they are MATLAB's bicubic of the *patch*, in float, neither
+    rounded nor clipped, and within ``2r`` pixels of its edge the patch is mirrored where the files go on.
     """
     (h, w), (hr_h, hr_w) = batch.input.shape[-2:], batch.target.shape[-2:]
     r = hr_h // h
@@ -361,17 +283,18 @@ def dual_regression_loss(
             f"{len(outputs)} outputs need as many targets and {len(outputs) - 1} dual networks or none, "
             f"got {len(targets)} and {len(duals)}"
         )
-    for k, (p, x) in enumerate(zip(outputs, targets, strict=True)):
-        if p.shape != x.shape:
-            raise ValueError(f"level {k} of the pyramid is {tuple(x.shape)}, but the output there {tuple(p.shape)}")
-    primal = torch.stack([F.l1_loss(p, x) for p, x in zip(outputs, targets, strict=True)]).sum()
+    primal = _summed(outputs, targets, "level {level} of the pyramid is {want}, but the output there {got}")
     if not len(duals):
         return primal, primal.new_zeros(())
     returned = [dual(p) for dual, p in zip(duals, outputs[1:], strict=True)]
-    for k, (d, x) in enumerate(zip(returned, targets, strict=False)):
-        if d.shape != x.shape:
-            raise ValueError(f"dual network {k + 1} returns {tuple(d.shape)}, but level {k} is {tuple(x.shape)}")
-    return primal, torch.stack([F.l1_loss(d, x) for d, x in zip(returned, targets, strict=False)]).sum()
+    return primal, _summed(returned, targets[:-1], "dual network {dual} returns {got}, but level {level} is {want}")
+
+
+def _summed(images: Sequence[Tensor], targets: Sequence[Tensor], mismatch: str) -> Tensor:
+    for level, (y, x) in enumerate(zip(images, targets, strict=True)):
+        if y.shape != x.shape:
+            raise ValueError(mismatch.format(level=level, dual=level + 1, got=tuple(y.shape), want=tuple(x.shape)))
+    return torch.stack([F.l1_loss(y, x) for y, x in zip(images, targets, strict=True)]).sum()
 
 
 def brought_back(duals: Sequence[Callable[[Tensor], Tensor]], image: Tensor) -> Tensor:
@@ -390,15 +313,11 @@ def drn_losses(
 ) -> Callable[..., dict[str, Tensor]]:
     """DRN's losses for :class:`nsrlib.training.Hooks`, with ``networks={"dual": dual_networks(...)}``.
 
-    ``fit`` gives the dual networks an optimiser of their own. That one Adam serves all of them changes nothing: Adam
-    treats every weight by itself.
-
     Args:
         lambda_: weight of the dual term. 0: without; the dual networks may be left out then.
         dual_hr: also bring HR down and up again, ``lambda_ * |P(D_1(...D_S(y))) - y|``: twice the cost.
-        unpaired: low-resolution images without HR (CVPR 2020, Sec. 3.3): their ``input`` is used, their target is
-            never looked at. They add ``lambda_ * |D_1(...D_S(p^S)) - x|``, for nothing else is known of them; the
-            authors' code for this was not released.
+        unpaired: low-resolution images without HR (CVPR 2020, Sec. 3.3; its code was not released), whose target is
+            never looked at: they add ``lambda_ * |D_1(...D_S(p^S)) - x|``.
         unpaired_share: rho, their share of each batch, on top of the paired patches that ``fit`` draws. All terms are
             means over both kinds, so the primal one counts ``1 - rho``.
     """
@@ -434,8 +353,7 @@ def drn_losses(
 
 
 def training_setup(network: DRN, recipe: Any, lambda_: float = 0.1, dual_hr: bool = False) -> dict[str, Any]:
-    """Fields of :class:`~nsrlib.training.Hooks`: losses and dual networks; a ``setup`` of
-    :func:`~nsrlib.studies.train_and_score`. The dual networks' first weights follow from ``recipe.seed`` alone."""
+    """Fields of :class:`~nsrlib.training.Hooks`: losses, and dual networks that start from ``recipe.seed`` alone."""
     networks = {}
     if lambda_:
         with torch.random.fork_rng():
@@ -444,19 +362,9 @@ def training_setup(network: DRN, recipe: Any, lambda_: float = 0.1, dual_hr: boo
     return {"losses": drn_losses(lambda_, dual_hr=dual_hr), "networks": networks}
 
 
-# --- what the dual loss can see ---------------------------------------------------------------------------------------
+class Visibility(NamedTuple):
+    """How much of an HR image a bicubic reduction fixes: rank of ``pixels`` unknowns, its share, singular values."""
 
-
-@dataclass(frozen=True)
-class Visibility:
-    """How much of an HR image a bicubic reduction fixes.
-
-    Attributes:
-        pixels: unknowns, n * n. rank: of the linear map to LR. share: rank / pixels, which is 1 / r^2.
-        smallest, largest: singular values. The rank is certain: rounding moves them by less than ``1e-10``.
-    """
-
-    scale: int
     pixels: int
     rank: int
     share: float
@@ -467,12 +375,12 @@ class Visibility:
 def visibility(scale: int, size: int = 32) -> Visibility:
     """Rank of MATLAB's bicubic reduction of ``size`` x ``size`` images by ``scale``.
 
-    The map is ``X -> A X A^T``, so its rank is that of A squared and its singular values are products of A's. The dual
-    loss of ``y + z`` equals that of ``y`` for every z in the null space, a share ``1 - 1 / r^2`` of all directions.
+    The map is ``X -> A X A^T``: its rank is that of A squared, its singular values are products of A's. The dual loss
+    of ``y + z`` equals that of ``y`` for every z in the null space, a share ``1 - 1 / r^2`` of all directions.
     """
     values = np.linalg.svd(_reduction(scale, size), compute_uv=False)
-    rank = int((values > 1e-10).sum())
-    return Visibility(scale, size**2, rank**2, rank**2 / size**2, float(values[rank - 1] ** 2), float(values[0] ** 2))
+    rank = int((values > 1e-10).sum())  # rounding moves them by less
+    return Visibility(size**2, rank**2, rank**2 / size**2, float(values[rank - 1] ** 2), float(values[0] ** 2))
 
 
 def invisible(image: Tensor, scale: int) -> Tensor:

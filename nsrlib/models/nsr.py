@@ -2,21 +2,16 @@
 
 WDSR's trunk, in whose blocks every convolution owns k kernels. A gate, one Linear layer on the pooled input of that
 convolution and a softmax over the k kernels for each of d cardinal groups of filters, mixes them into one kernel
-(:func:`nsrlib.ops.mixed_conv2d`; Eqs. 9 and 10): k times the parameters for the work of one. Equations are numbered as
-in the notebook. ``variant`` gives the paper's other ways to constrain the hidden layer, and those it argues against.
+(:func:`nsrlib.ops.mixed_conv2d`; Eqs. 9 and 10, numbered as in the notebook): k times the parameters for the work of
+one. Training pools over the patch. On a picture there are three ways to choose the gates, :data:`INFERENCE`:
 
-Training pools over the patch. On a picture there are three ways to choose the gates, :data:`INFERENCE`:
-
-``map``    a gate for every cell of the picture, pooled over a window of the training patch's size round it: nothing is
-           computed twice, nothing is cut. Beyond the paper.
-``tiles``  as the authors evaluate: overlapping patches with zero padding inside, each with a gate of its own, merged.
-           Pictures with a side below four patches as a whole.
+``map``    a gate for every cell of the picture, pooled over a window of the training patch's size (not the paper's).
+``tiles``  as the authors evaluate: overlapping patches, each with a gate of its own, merged; small pictures as a whole.
 ``whole``  one gate for all, pooled over the whole picture.
 
 Shapes: ``(N, C, H, W)`` in [0, 1] to ``(N, C, rH, rW)``, not clipped. Where code and paper part ways: the paper's MLP
 is one Linear layer in the code, and so here; its derivation shares a gate between the two layers of a block
-(``paired=True``), its code does not; the official forward subtracts the mean from the caller's tensor, which this one
-does not; and it is written for PyTorch before 1.8.
+(``paired=True``), its code does not.
 """
 
 from __future__ import annotations
@@ -68,12 +63,9 @@ class Gating:
     """What all gates of a network share; may be changed between calls.
 
     Attributes:
-        variant: one of :data:`VARIANTS`.
         temperature: logits are divided by it.
-        inference: one of :data:`INFERENCE`.
         patch: side of the training patches, and so of the tiles and of the map's windows.
         cell: side of the map's cells. Below 8 pixels k convolutions are mixed pixel by pixel, at k times the cost.
-        hard: take the kernel of the largest gate alone: really sparse inference.
     """
 
     variant: str = "softmax"
@@ -105,7 +97,7 @@ class Gating:
 
 
 def entropy(gates: Tensor) -> Tensor:
-    """Entropy in nats over the k kernels, axis 1, of gates that are divided by their sum first (sigmoids have any)."""
+    """Entropy in nats over the k kernels, axis 1, of gates that are divided by their sum first."""
     p = gates / gates.sum(1, keepdim=True)
     return -torch.xlogy(p, p).sum(1)
 
@@ -113,8 +105,7 @@ def entropy(gates: Tensor) -> Tensor:
 def pool_cells(x: Tensor, cell: int, window: int) -> Tensor:
     """Means over windows round every cell: ``(N, C, H, W)`` to ``(N, C, ceil(H / cell), ceil(W / cell))``.
 
-    A window has ``window`` pixels a side, or the picture's if that is smaller, and the middle of its cell in its own.
-    Windows never leave the picture: near the border they are moved inwards, like the patches of training.
+    A window never leaves the picture: near the border it is moved inwards, like the patches of training.
     """
     rows, columns = (_windows(side, cell, window, x) for side in x.shape[2:])  # (GH, H) and (GW, W)
     if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
@@ -129,14 +120,11 @@ def window_starts(side: int, cell: int, window: int) -> Tensor:
 
 
 def _windows(side: int, cell: int, window: int, like: Tensor) -> Tensor:
-    """A matrix that takes the means along one side: a row for each cell, ``1 / window`` where its window lies."""
+    """A matrix that takes means along one side: a row for each cell, ``1 / window`` where its window lies."""
     window = min(window, side)
     at = torch.arange(side, device=like.device)
     first = window_starts(side, cell, window).to(like.device)[:, None]
     return ((at >= first) & (at < first + window)).to(like.dtype) / window
-
-
-# --- layers -----------------------------------------------------------------------------------------------------------
 
 
 class MixedConv2d(WeightNormConv2d):
@@ -145,10 +133,8 @@ class MixedConv2d(WeightNormConv2d):
     Filter ``i c_out + j r + s``, ``r = c_out / d``, belongs to kernel i and to cardinal group j.
 
     Attributes:
-        k, d: kernels, and cardinal groups that choose among them on their own.
-        gates: of the last call, detached.
-        copies: multiply-adds of the last call over those of one convolution of as many results.
-        mixing: what it took beside, in multiply-adds: to mix kernels or results.
+        k, d: kernels, and cardinal groups that choose among them. gates: of the last call, detached.
+        copies: multiply-adds of the last call over those of one convolution; ``mixing``: those it took beside.
     """
 
     def __init__(
@@ -164,7 +150,6 @@ class MixedConv2d(WeightNormConv2d):
             self.mlp = nn.Sequential(nn.Linear(c_in, k * d))
 
     def gate(self, x: Tensor) -> Gate:
-        """The gate that this layer's Linear layer gives its input."""
         gate = self.gating(x, self.mlp, self.k, self.training)
         self.gates = gate[0].detach()
         return gate
@@ -194,23 +179,20 @@ class MixedConv2d(WeightNormConv2d):
 
     @property
     def within_extras(self) -> tuple[nn.Module, ...]:
-        """Layers inside that :meth:`extra_operations` counts; for :func:`nsrlib.complexity.count`."""
+        """Layers inside that :meth:`extra_operations` counts."""
         return tuple(self.mlp) if hasattr(self, "mlp") else ()
 
     def extra_operations(self, x: Tensor, y: Tensor) -> dict[str, tuple[int, int]]:
-        """What the last call took beyond its convolution; for :func:`nsrlib.complexity.count`."""
-        if not hasattr(self, "mlp"):
+        if self.gates is None:  # not its own
             return {"gates": (self.mixing, self.mixing)}
-        assert self.gates is not None
         multiply_adds = self.mixing + self.gates.numel() * self.in_channels
         return {"gates": (multiply_adds, multiply_adds + x.numel())}  # pooling adds up all of x
 
 
 class PairedConv2d(MixedConv2d):
-    """The second layer of a pair: the gate of the first chooses among its kernels by *input* channels, the hidden ones.
+    """The second layer of a pair: the first one's gate chooses among its kernels by *input* channels (Eqs. 4 to 6).
 
-    The derivation's layer (Eqs. 4 to 6): cardinal group j of the hidden channels passes through kernel
-    ``sum_i g[i, j] W2^i``. Its bias is mixed by the gate's mean over j.
+    Cardinal group j passes through kernel ``sum_i g[i, j] W2^i``; the bias is mixed by the gate's mean over j.
     """
 
     def __init__(self, c_in: int, c_out: int, gain: float, gating: Gating, k: int, d: int) -> None:
@@ -221,9 +203,11 @@ class PairedConv2d(MixedConv2d):
         assert gate is not None
         values, tile = gate
         weight = self.weight.unflatten(0, (self.k, -1)).unflatten(2, (self.d, -1))  # (k, c_out, d, r, 3, 3)
+        assert self.bias is not None
+        biases = self.bias.unflatten(0, (self.k, -1))
         if self.gating.branches:
             wide = weight.flatten(2, 3).transpose(0, 1).flatten(1, 2)  # (c_out, k c_in, 3, 3)
-            bias = torch.einsum("nk...,ko->no...", values.mean(2), self._biases)
+            bias = torch.einsum("nk...,ko->no...", values.mean(2), biases)
             self.copies, self.mixing = self.k, 0
             return F.conv2d(x, wide, padding=1) + _per_pixel(bias, tile, x)
         if self.gating.one_hot:
@@ -231,15 +215,10 @@ class PairedConv2d(MixedConv2d):
             values = chosen + values - values.detach()  # straight through
         cells = values.movedim((1, 2), (-2, -1)).flatten(0, -3)  # (cells, k, d)
         mixed = torch.einsum("nkd,kodrxy->nodrxy", cells, weight).flatten(2, 3).flatten(0, 1)
-        biases = (cells.mean(2) @ self._biases).flatten()
         # a kernel for each cell, which it chooses
-        own = torch.eye(len(cells), dtype=x.dtype, device=x.device).view(*values[:, 0, 0].shape, -1)
-        return self._mixed(x, mixed, own.movedim(-1, 1).unsqueeze(2), biases, tile, "hard")
-
-    @property
-    def _biases(self) -> Tensor:
-        assert self.bias is not None
-        return self.bias.unflatten(0, (self.k, -1))
+        choice = torch.eye(len(cells), dtype=x.dtype, device=x.device).view(*values[:, 0, 0].shape, -1)
+        bias = (cells.mean(2) @ biases).flatten()
+        return self._mixed(x, mixed, choice.movedim(-1, 1).unsqueeze(2), bias, tile, "hard")
 
 
 def _per_pixel(values: Tensor, tile: int | None, like: Tensor) -> Tensor:
@@ -258,19 +237,15 @@ class PairedBlock(WideBlock):
         return residual(x, last(act(first(x, gate)), gate))
 
 
-# --- network ----------------------------------------------------------------------------------------------------------
-
-
 class NSR(WideFrame):
     """NSR on WDSR's trunk, 4,877,812 parameters at x2 in the released size.
 
     Args:
         num_feats: U. num_blocks: B. width: channels inside a block over ``num_feats``.
-        groups: k, kernels of a layer. cardinals: d, groups of filters that choose on their own. Without meaning for the
-            variants ``se`` and ``dense``.
-        variant: one of :data:`VARIANTS`.
+        groups: k, kernels of a layer. cardinals: d, groups of filters that choose on their own. Not for the variants
+            ``se`` and ``dense``.
+        variant, inference: of :data:`VARIANTS`, :data:`INFERENCE`. temperature, patch, cell: see :class:`Gating`.
         paired: the two layers of a block share one gate; always so for ``branches``.
-        temperature, patch, cell, inference: see :class:`Gating`.
     """
 
     def __init__(
@@ -327,7 +302,6 @@ class NSR(WideFrame):
 
     @property
     def temperature(self) -> float:
-        """What logits are divided by."""
         return self.gating.temperature
 
     @temperature.setter
@@ -349,7 +323,7 @@ class NSR(WideFrame):
 
     @property
     def tile_step(self) -> int:
-        """Where tiles of :func:`nsrlib.evaluation.upscale` may begin, so that their cells are the picture's."""
+        """Where tiles of a picture may begin, so that their cells are the picture's."""
         return self.gating.cell if self.inference == "map" else 1
 
     def inside(self, x: Tensor) -> Tensor:
@@ -359,67 +333,50 @@ class NSR(WideFrame):
         return by_tiles(self.body, x, patch)
 
 
-# --- the official tiles -----------------------------------------------------------------------------------------------
-
-
 def tile_grid(h: int, w: int, patch: int = 48) -> list[tuple[int, int, float]]:
     """Top, left and weight of the official evaluation's tiles in a picture of ``(h, w)`` pixels, padded by 4.
 
     A centred grid in steps of ``patch - 16``, and a row or column along each border, so that no pixel is missed.
-
-    Raises:
-        ValueError: a picture that, padded, is smaller than a tile.
     """
     h, w = h + 2 * TILE_MARGIN, w + 2 * TILE_MARGIN
     if min(h, w) < patch:
         raise ValueError(f"tiles of {patch} pixels do not fit into {h}x{w}, a margin of {TILE_MARGIN} included")
     step = patch - 2 * TILE_MARGIN - TILE_OVERLAP
-    rows, columns = range(0, h - patch + 1, step), range(0, w - patch + 1, step)
     bottom, right = h - patch, w - patch
+    rows, columns = range(0, bottom + 1, step), range(0, right + 1, step)
     rest_h, rest_w = bottom - rows[-1], right - columns[-1]
-    grid = [(y + rest_h // 2, x + rest_w // 2, 1.0) for y in rows for x in columns]
-    grid += [(0, x, BORDER_WEIGHT) for x in columns] + [(y, right, BORDER_WEIGHT) for y in rows]
-    grid += [(bottom, x + rest_w, BORDER_WEIGHT) for x in columns] + [(y + rest_h, 0, BORDER_WEIGHT) for y in rows]
-    return grid
+    border = [(0, x) for x in columns] + [(y, right) for y in rows]
+    border += [(bottom, x + rest_w) for x in columns] + [(y + rest_h, 0) for y in rows]
+    inner = [(y + rest_h // 2, x + rest_w // 2, 1.0) for y in rows for x in columns]
+    return inner + [(y, x, BORDER_WEIGHT) for y, x in border]
 
 
 def by_tiles(body: Callable[[Tensor], Tensor], x: Tensor, patch: int = 48) -> Tensor:
-    """Apply ``body`` as the official evaluation does: to overlapping tiles, merged by a weighted mean.
-
-    The picture is mirrored by 4 pixels; a tile loses as many on each side before it is merged, and shares 8 with its
-    neighbours.
-    """
+    """Apply ``body`` as the official evaluation does: to overlapping tiles of the mirrored picture, then merged."""
     m, (h, w) = TILE_MARGIN, x.shape[2:]
     padded = F.pad(x, (m, m, m, m), mode="reflect")
     grid = tile_grid(h, w, patch)
     own = patch - 2 * m
-    total, weights = None, x.new_zeros(h, w)
+    total: Any = 0
+    weights = x.new_zeros(h, w)
     for start in range(0, len(grid), 32):  # as many at once
         part = grid[start : start + 32]
         y = body(torch.cat([padded[..., i : i + patch, j : j + patch] for i, j, _ in part]))
         y = y[..., m:-m, m:-m].unflatten(0, (len(part), -1))  # (tiles, N, C', own, own)
-        total = x.new_zeros(x.shape[0], y.shape[2], h, w) if total is None else total
+        if start == 0:
+            total = x.new_zeros(x.shape[0], y.shape[2], h, w)
         for tile, (i, j, weight) in zip(y, part, strict=True):
             total[..., i : i + own, j : j + own] += weight * tile
             weights[i : i + own, j : j + own] += weight
-    assert total is not None
     return total / weights
 
 
-# --- what the gates do ------------------------------------------------------------------------------------------------
-
-
 def gated_layers(model: nn.Module) -> dict[str, MixedConv2d]:
-    """Layers with a gate of their own by name, first to last."""
     return {name: m for name, m in model.named_modules() if isinstance(m, MixedConv2d) and hasattr(m, "mlp")}
 
 
 def gates(model: nn.Module) -> dict[str, Tensor]:
-    """Gates of the last forward pass of every layer, ``(N, k, d)`` or ``(N, k, d, GH, GW)``.
-
-    Raises:
-        ValueError: a network without gates, or before its first pass.
-    """
+    """Gates of the last forward pass of every layer, ``(N, k, d)`` or ``(N, k, d, GH, GW)``."""
     found = {name: layer.gates for name, layer in gated_layers(model).items() if layer.gates is not None}
     if not found:
         raise ValueError(f"{type(model).__name__} has no gates, or has seen no picture yet")
@@ -446,24 +403,22 @@ def gate_usage(values: Mapping[str, Tensor]) -> pd.DataFrame:
         k, d = g.shape[1:3]
         cells = g.movedim((1, 2), (-2, -1)).reshape(-1, k, d).float()
         choice = cells.argmax(1)  # (cells, d)
-        chosen = F.one_hot(choice, k).sum(0)  # (d, k)
-        means = (
-            entropy(cells).mean(),
-            cells.amax(1).mean(),
-            (cells.mean(0) < DEAD).float().mean(),
-            (chosen == 0).float().mean(),
-        )
-        rows.append((layer, *map(float, means), len(choice.unique(dim=0)), float(k) ** d, len(cells)))
-    columns = ["layer", "entropy", "largest", "dead", "never", "patterns", "possible", "cells"]
-    return pd.DataFrame(rows, columns=columns)
+        row = {
+            "layer": layer,
+            "entropy": float(entropy(cells).mean()),
+            "largest": float(cells.amax(1).mean()),
+            "dead": float((cells.mean(0) < DEAD).float().mean()),
+            "never": float((F.one_hot(choice, k).sum(0) == 0).float().mean()),
+        }
+        rows.append(row | {"patterns": len(choice.unique(dim=0)), "possible": float(k) ** d, "cells": len(cells)})
+    return pd.DataFrame(rows)
 
 
 class GateLog:
     """Gate usage during training, for the hooks of :func:`nsrlib.training.fit`.
 
-    ``before_step`` keeps the gates of every step, ``after_step`` sums them up for a row of the log: the columns of
-    :func:`gate_usage` as means over layers, ``gate_entropy`` and so on, and the entropy of every layer,
-    ``gate_entropy_1`` and so on.
+    A row of its log has the columns of :func:`gate_usage` as means over layers and steps, ``gate_entropy`` and so on,
+    and the entropy of every layer, ``gate_entropy_1`` and so on.
     """
 
     def __init__(self) -> None:
@@ -481,14 +436,10 @@ class GateLog:
         return row | {f"gate_entropy_{i}": float(e) for i, e in enumerate(usage["entropy"], 1)}
 
 
-# --- towards one-hot gates --------------------------------------------------------------------------------------------
-
-
 def annealed(
     recipe: Any, first: float = 1.0, last: float = 0.05, until: float = 0.75
 ) -> Callable[[nn.Module, int], None]:
-    """A ``before_forward`` hook: the temperature falls from ``first`` to ``last`` by a constant factor a step, over the
-    share ``until`` of the recipe's iterations."""
+    """A ``before_forward`` hook: the temperature falls by a constant factor, over the share ``until`` of the steps."""
     span = max(1.0, until * recipe.iterations)
 
     def hook(model: Any, step: int) -> None:

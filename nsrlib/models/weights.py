@@ -17,7 +17,7 @@ WEIGHTS_DIR = ROOT / "data" / "weights"
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, str]:
-    """What a ``.safetensors`` file says about itself: paper, recipe, data, seed, ...; empty if nothing.
+    """What a ``.safetensors`` file says about itself: paper, recipe, data, seed, ...
 
     Example:
         >>> read_metadata(WEIGHTS_DIR / "bsrn_x2.safetensors")["seed"]
@@ -37,10 +37,6 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, Tensor]:
     Raises:
         FileNotFoundError: no such file.
         ValueError: damaged, not a checkpoint, or a pickle that would run code (refused).
-
-    Example:
-        >>> read_state_dict(WEIGHTS_DIR / "bsrn_x2.safetensors")["B1.c1_d.weight"].shape
-        torch.Size([12, 24, 1, 1])
     """
     path = Path(path)
     if not path.is_file():
@@ -55,16 +51,13 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, Tensor]:
             raise ValueError(f"{path.name} is not a valid safetensors file: {error}") from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if any(sign in str(error) for sign in ("GLOBAL", "Trying to")):  # a web page or random bytes have neither
-            raise ValueError(
-                f"{path.name} refused: it holds pickled objects other than tensors, which can run code"
-            ) from error
-        raise ValueError(f"{path.name} is damaged or not a PyTorch checkpoint") from error
     except PermissionError:
         raise
     except Exception as error:  # arbitrary bytes make the unpickler raise nearly anything
-        raise ValueError(f"{path.name} is damaged or not a PyTorch checkpoint") from error
+        why = "is damaged or not a PyTorch checkpoint"
+        if isinstance(error, pickle.UnpicklingError) and ("GLOBAL" in str(error) or "Trying to" in str(error)):
+            why = "refused: it holds pickled objects other than tensors, which can run code"
+        raise ValueError(f"{path.name} {why}") from error
     for key in ("params_ema", "params", "state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -80,8 +73,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike, strict: bool = True)
         strict: every name and shape must match; otherwise only those that do are taken.
 
     Raises:
-        ValueError: names or shapes differ (with ``strict``), or nothing matches; or as :func:`read_state_dict`.
-            The model is unchanged then.
+        ValueError: names or shapes differ (with ``strict``), or nothing matches: the model is unchanged.
 
     Example:
         >>> load_weights(nn.Conv2d(3, 3, 1), WEIGHTS_DIR / "bsrn_x2.safetensors")
@@ -96,11 +88,9 @@ def load_weights(model: nn.Module, path: str | os.PathLike, strict: bool = True)
     if (strict and (missing or unexpected or misshapen)) or not usable:
         parts = [f"{len(missing)} missing (first {missing[0]})"] if missing else []
         parts += [f"{len(unexpected)} unexpected (first {unexpected[0]})"] if unexpected else []
-        if misshapen:
-            k = misshapen[0]
-            parts.append(
-                f"{len(misshapen)} of another shape ({k}: file {tuple(given[k].shape)}, model {tuple(wanted[k].shape)})"
-            )
+        for k in misshapen[:1]:
+            shapes = f"file {tuple(given[k].shape)}, model {tuple(wanted[k].shape)}"
+            parts.append(f"{len(misshapen)} of another shape ({k}: {shapes})")
         raise ValueError(f"{Path(path).name} does not fit {type(model).__name__}: {'; '.join(parts)}")
     model.load_state_dict(usable, strict=strict)
     return model

@@ -25,9 +25,8 @@ def transformed(weights: Tensor) -> Tensor:
 def winograd_relu(padded: Tensor, jobs: list[Job]) -> None:
     """``relu`` of 3x3 convolutions of one ``(4a + 2, 4b + 2, C)``, whose transform they share.
 
-    Args:
-        jobs: for each convolution its transformed kernels ``(36, C, F)``, its bias ``(F,)``, the target
-            ``(4a, 4b, F)``, and None: the target is filled; or a number: the target is increased by so much of it.
+    A job: transformed kernels ``(36, C, F)``, bias ``(F,)``, target ``(4a, 4b, F)``; None fills the target, a number
+    increases it by so much of the result.
     """
     c, o = jobs[0][0].shape[1:]
     tall, wide = (padded.shape[0] - 2) // 4, (padded.shape[1] - 2) // 4

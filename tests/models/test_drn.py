@@ -412,18 +412,7 @@ def test_one_adam_for_all_dual_networks_is_one_for_each(natural):
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), each.parameters(), strict=True))
 
 
-def test_released_dual_weights_are_a_list_of_state_dicts(tmp_path):
-    source, target = duals_of(small(), 2), duals_of(small(), 3)
-    torch.save([d.state_dict() for d in source], tmp_path / "dual.pt")
-    load_dual_weights(target, tmp_path / "dual.pt")
-    assert all(torch.equal(a, b) for a, b in zip(source.parameters(), target.parameters(), strict=True))
-    with pytest.raises(ValueError, match=r"dual\.pt must hold a list of 3 state dicts"):
-        load_dual_weights(dual_networks(8, 4), tmp_path / "dual.pt")
-    with pytest.raises(ValueError, match=r"dual\.pt does not fit: .*size mismatch"):
-        load_dual_weights(dual_networks(4, 5), tmp_path / "dual.pt")
-
-
-def test_dual_weights_are_read_from_safetensors_too(tmp_path):
+def test_dual_weights_are_read_from_safetensors(tmp_path):
     source, target = duals_of(small(), 2), duals_of(small(), 3)
     save_file(source.state_dict(), tmp_path / "dual.safetensors")
     load_dual_weights(target, tmp_path / "dual.safetensors")

@@ -15,8 +15,9 @@ from torch import nn
 
 from nsrlib import create_model, evaluation, list_models, load_weights, models, training
 from nsrlib.images import imresize
-from nsrlib.models import BUILDERS, PUBLISHED, optimise, read_state_dict
+from nsrlib.models import BUILDERS, PUBLISHED, optimise
 from nsrlib.models.bsrn import FusedBSRN
+from nsrlib.models.weights import read_state_dict
 
 SMALL = {
     "addersr_edsr": {"num_feats": 8, "num_blocks": 2},
