@@ -105,16 +105,16 @@ def bubbles(
     points: pd.DataFrame,
     *,
     highlight: Sequence[str] = (),
-    xlim: tuple[float, float] | None = None,
-    xlabel: str = "parameters (K)",
+    xlim: tuple[float, float],
     ylabel: str = "PSNR (dB)",
     title: str = "",
 ) -> Figure:
     """Quality against size; circles grow with the logarithm of the multiply-adds, which span decades.
 
     Args:
-        points: columns label, x, y, multi_adds (G), ours (bool: measured here, drawn as a red ring), and place: where
-            the label goes, "right" (default), "left" or "below". Points beyond ``xlim`` are drawn at the edge.
+        points: columns label, x (thousands of parameters), y, multi_adds (G), ours (bool: measured here, drawn as a red
+            ring), and place: where the label goes, "right", "left" or "below". Points beyond ``xlim`` are drawn at the
+            edge.
         highlight: labels in colour.
     """
     fig, ax = plt.subplots(figsize=(7.4, 4.6))
@@ -125,21 +125,19 @@ def bubbles(
     places = {"right": ((8, 5), "left"), "left": ((-8, 5), "right"), "below": ((0, -16), "center")}
     p: Any
     for p in points.itertuples():
-        beyond = xlim is not None and p.x > xlim[1]
-        x = xlim[1] * 0.975 if beyond and xlim else p.x
+        beyond = p.x > xlim[1]
+        x = xlim[1] * 0.975 if beyond else p.x
         colour = BLUE if p.label in highlight else PALE
         fill, ring, order = ("none", RED, 4) if p.ours else (colour, "white", 3)
         ax.scatter(x, p.y, s=area(p.multi_adds), facecolor=fill, edgecolor=ring, linewidth=1.4, zorder=order)
-        offset, ha = places.get("left" if beyond else getattr(p, "place", "right"), places["right"])
+        offset, ha = places["left" if beyond else p.place]
         text = f"{p.label} ({p.x:.0f} K →)" if beyond else str(p.label)
         ink = RED if p.ours else "black" if p.label in highlight else EDGE
         ax.annotate(text, (x, p.y), xytext=offset, textcoords="offset points", ha=ha, fontsize=8, color=ink)
     for g in (10, 100, 1000):
         ax.scatter([], [], s=area(g), color=PALE, label=f"{g} G multiply-adds")
     ax.legend(loc="lower right", labelspacing=1.5, handletextpad=1.0, borderpad=1.0)
-    if xlim:
-        ax.set_xlim(*xlim)
-    ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    ax.set(xlim=xlim, xlabel="parameters (K)", ylabel=ylabel, title=title)
     return fig
 
 
@@ -152,11 +150,10 @@ def bars(
     colours: Mapping[str, str] | None = None,
 ) -> Figure:
     """Horizontal bars from zero, the value written at the end of each."""
-    colours = colours or {}
     fig, ax = plt.subplots(figsize=(6.6, 0.34 * len(values) + 0.7))
     labels, numbers = list(values), list(values.values())
-    ax.barh(labels, numbers, color=[colours.get(label, BLUE) for label in labels], height=0.66)
-    span = max(abs(v) for v in numbers) or 1
+    ax.barh(labels, numbers, color=[(colours or {}).get(label, BLUE) for label in labels], height=0.66)
+    span = max(map(abs, numbers)) or 1
     for k, v in enumerate(numbers):
         sign, ha = (1, "left") if v >= 0 else (-1, "right")
         ax.text(v + 0.01 * span * sign, k, f"{v:.3g}{unit}", va="center", ha=ha)

@@ -76,16 +76,13 @@ def _draw_board(ax: Axes, groups: Sequence[tuple[str, Mapping[str, int]]]) -> No
     left = np.zeros(len(groups))
     totals = np.array([max(1, sum(counts.values())) for _, counts in groups])
     for verdict in used:
-        share = np.array([counts.get(verdict, 0) for _, counts in groups]) / totals
+        numbers = np.array([counts.get(verdict, 0) for _, counts in groups])
+        share = numbers / totals
         colour = VERDICT_COLOURS.get(verdict, GRAY)
-        ax.barh(
-            range(len(groups)), share, left=left, height=0.78, color=colour, label=verdict, edgecolor="white", lw=0.5
-        )
-        for y, (_, counts) in enumerate(groups):
-            if share[y] > 0.045:
-                dark = verdict in ("reproduced", "differs")
-                ax.text(left[y] + share[y] / 2, y, str(counts[verdict]), ha="center", va="center", fontsize=size,
-                        color="white" if dark else "#1b1d21")  # fmt: skip
+        drawn = ax.barh(range(len(groups)), share, left=left, height=0.78, color=colour, label=verdict, ec="w", lw=0.5)
+        words = [str(n) if part > 0.045 else "" for n, part in zip(numbers, share, strict=True)]
+        ink = "white" if verdict in ("reproduced", "differs") else "#1b1d21"
+        ax.bar_label(drawn, words, label_type="center", fontsize=size, color=ink)
         left = left + share
     for y, total in enumerate(totals if groups else []):
         ax.text(1.01, y, str(total), va="center", fontsize=size, color=QUIET)
@@ -94,8 +91,7 @@ def _draw_board(ax: Axes, groups: Sequence[tuple[str, Mapping[str, int]]]) -> No
     ax.set_title("Verdicts, as shares of the published numbers", pad=20)
     ax.set_xticks([])
     ax.grid(visible=False)
-    for side in ("bottom", "left"):
-        ax.spines[side].set_visible(False)
+    ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
     if used:
         ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(used), fontsize=7.5, handlelength=1, borderpad=0.2)
@@ -107,10 +103,12 @@ def _draw_times(ax: Axes, times: Sequence[tuple[str, float, str]]) -> None:
     size = 7.5 if len(times) <= 35 else 5.5
     seconds = [t for _, t, _ in times]
     colours = [SKY if status == "ok" else RED for _, _, status in times]
-    ax.barh(range(len(times)), seconds, color=colours, height=0.7)
-    for y, (_, value, status) in enumerate(times):
-        text = f" {value:.0f} s" if value >= 9.95 else f" {value:.1f} s"
-        ax.text(value, y, text + ("" if status == "ok" else f", {status}"), va="center", fontsize=size)
+    drawn = ax.barh(range(len(times)), seconds, color=colours, height=0.7)
+    words = [
+        f"{value:.{0 if value >= 9.95 else 1}f} s" + ("" if status == "ok" else f", {status}")
+        for _, value, status in times
+    ]
+    ax.bar_label(drawn, words, padding=2, fontsize=size)
     ax.set_yticks(range(len(times)), [name for name, _, _ in times], fontsize=size)
     ax.set(ylim=(len(times) - 0.4, -0.6), xlim=(0, 1.12 * max(seconds, default=1) or 1), title="Seconds")
     ax.grid(axis="y", visible=False)
@@ -164,18 +162,17 @@ def _word(part: str, value: Any) -> str:
     return f"x{value:g}" if part == "scale" and isinstance(value, int | float) else str(value)
 
 
-def _positions(values: pd.Series) -> tuple[list[Any], np.ndarray, bool]:
-    """Distinct values in order, where each lies on an axis, and whether the axis is one of numbers."""
+def _positions(values: pd.Series) -> tuple[list[Any], bool]:
+    """Distinct values in the order of an axis, and whether the axis is one of numbers."""
     distinct = list(dict.fromkeys(values))
     numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in distinct)
-    if numeric:
-        return sorted(distinct), np.array(sorted(distinct), dtype=float), True
-    return distinct, np.arange(len(distinct), dtype=float), False
+    return sorted(distinct) if numeric else distinct, numeric
 
 
 def _lines(rows: pd.DataFrame, axes: Sequence[str], title: str, label: str, note: str) -> Figure:
     (axis,) = axes
-    values, at, numeric = _positions(rows[axis])
+    values, numeric = _positions(rows[axis])
+    at = np.array(values if numeric else range(len(values)), dtype=float)
     series = _series(rows)
     with mpl.rc_context(STYLE):
         fig = Figure(figsize=(6.4, 3.6), layout="constrained")
@@ -191,7 +188,8 @@ def _lines(rows: pd.DataFrame, axes: Sequence[str], title: str, label: str, note
         ax.set(xlabel=axis.removeprefix("param_"), ylabel=label)
         hidden = len(series) - _SHOWN_LINES
         note = "; ".join(filter(None, [note, f"{hidden} more that vary less are in sweep.csv" if hidden > 0 else ""]))
-        _head(fig, ax, title, note)
+        ax.set_title(title, pad=18 if note else 6)
+        ax.annotate(note, (0, 1), (0, 5), "axes fraction", "offset points", fontsize=8, color=QUIET)
         if len(series) > 1:
             ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
         return fig
@@ -227,8 +225,7 @@ def _heatmaps(rows: pd.DataFrame, axes: Sequence[str], title: str, label: str, n
             ax.set_yticks(range(len(down)), [_short(v) for v in down])
             ax.set(xlabel=axes[0].removeprefix("param_"), ylabel=axes[1].removeprefix("param_"), title=name)
             ax.tick_params(length=0)
-            for spine in ax.spines.values():
-                spine.set_visible(False)
+            ax.spines[:].set_visible(False)
         hidden = len(series) - len(shown)
         more = f"{hidden} more that vary less are in sweep.csv" if hidden > 0 else ""
         head = title.removesuffix(label.partition(" (")[0]) + label
@@ -236,13 +233,6 @@ def _heatmaps(rows: pd.DataFrame, axes: Sequence[str], title: str, label: str, n
             head += f"; {'; '.join(filter(None, [note, more]))}"
         fig.suptitle(textwrap.fill(head, max(40, int(fig.get_figwidth() * 13))), **HEAD)
         return fig
-
-
-def _head(fig: Figure, ax: Axes, title: str, note: str) -> None:
-    ax.set_title(title, pad=18 if note else 6)
-    if note:
-        ax.annotate(note, (0, 1), xytext=(0, 5), xycoords="axes fraction", textcoords="offset points", fontsize=8,
-                    color=QUIET)  # fmt: skip
 
 
 def _digits(low: float, high: float) -> int:
