@@ -192,9 +192,6 @@ def innermost_loops(asm: str) -> tuple[Mix, tuple[Mix, ...]]:
     return Mix(names), tuple(Mix(names[a : b + 1]) for a, b in sorted(inner))
 
 
-# --- every kernel of the library --------------------------------------------------------------------------------------
-
-
 class Entry(NamedTuple):
     """A kernel at one size: its launch from meta tensors, for CUDA or not, and the instructions that do its work."""
 

@@ -50,7 +50,7 @@ def cpu_threads(count: int | None) -> Iterator[None]:
 class CpuClock:
     """Milliseconds of a call: of this process if PyTorch has one thread, else by the wall clock."""
 
-    typical = min
+    typical = "best_ms"  # other programs only ever add time
 
     def __init__(self) -> None:
         self._now = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
@@ -88,7 +88,7 @@ class CudaClock:
     A pause of ``lead`` milliseconds goes before the first event, long enough for the CPU to queue the whole call.
     """
 
-    typical = statistics.median
+    typical = "median_ms"
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -135,16 +135,14 @@ Clock = CpuClock | CudaClock
 
 
 class Times(NamedTuple):
-    """Of one call: median, quartile distance, best and what ratios are made of, in ms; ms until it returns; repeats;
-    most bytes held."""
+    """Of one call; spread is the quartile distance, launch the time until it returns, peak the most bytes held."""
 
-    median: float
-    spread: float
-    best: float
-    typical: float
-    launch: float
+    median_ms: float
+    spread_ms: float
+    best_ms: float
+    launch_ms: float
     repeats: int
-    peak: int
+    peak_bytes: int
 
 
 def measure(
@@ -177,8 +175,7 @@ def measure(
                     taken[label].append(clock(calls[label], lead))
     for label, (lead, peak, count) in warm.items():
         low, median, high = statistics.quantiles(taken[label], n=4)
-        typical = type(clock).typical(taken[label])
-        found[label] = Times(median, high - low, min(taken[label]), typical, lead, count, peak)
+        found[label] = Times(median, high - low, min(taken[label]), lead, count, peak)
     return found
 
 
@@ -237,4 +234,5 @@ def limits(device: torch.device, clock: Clock, seconds: float = SECONDS) -> dict
             launch, count = rate_launch(words, torch.empty_like(words), 1024)
             work[unit] = launch.run, count
     times = measure({u: w[0] for u, w in work.items()}, clock, seconds, lambda unit: float32_products("TF32" in unit))
-    return {u: count / t.typical * 1000 for u, (_, count) in work.items() if isinstance(t := times[u], Times)}
+    taken = {unit: getattr(t, clock.typical) for unit, t in times.items() if isinstance(t, Times)}
+    return {unit: work[unit][1] / ms * 1000 for unit, ms in taken.items()}

@@ -52,7 +52,6 @@ def time_kernels(
         resume: keep the cases that ``out`` holds.
         threads: of the CPU; default: PyTorch's.
         seconds: of measuring for each way to compute a case.
-        command: written to the results.
 
     Returns:
         :func:`table` of the results.
@@ -96,7 +95,7 @@ def time_kernels(
                     result["limits"][unit] = max(rate, result["limits"].get(unit, 0.0))
             rows = measure_case(case, chosen, clock, seconds)
             result["rows"] += rows
-            _against_limits(result["rows"], result["limits"], "best_ms" if chosen.type == "cpu" else "median_ms")
+            _against_limits(result["rows"], result["limits"], clock.typical)
             files.write_json(path, result)
             took[case.op] = max(took.get(case.op, 0.0), time.monotonic() - begun)
             say(f"{case}: {_summary(rows)}")
@@ -146,8 +145,7 @@ def errors(case: Case, device: torch.device, size: tuple[int, int] = (15, 19)) -
             float32); names the tensor and both errors.
     """
     small = replace(case, shape=(1, case.shape[1], *size))
-    operator = OPERATORS[case.op]
-    inputs = inputs_of(small, device)
+    operator, inputs = OPERATORS[case.op], inputs_of(small, device)
     exact = call_of(small, Way(operator.definition), {k: t.double() for k, t in inputs.items()})()
     with float32_products(tf32=False):
         eager = call_of(small, Way(operator.definition), inputs)()
@@ -195,18 +193,13 @@ def measure_case(
         row |= work._asdict()
     ours, rows = times[OURS], []
     for label, way in ways.items():
-        too_large = f"needs {way.memory / 2**30:.0f} GiB, {room / 2**30:.0f} GiB may be had"
-        taken = times.get(label, too_large)
+        taken = times.get(label, f"needs {way.memory / 2**30:.0f} GiB, {room / 2**30:.0f} GiB may be had")
+        rows.append({**row, "way": label, "equal": way.equal})
         if isinstance(taken, str):
-            taken_row: dict[str, Any] = {"skipped": taken}
-        else:
-            taken_row = {
-                "median_ms": taken.median, "spread_ms": taken.spread, "best_ms": taken.best,
-                "launch_ms": taken.launch, "repeats": taken.repeats, "peak_bytes": taken.peak,
-                "speedup": taken.typical / ours.typical if not isinstance(ours, str) else None,
-                "max_error": found.get(label),
-            }  # fmt: skip
-        rows.append({**row, "way": label, "equal": way.equal, **taken_row})
+            rows[-1]["skipped"] = taken
+            continue
+        speedup = None if isinstance(ours, str) else getattr(taken, clock.typical) / getattr(ours, clock.typical)
+        rows[-1] |= taken._asdict() | {"speedup": speedup, "max_error": found.get(label)}
     return rows
 
 

@@ -31,7 +31,7 @@ def latency(
     The input is smooth (an upscaled random thumbnail): on noise some networks leave their trained range.
 
     Args:
-        models: label -> network that takes three channels, used as it is.
+        models: networks that take three channels, used as they are.
         sizes: low-resolution ``(H, W)``.
         threads: of the CPU; default: PyTorch's.
 

@@ -89,10 +89,8 @@ def draw(*size: int, scale: float = 1.0) -> Tensor:
 def _library(run: Callable[..., Tensor], case: Case, device: str, name: str, **options: Any) -> dict[str, Way]:
     """A formulation of library calls as users run it: both layouts, TF32 off and on, and compiled."""
     found: dict[str, Way] = {}
-    suffixes = (
-        {", TF32 off": False, ", TF32 on": True} if device == "cuda" and case.dtype == torch.float32 else {"": False}
-    )
-    for suffix, tf32 in suffixes.items():
+    both = device == "cuda" and case.dtype == torch.float32
+    for suffix, tf32 in {", TF32 off": False, ", TF32 on": True}.items() if both else [("", False)]:
         found |= {
             f"{name}{suffix}": Way(run, tf32=tf32, **options),
             f"{name} channels last{suffix}": Way(run, nhwc, tf32=tf32, **options),
@@ -103,9 +101,6 @@ def _library(run: Callable[..., Tensor], case: Case, device: str, name: str, **o
 
 def _eager(ways: dict[str, Way]) -> dict[str, Way]:
     return {label: way for label, way in ways.items() if not way.compiled}
-
-
-# --- adder2d ----------------------------------------------------------------------------------------------------------
 
 
 class _Broadcast(torch.autograd.Function):
@@ -192,9 +187,6 @@ def _int8_work(case: Case, device: str) -> Work:
     return Work(n * h * w * 5 * c + 9 * c * c, _taps(case) // 4, "vabsdiff4")
 
 
-# --- bsconv2d ---------------------------------------------------------------------------------------------------------
-
-
 def _bsconv_inputs(case: Case) -> Inputs:
     c = case.shape[1]
     return {
@@ -206,8 +198,7 @@ def _bsconv_inputs(case: Case) -> Inputs:
     }
 
 
-def _bsconv(x: Tensor, pointwise: Tensor, depthwise: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
-    return bsconv2d_ref(x, pointwise, depthwise, bias, "gelu", residual)
+_bsconv = partial(bsconv2d_ref, activation="gelu")
 
 
 def _merged(x: Tensor, pointwise: Tensor, depthwise: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
@@ -216,15 +207,11 @@ def _merged(x: Tensor, pointwise: Tensor, depthwise: Tensor, bias: Tensor, resid
 
 
 def _bsconv_ways(case: Case, device: str) -> dict[str, Way]:
-    def ours(precision: Any = "tf32x3") -> Callable[..., Tensor]:
-        return lambda x, pointwise, depthwise, bias, residual: bsconv2d(
-            x, pointwise, depthwise, bias, "gelu", residual, float32_precision=precision
-        )
-
-    ways = {OURS: Way(ours(), nhwc), **_library(_bsconv, case, device, "eager")}
+    ours = partial(bsconv2d, activation="gelu")
+    ways = {OURS: Way(ours, nhwc), **_library(_bsconv, case, device, "eager")}
     ways |= _library(_merged, case, device, "merged dense convolution")
     if device == "cuda" and case.dtype == torch.float32:
-        ways[f"{OURS}, TF32 on"] = Way(ours("tf32"), nhwc, tf32=True)
+        ways[f"{OURS}, TF32 on"] = Way(partial(ours, float32_precision="tf32"), nhwc, tf32=True)
     return ways
 
 
@@ -242,8 +229,6 @@ def _matrix_unit(case: Case, device: str) -> str:
         return "float32, TF32" if device == "cuda" else "float32"
     return "bfloat16"
 
-
-# --- mixed_conv2d -----------------------------------------------------------------------------------------------------
 
 GROUPS, CARDINALS = 4, 16  # k and d of NSR's networks
 
@@ -293,9 +278,6 @@ def _mixed_work(case: Case, device: str) -> Work:
     tensors = n * h * w * 2 * c + 9 * c * GROUPS * c
     times = 2 if case.backward else 1
     return Work(times * tensors * case.dtype.itemsize, (2 * times - 1) * 2 * _taps(case), _matrix_unit(case, device))
-
-
-# --- BSRN end to end --------------------------------------------------------------------------------------------------
 
 
 def _network(name: str) -> nn.Module:

@@ -90,8 +90,7 @@ def fit(
         out: folder of the run, or a :class:`RunFolder`, which says more. What was interrupted in it goes on. None:
             nothing is written.
         device: ``auto``, ``cpu``, ``cuda``, ...; under ``torchrun`` each process takes its own GPU.
-        progress: a bar; None: if someone is watching.
-        description: what the bar says.
+        progress: a bar, which says ``description``; None: if someone is watching.
 
     Raises:
         ValueError: patch or batch do not fit; a checkpoint made with another recipe, other data or another network.
@@ -108,7 +107,7 @@ def fit(
     if recipe.schedule == "plateau" and not validate_every:
         raise ValueError("the schedule 'plateau' needs validate_every, got 0")
     folder = RunFolder(out) if isinstance(out, str | os.PathLike) else out
-    hooks = hooks or Hooks()
+    hooks, log_every = hooks or Hooks(), log_every or max(1, recipe.iterations // 200)
     with joined(device) as processes:
         processes.share(recipe.batch)  # or an error, before anything is moved or written
         state = State(model, hooks.networks, recipe, data.to(processes.device))
@@ -120,11 +119,10 @@ def fit(
             torch.random.fork_rng(devices=gpus),
             caught_signals() as stop,
         ):
-            log_every = log_every or max(1, recipe.iterations // 200)
             loop = _Loop(state, hooks, journal, processes, validate, validate_every, log_every)
             loop.run(stop, progress, description)
-        where = folder.path if folder else None
-        return TrainingResult(state.result(), pd.DataFrame(state.rows), recipe, state.step, state.seconds, where)
+        history, where = pd.DataFrame(state.rows), folder.path if folder else None
+        return TrainingResult(state.result(), history, recipe, state.step, state.seconds, where)
 
 
 def _resume(state: State, folder: RunFolder, processes: Processes) -> None:

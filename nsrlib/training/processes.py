@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -68,15 +69,13 @@ def joined(device: str | torch.device) -> Iterator[Processes]:
     if count == 1:
         yield Processes(pick_device(device))
         return
-    import datetime
-
     rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
     gpu = str(device).startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     place = torch.device("cuda", local) if gpu else torch.device("cpu")
     if gpu:
         torch.cuda.set_device(place)
     if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("nccl" if gpu else "gloo", timeout=datetime.timedelta(minutes=10))
+        torch.distributed.init_process_group("nccl" if gpu else "gloo", timeout=timedelta(minutes=10))
         # kept for further calls: a group that is left and joined again finds the addresses of the old one
         atexit.register(torch.distributed.destroy_process_group)
     yield Processes(place, rank, count)
@@ -86,16 +85,15 @@ def joined(device: str | torch.device) -> Iterator[Processes]:
 def caught_signals() -> Iterator[list[int]]:
     """A list that the first Ctrl-C or SIGTERM puts its number into; the second Ctrl-C interrupts at once."""
     seen: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield seen
-        return
 
     def note(number: int, frame: Any) -> None:
         if seen and number == signal.SIGINT:
             raise KeyboardInterrupt
         seen.append(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    # only the main thread may
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield seen
     finally:
