@@ -92,7 +92,7 @@ def _numbers(paper: str) -> Numbers:
 
 
 def decimals(printed: str) -> int:
-    """Digits after the point of a number as it was printed."""
+    """Digits after the point."""
     return len(printed.partition(".")[2])
 
 
@@ -339,7 +339,6 @@ class Ledger:
         return groups.set_axis(["verdict", "reason", "cells", "example"], axis=1)
 
     def counts(self) -> pd.DataFrame:
-        """How many cells there are of each table, how and verdict."""
         rows = pd.DataFrame(self.rows.values(), columns=["table", "how", "verdict"])
         return rows.groupby(["table", "how", "verdict"]).size().rename("cells").reset_index()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -24,8 +24,7 @@ class _Grouped(TyperGroup):
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         for title, names in _GROUPS.items():
             with formatter.section(title):
-                rows = [(name, self.commands[name]) for name in names if name in self.commands]
-                formatter.write_dl([(name, command.get_short_help_str(200)) for name, command in rows])
+                formatter.write_dl([(name, self.commands[name].get_short_help_str(200)) for name in names])
 
 
 app = typer.Typer(
@@ -57,17 +56,19 @@ def main() -> None:
     try:
         app()
     except (ValueError, OSError, ImportError, FloatingPointError) as error:  # FloatingPointError: a loss is not finite
-        typer.secho(f"nsr: {_one_line(error)}", fg="red", err=True)
-        sys.exit(1)
+        _stop(_one_line(error))
     except (MemoryError, RuntimeError) as error:
         # PyTorch's allocators raise RuntimeError: "out of memory" on a GPU, "can't allocate memory" on the CPU
         if not isinstance(error, MemoryError) and "memory" not in str(error):
             raise
-        typer.secho("nsr: not enough memory; try a smaller --tile", fg="red", err=True)
-        sys.exit(1)
+        _stop("not enough memory; try a smaller --tile")
     except KeyboardInterrupt:
-        typer.secho("nsr: interrupted", fg="red", err=True)
-        sys.exit(130)
+        _stop("interrupted", 130)
+
+
+def _stop(message: str, status: int = 1) -> NoReturn:
+    typer.secho(f"nsr: {message}", fg="red", err=True)
+    sys.exit(status)
 
 
 def _one_line(error: BaseException) -> str:
@@ -84,7 +85,7 @@ def _level(text: str | None, option: str, kind: type) -> Any:
         numbers = []
     if len(numbers) not in (1, 2):
         raise ValueError(f"{option} takes a number or a range such as 10,40, got {text!r}")
-    return numbers[0] if len(numbers) == 1 else tuple(numbers)
+    return tuple(numbers) if len(numbers) == 2 else numbers[0]
 
 
 def _assignments(pairs: list[str] | None, option: str = "-p") -> dict[str, Any]:
@@ -210,15 +211,12 @@ def scoreboard(
     from nsrlib.runs import readme
 
     if write:
-        typer.echo("README.md was up to date" if readme.update_readme() else "README.md updated")
-        return
+        return typer.echo("README.md was up to date" if readme.update_readme() else "README.md updated")
     chosen = [papers.get(paper).name] if paper else [name for name in papers.every() if name in claims.known()]
     board = claims.scoreboard(chosen)
     if markdown:
-        typer.echo(readme.scoreboard_markdown(board))
-        return
-    counts = board.groupby(["paper", "table", "verdict"]).size().unstack(fill_value=0)
-    typer.echo(counts.to_string())
+        return typer.echo(readme.scoreboard_markdown(board))
+    typer.echo(board.groupby(["paper", "table", "verdict"]).size().unstack(fill_value=0).to_string())
 
 
 @app.command()
@@ -400,8 +398,8 @@ def models() -> None:
     for name in zoo.list_models():
         network = zoo.create_model(name)
         size = f"{sum(p.numel() for p in network.parameters()):>9,} parameters (x{network.scale})"
-        scales = [f"x{s}" for m, s in zoo.PUBLISHED if m == name]
-        typer.echo(f"{name:12s} {size}  published weights: {', '.join(scales) or '-'}")
+        scales = ", ".join(f"x{s}" for m, s in zoo.PUBLISHED if m == name)
+        typer.echo(f"{name:12s} {size}  published weights: {scales or '-'}")
 
 
 @app.command()

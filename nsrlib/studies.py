@@ -178,7 +178,6 @@ class Study:
                 raise ValueError(f"variant names become file names: letters, digits and ' ,._+-=', got {variant!r}")
 
     def settings(self, variant: str) -> dict[str, Any]:
-        """All settings of a variant."""
         own, merged = self.variants[variant], dict(self.common)
         for key, value in own.items():
             both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
@@ -324,7 +323,6 @@ class StudyResult:
         return f"{self.note.rstrip('. ')}; {seeds}, {', '.join(devices)}.".lstrip("; ")
 
     def store(self, path: str | os.PathLike) -> Path:
-        """Write everything to one JSON file."""
         write_json(Path(path), asdict(self))
         return Path(path)
 

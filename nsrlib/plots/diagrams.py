@@ -43,7 +43,6 @@ def box(ax: Axes, x: float, y: float, text: str, fill: str, width: float = 1.24)
 
 
 def arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
-    """A straight arrow."""
     ax.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": EDGE, "linewidth": 0.9})
 
 

@@ -54,10 +54,7 @@ def to_gray(plane: Any, low: float, high: float) -> Picture:
 
 
 class Explorer(widgets.VBox):
-    """What :func:`explore` returns: the widgets that set ``draw``'s arguments, the pictures, and a line below them.
-
-    The caption also says why a drawing failed; ``pointer`` listens over the first picture, where it is followed.
-    """
+    """What :func:`explore` returns: widgets, pictures, and a caption that also says why a drawing failed."""
 
     pointer: Any = None
 
@@ -116,7 +113,6 @@ class Explorer(widgets.VBox):
             self.move_to(int(event["dataY"]), int(event["dataX"]))
 
     def labels(self) -> list[str]:
-        """What can be moved, in words."""
         return [control.description or name for name, control in self.inputs.items()]
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
@@ -261,7 +257,6 @@ def error_map(picture: Picture, truth: Picture, limit: int = 32) -> Picture:
 
 
 def _marked(picture: Picture, edge: int, square: tuple[int, int, int]) -> Picture:
-    """A copy with the edge and the crop drawn in, thick enough to be seen on the screen."""
     canvas = Image.fromarray(np.ascontiguousarray(picture))
     pen = ImageDraw.Draw(canvas)
     line = max(1, round(picture.shape[1] / _WHOLE))
@@ -273,7 +268,6 @@ def _marked(picture: Picture, edge: int, square: tuple[int, int, int]) -> Pictur
 
 
 def _sheet(tiles: Mapping[str, Picture], columns: int = 3) -> Picture:
-    """Labelled squares, enlarged to the nearest pixel."""
     font = ImageFont.load_default(size=12)
     rows = math.ceil(len(tiles) / columns)
     sheet = Image.new("RGB", (columns * (_TILE + 6), rows * (_TILE + 22)), "white")
