@@ -171,8 +171,8 @@ Kernels = Literal["auto", "library", "triton"]
 class FusedBSRN(nn.Module):
     """Inference-only BSRN: the same function as :class:`BSRN` to float rounding, in fewer passes over memory.
 
-    The four input copies fold into a three-channel head; the concatenations become sums of products or are written where
-    they are needed; all runs channels last, where depthwise convolutions are several times faster on a CPU.
+    The four input copies fold into a three-channel head; the concatenations become sums of products or are written
+    in place; all runs channels last, where depthwise convolutions are several times faster on a CPU.
 
     ESA and CCA look at the whole picture: CCA by its statistics, ESA because its coarse map is stretched over it.
     :meth:`tile_runner` gives both to a tile, so that tiles agree with the whole.
