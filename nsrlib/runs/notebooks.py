@@ -47,9 +47,7 @@ def places(cells: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, dict[str, 
 def _heading(markdown: str) -> str:
     """The last heading of a markdown cell, as plain text."""
     prose = re.sub(r"^(```|~~~).*?^\1", "", markdown, flags=re.S | re.M)
-    found = re.findall(r"^#{1,4}[ \t]+(.+?)[ \t#]*$", prose, flags=re.M)
-    if not found:
-        return ""
+    found = ["", *re.findall(r"^#{1,4}[ \t]+(.+?)[ \t#]*$", prose, flags=re.M)]
     return re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", re.sub(r"[*`]|<[^>]+>", "", found[-1])).strip()
 
 

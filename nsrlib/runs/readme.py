@@ -23,7 +23,7 @@ def scoreboard_markdown(board: pd.DataFrame) -> str:
     rows = []
     good = board["verdict"].isin(["reproduced", "trend holds"])
     for (paper, table), cells in board.groupby(["paper", "table"], sort=False):
-        counts = [int((good & (cells["how"] == how)).sum()) for how in ("exact", "weights", "trained")]
+        counts = [int((good[cells.index] & (cells["how"] == how)).sum()) for how in ("exact", "weights", "trained")]
         counts += [int((cells["verdict"] == word).sum()) for word in ("within noise", "differs", "open", "quoted")]
         rows.append((paper, table, len(cells), *(n or "" for n in counts), f"`{cells['command'].iloc[0]}`"))
     text = _table(names, "ll" + "r" * 8 + "l", rows)

@@ -96,7 +96,6 @@ class Run(_Kept):
 
     @property
     def ok(self) -> bool:
-        """Every notebook ran from top to bottom."""
         return all(n.status == "ok" for n in self.notebooks)
 
     @property
