@@ -46,10 +46,9 @@ class Mix(Counter[str]):
     """How often each instruction occurs in a piece of machine code, by its full name such as ``FADD.SAT``."""
 
     def count(self, *names: str) -> int:
-        """Instructions with one of these names. ``FADD.SAT`` needs that modifier; ``FADD`` takes any modifiers.
+        """Instructions with one of these names; ``*`` stands for anything.
 
-        AMD names carry no dots: ``v_add_f32`` also takes its encodings ``v_add_f32_e32`` and ``v_add_f32_e64``. A
-        ``*`` stands for anything.
+        ``FADD.SAT`` needs that modifier, ``FADD`` takes any; ``v_add_f32`` takes its encodings such as ``_e32``, too.
         """
         return sum(n for name, n in self.items() if any(_matches(name, wanted) for wanted in names))
 
@@ -76,20 +75,16 @@ def _matches(name: str, wanted: str) -> bool:
 
 @dataclass(frozen=True)
 class Audit:
-    """What one kernel became on one target.
-
-    ``stack`` is in bytes a thread, ``shared`` in bytes a program, ``spills`` the number of instructions that save or
-    restore registers (on AMD of registers spilled). ``loops`` are the innermost ones in program order.
-    """
+    """What one kernel became on one target."""
 
     kernel: str
     target: str
     num_warps: int
     registers: int
-    stack: int
-    spills: int
-    shared: int
-    loops: tuple[Mix, ...]
+    stack: int  # bytes a thread
+    spills: int  # instructions that save or restore registers; on AMD registers spilled
+    shared: int  # bytes a program
+    loops: tuple[Mix, ...]  # the innermost ones in program order
     code: Mix
 
     def hot_loop(self, *names: str) -> Mix:
@@ -311,8 +306,7 @@ def audit_all(
     """Compile kernels of :func:`entries` (default: all) for targets, a few seconds each, in a process a core.
 
     Returns:
-        A row a kernel and target; see :class:`Audit`. loop: instructions in the hot loop; share: of them, those that do
-        the work, 0 to 1. ``attrs["triton"]`` is the compiler's version.
+        A row a kernel and target, of :meth:`Audit.row`; ``attrs["triton"]`` is the compiler's version.
 
     Raises:
         ValueError: unknown names or targets.

@@ -204,10 +204,7 @@ if HAS_TRITON:
 
 
 def rate_launch(x: Tensor, y: Tensor, steps: int) -> tuple[Launch, int]:
-    """The launch that keeps a unit busy, with ``additions`` (float32) or ``vabsdiff4`` (int32), and its operations.
-
-    x and y are flat, a multiple of 1024 elements. Meta tensors do for an audit.
-    """
+    """The launch that adds (float32) or does ``vabsdiff4`` (int32) on flat tensors of 1024 k, and its operations."""
     arguments = {"x_ptr": x, "y_ptr": y, "steps": steps, "BYTES": x.dtype == torch.int32, "BLOCK": 1024}
     return Launch(_rate_kernel, (x.numel() // 1024,), arguments, num_warps=4), x.numel() * steps * 16
 

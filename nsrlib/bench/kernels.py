@@ -251,9 +251,9 @@ COLUMNS = (
 def table(path: str | os.PathLike) -> pd.DataFrame:
     """Stored results, a row for each way (``nsrlib`` is ours) to compute each case.
 
-    Among the columns: equal (computes what ours does); spread_ms (quartile distance), launch_ms (until the call
-    returns), speedup (its time over ours), max_error (against float64 on a small shape, of the largest value); bytes,
-    operations, unit (the least work); skipped (why there is no time). ``attrs``: limits a second, left_out, provenance.
+    Among the columns: equal (computes what ours does); speedup (its time over ours), max_error (against float64 on a
+    small shape, of the largest value); skipped (why there is no time); those of :class:`~nsrlib.bench.clock.Times` and
+    :class:`~nsrlib.bench.operators.Work`. ``attrs``: limits a second, left_out, provenance.
 
     Raises:
         ValueError: the file is damaged.

@@ -28,8 +28,6 @@ def latency(
 ) -> pd.DataFrame:
     """Seconds of one forward pass, best of ``repeats``, the models taken in turns so that a busy moment hits all.
 
-    The input is smooth (an upscaled random thumbnail): on noise some networks leave their trained range.
-
     Args:
         models: networks that take three channels, used as they are.
         sizes: low-resolution ``(H, W)``.
@@ -49,6 +47,7 @@ def latency(
     chosen = pick_device(device)
     rows = []
     ready = {label: model.to(chosen).eval() for label, model in models.items()}
+    # upscaled to a smooth input: on noise some networks leave their trained range
     thumbnail = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     with cpu_threads(threads):
         for h, w in sizes:

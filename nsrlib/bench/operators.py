@@ -47,22 +47,18 @@ class Case:
 
 @dataclass(frozen=True)
 class Way:
-    """One way to compute a case, ``run(**inputs)``; ``prepare`` converts the inputs once, untimed.
-
-    ``equal``: computes what ours does. ``memory``: bytes beyond its inputs, where that may be too many.
-    """
+    """One way to compute a case, ``run(**inputs)``."""
 
     run: Callable[..., Tensor]
-    prepare: Callable[[Tensor], Tensor] = lambda t: t
-    equal: bool = True
+    prepare: Callable[[Tensor], Tensor] = lambda t: t  # of every input, once, untimed
+    equal: bool = True  # computes what ours does
     tf32: bool = False
     compiled: bool = False
-    memory: int = 0
+    memory: int = 0  # bytes beyond its inputs, where that may be too many
 
 
 class Work(NamedTuple):
-    """The least that a case takes: bytes to and from memory, and operations of a unit of
-    :func:`~nsrlib.bench.clock.limits`."""
+    """The least that a case takes: bytes to and from memory, operations of a unit of :func:`~.clock.limits`."""
 
     bytes: int
     operations: int

@@ -9,6 +9,7 @@ import os
 import time
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -93,11 +94,10 @@ class Journal:
         write_json(folder.path / "recipe.json", about)
         self.log = (folder.path / "log.txt").open("a")
         self.say(f"{f'resumed at step {state.step}' if state.step else 'started'}: {state.recipe}")
-        try:
+        with suppress(ImportError):
             from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            return
-        self.events = SummaryWriter(str(folder.path / "events"), purge_step=state.step or None)
+
+            self.events = SummaryWriter(str(folder.path / "events"), purge_step=state.step or None)
 
     def close(self) -> None:
         for handle in (self.log, self.events):

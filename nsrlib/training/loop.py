@@ -47,13 +47,12 @@ AGREE_EVERY = 10
 
 @dataclass
 class TrainingResult:
-    """What :func:`fit` returns.
+    """What :func:`fit` returns; ``steps`` and ``seconds`` count those before a resume, validation and checkpoints.
 
     Attributes:
         model: the trained network (the running mean of its weights if the recipe has one), in evaluation mode.
         history: a row every ``log_every`` steps: step, loss and its terms (means since the last row), lr, seconds, and
             what hooks and validation returned.
-        steps, seconds: in all, those before a resume, validation and checkpoints included.
     """
 
     model: nn.Module

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-LOSSES = ("l1", "l2", "charbonnier")
-OPTIMISERS = ("adam", "adamw", "sgd")
-SCHEDULES = ("constant", "cosine", "linear", "multistep", "plateau")
-PRECISIONS = ("float32", "bfloat16")
+_CHOICES = {
+    "loss": ("l1", "l2", "charbonnier"),
+    "optimiser": ("adam", "adamw", "sgd"),
+    "schedule": ("constant", "cosine", "linear", "multistep", "plateau"),
+    "precision": ("float32", "bfloat16"),
+}
 
 _KINDS: dict[type, tuple[Any, str]] = {
     bool: (bool, "True or False"),
@@ -31,10 +33,7 @@ def _whole(value: Any, least: int) -> bool:
 _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("iterations batch patch patience", lambda v: _whole(v, 1), "a positive whole number"),
     ("warmup seed", lambda v: _whole(v, 0), "a whole number, 0 or more"),
-    ("loss", LOSSES.__contains__, f"one of {', '.join(LOSSES)}"),
-    ("optimiser", OPTIMISERS.__contains__, f"one of {', '.join(OPTIMISERS)}"),
-    ("schedule", SCHEDULES.__contains__, f"one of {', '.join(SCHEDULES)}"),
-    ("precision", PRECISIONS.__contains__, f"one of {', '.join(PRECISIONS)}"),
+    *((name, words.__contains__, f"one of {', '.join(words)}") for name, words in _CHOICES.items()),
     ("lr", lambda v: 0 < v < math.inf, "positive"),
     ("weight_decay lr_min clip_norm clip_value", lambda v: 0 <= v < math.inf, "0 or more"),
     ("ema momentum", lambda v: 0 <= v < 1, "in [0, 1)"),
@@ -47,7 +46,7 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained.
+    """How a network is trained; ``loss``, ``optimiser``, ``schedule`` and ``precision`` are words.
 
     Attributes:
         batch: patches a step, over all processes.
