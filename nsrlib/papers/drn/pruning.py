@@ -101,8 +101,7 @@ def prune(
         else:
             chosen = select_channels(s, width, criterion, stream_seed(seed, number))
             layer.set(*s.solve(chosen))
-        weight, bias = layer.current()
-        rows.append({"layer": slot.name, "before": before, "after": width, "error": s.error(weight, bias)})
+        rows.append({"layer": slot.name, "before": before, "after": width, "error": s.error(*layer.current())})
         keep_channels(student, slot, chosen)
         kept[slot.name] = sorted(chosen)
     layers = pd.DataFrame(rows, columns=["layer", "before", "after", "error"])

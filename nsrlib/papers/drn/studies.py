@@ -67,14 +67,12 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
     numbers |= {kind: {"widths": kind, "ratio": RATIOS[0], "search": search} for kind in kinds}
 
     def of_students(name: str, variants: Mapping[str, Mapping[str, Any]], what: str) -> Study:
-        trained = f"{pruned}{what}; their parent: {network}"
-        task = "nsrlib.papers.drn.studies:compress"
+        trained, task = f"{pruned}{what}; their parent: {network}", "nsrlib.papers.drn.studies:compress"
         return study(f"drn {name}", profile, trained, recipe, variants, common_of_students, data, task)
 
+    few_points = {"points": 2} if profile == "cpu" else {}
     return {
-        "dual": study(
-            "drn dual", profile, network, recipe, dual, common | ({"points": 2} if profile == "cpu" else {}), data
-        ),
+        "dual": study("drn dual", profile, network, recipe, dual, common | few_points, data),
         "pruning": of_students("pruning", criteria, ""),
         "widths": of_students("widths", numbers, f", widths searched for {search['steps']:,} steps"),
     }

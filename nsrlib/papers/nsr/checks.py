@@ -1,7 +1,4 @@
-"""NSR without training: its checks C1 to C7, the gap that kernel aggregation leaves, its grids, what inference costs.
-
-Tables are :class:`pandas.DataFrame`; a check is a :class:`nsrlib.papers.check.Check` and says what it computed.
-"""
+"""NSR without training: checks C1 to C7, the gap that kernel aggregation leaves, its grids, what inference costs."""
 
 from __future__ import annotations
 
