@@ -28,7 +28,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-Pair = int | tuple[int, int]
+HW = tuple[int, int]  # vertical, horizontal
+Pair = int | HW
 Float32Precision = Literal["tf32x3", "ieee", "tf32"]
 
 FLOAT32_PRECISIONS: tuple[str, ...] = ("tf32x3", "ieee", "tf32")
@@ -45,7 +46,7 @@ AUTOCAST_DEVICES = tuple(d for d in ("cpu", "cuda", "xpu", "mps") if torch.amp.i
 # --- sizes ------------------------------------------------------------------------------------------------------------
 
 
-def pair(value: Pair | Sequence[int]) -> tuple[int, int]:
+def pair(value: Pair | Sequence[int]) -> HW:
     """A number for both axes, or one for each."""
     return (value, value) if isinstance(value, int) else (value[0], value[1])
 
@@ -55,7 +56,7 @@ def cdiv(a: int, b: int) -> int:
     return -(-a // b)
 
 
-def output_size(size: Any, kernel: Any, stride: Any, padding: Any) -> tuple[int, int]:
+def output_size(size: Any, kernel: Any, stride: Any, padding: Any) -> HW:
     """Pixels of a result ``(OH, OW)``, from pairs."""
     oh, ow = ((size[a] + 2 * padding[a] - kernel[a]) // stride[a] + 1 for a in (0, 1))
     return oh, ow
@@ -126,14 +127,14 @@ def check_alike(x: Tensor, **others: Tensor | None) -> None:
             raise ValueError(f"{name} is on {tensor.device}, x is on {x.device}: they must be the same")
 
 
-def check_at_least(least: int, **pairs: tuple[int, int]) -> None:
+def check_at_least(least: int, **pairs: HW) -> None:
     """ValueError if a number of a pair is below ``least``."""
     for name, sides in pairs.items():
         if min(sides) < least:
             raise ValueError(f"{name} must be at least {least}, got {sides}")
 
 
-def check_window(x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> None:
+def check_window(x: Tensor, weight: Tensor, stride: HW, padding: HW) -> None:
     """ValueError if stride or padding make no sense, or the result would have no pixel."""
     check_at_least(1, stride=stride)
     check_at_least(0, padding=padding)

@@ -16,12 +16,9 @@ carry the work. ``sum_n G (X - W) = G X^T - diag(G 1) W``: the weight gradient o
 ``HardTanh(t) = 2 sat((t + 1) / 2) - 1`` with ``sat`` the clamp to [0, 1]: one saturating addition and one fused
 multiply-add a tap, and outside the loop a box filter over the sum of ``G``.
 
-Memory: no kernel writes anything of size ``D O N`` or ``D N``; beyond inputs and outputs there are the repacked
-weight, a padded ``G``, its channel sum and box filter, and for 16-bit weight gradients ``x`` and ``G`` in float32. On a
-CPU ``torch.cdist`` runs over the unfolded rows of one image at a time.
-
-Accumulation is in float32 (float64 for float64), in groups of a few dozen taps that are then added up, which keeps the
-rounding error of 576 additions near that of PyTorch's pairwise sum. The int8 variant is exact.
+Memory beyond inputs and outputs: the repacked weight, a padded ``G``, its channel sum and box filter, and for 16-bit
+weight gradients ``x`` and ``G`` in float32; nothing of size ``D O N`` or ``D N``. Sums are float32 (float64 for
+float64), in groups of a few dozen taps, which keeps their rounding near that of PyTorch's pairwise sum.
 """
 
 from __future__ import annotations
@@ -36,6 +33,7 @@ from nsrlib.ops.adder2d import cpu
 from nsrlib.ops.adder2d.reference import Gradient, adder2d_grads_ref, adder2d_int8_ref, adder2d_ref
 from nsrlib.ops.common import (
     FLOATS,
+    HW,
     Pair,
     check_alike,
     check_choice,
@@ -52,7 +50,6 @@ from nsrlib.ops.common import (
 
 __all__ = [
     "GRADIENTS", "Gradient", "adder2d", "adder2d_grads_ref", "adder2d_int8", "adder2d_int8_ref", "adder2d_ref",
-    "quantize_int8",
 ]  # fmt: skip
 
 GRADIENTS: tuple[str, ...] = ("adder", "sign")
@@ -155,8 +152,7 @@ def _taps(x: Any, weight: Any, stride: Any, padding: Any) -> int:
 def adder2d(x: Tensor, weight: Tensor, stride: Pair = 1, padding: Pair = 0, *, gradient: Gradient = "adder") -> Tensor:
     """Adder layer ``-sum |X - W|``: Triton on a GPU, chunked ``torch.cdist`` elsewhere. Gradients once, not twice.
 
-    Under autocast every tensor is cast to float32, as autocast does for ``torch.cdist``: the outputs are sums of
-    hundreds of terms of one sign. (float64 stays.)
+    Under autocast every tensor is cast to float32, as for ``torch.cdist``. (float64 stays.)
 
     Args:
         x: input ``(N, C_in, H, W)``, float16, bfloat16, float32 or float64, any strides.
@@ -190,11 +186,10 @@ def adder2d_int8(
     """Adder layer on int8 features and weights that share one scale; exact, inference only.
 
     ``|s a - s b| = s |a - b|``, so with a common scale ``s`` (Wang et al., arXiv 2101.10015) nothing is rounded here.
-    On NVIDIA one instruction takes four channels; channels_last input with ``C_in`` a multiple of 4 is read in place,
-    any other layout is repacked first. Autocast leaves integers alone.
+    Channels_last input with ``C_in`` a multiple of 4 is read in place, any other layout is repacked first.
 
     Args:
-        x: ``(N, C_in, H, W)`` int8, see :func:`quantize_int8`.
+        x: ``(N, C_in, H, W)`` int8.
         weight: ``(C_out, C_in, KH, KW)`` int8.
         stride, padding: as in :func:`adder2d`; padding is with 0.
         scale: the value of one step, to get float32 outputs.
@@ -212,7 +207,7 @@ def adder2d_int8(
         (tensor([[[[-1, -3]]]], dtype=torch.int32), tensor([[[[-0.5000, -1.5000]]]]))
     """
     stride, padding = pair(stride), pair(padding)
-    check_input(x, (torch.int8,), " (it holds -128 to 127); see quantize_int8")
+    check_input(x, (torch.int8,), " (it holds -128 to 127)")
     _check(x, weight, stride, padding)
     taps = weight[0].numel()
     if taps * 255 >= 2**31:
@@ -220,22 +215,7 @@ def adder2d_int8(
     return _adder2d_int8(x, weight, list(stride), list(padding), scale)
 
 
-def quantize_int8(x: Tensor, scale: float, *, saturate: bool = False) -> Tensor:
-    """``round(x / scale)`` as int8.
-
-    Raises:
-        ValueError: ``scale`` is not positive, or a value leaves -128 to 127 and ``saturate`` is off.
-    """
-    if not scale > 0:
-        raise ValueError(f"scale must be positive, got {scale}")
-    steps = (x / scale).round_()
-    low, high = (float(v) for v in (steps.min(), steps.max())) if steps.numel() else (0.0, 0.0)
-    if not saturate and not (low >= -128 and high <= 127):
-        raise ValueError(f"x spans {low:.0f} to {high:.0f} steps of scale {scale:g}, int8 holds -128 to 127")
-    return steps.clamp_(-128, 127).to(torch.int8)
-
-
-def _check(x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> None:
+def _check(x: Tensor, weight: Tensor, stride: HW, padding: HW) -> None:
     check_filters("weight", weight, x, "(C_out, C_in, KH, KW)")
     check_alike(x, weight=weight)
     check_window(x, weight, stride, padding)

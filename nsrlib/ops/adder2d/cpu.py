@@ -13,21 +13,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nsrlib.ops.adder2d.reference import Gradient
-from nsrlib.ops.common import accumulator, empty, is_channels_last, output_size
+from nsrlib.ops.common import HW, accumulator, empty, is_channels_last, output_size
 
 CPU_BLOCK = 2**18  # elements of a block, 1 MiB of float32
 CPU_TAPS = 64  # taps summed at a time
 
 
-def empty_result(
-    x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int], dtype: torch.dtype | None = None
-) -> Tensor:
+def empty_result(x: Tensor, weight: Tensor, stride: HW, padding: HW, dtype: torch.dtype | None = None) -> Tensor:
     """Room for the result in the type and layout of ``x``, or in another type."""
     size = output_size(x.shape[2:], weight.shape[2:], stride, padding)
     return empty(x, (x.shape[0], weight.shape[0], *size), is_channels_last(x), dtype)
 
 
-def forward(x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
+def forward(x: Tensor, weight: Tensor, stride: HW, padding: HW) -> Tensor:
     """``-sum |X - W|`` in the layout of ``x``."""
     y = empty_result(x, weight, stride, padding)
     flat = weight.flatten(1).to(accumulator(x.dtype))
@@ -41,9 +39,7 @@ def forward(x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[i
     return y
 
 
-def forward_int8(
-    x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int], scale: float | None
-) -> Tensor:
+def forward_int8(x: Tensor, weight: Tensor, stride: HW, padding: HW, scale: float | None) -> Tensor:
     """The same of int8 tensors: int32, or float32 with a ``scale``."""
     # float32 holds integers up to 2**24: every partial sum is exact
     exact = torch.float32 if weight[0].numel() * 255 <= 2**24 else torch.float64
@@ -51,9 +47,7 @@ def forward_int8(
     return y.to(torch.int32) if scale is None else y.float() * scale
 
 
-def input_grad(
-    grad: Tensor, x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int], gradient: Gradient
-) -> Tensor:
+def input_grad(grad: Tensor, x: Tensor, weight: Tensor, stride: HW, padding: HW, gradient: Gradient) -> Tensor:
     """The gradient of ``x``, in its layout."""
     acc = accumulator(x.dtype)
     _, c, h, w = x.shape
@@ -77,9 +71,7 @@ def input_grad(
     return dx
 
 
-def weight_sign_grad(
-    grad: Tensor, x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]
-) -> Tensor:
+def weight_sign_grad(grad: Tensor, x: Tensor, weight: Tensor, stride: HW, padding: HW) -> Tensor:
     """``sum_n G sign(X - W)``."""
     acc = accumulator(x.dtype)
     flat = weight.flatten(1).to(acc)
@@ -91,7 +83,7 @@ def weight_sign_grad(
     return dw.view_as(weight).to(weight.dtype)
 
 
-def weight_grad(grad: Tensor, x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
+def weight_grad(grad: Tensor, x: Tensor, weight: Tensor, stride: HW, padding: HW) -> Tensor:
     """``G X^T - diag(G 1) W``: the first term is large where ``X`` is, so both are kept in float32 without TF32.
 
     On a GPU too: it is the weight gradient of a convolution.
@@ -108,9 +100,7 @@ def weight_grad(grad: Tensor, x: Tensor, weight: Tensor, stride: tuple[int, int]
     return (product.double() - total * weight.double()).to(weight.dtype).contiguous()
 
 
-def _rows(
-    x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int], out: tuple[int, int]
-) -> Iterator[tuple[int, slice, slice, Tensor]]:
+def _rows(x: Tensor, weight: Tensor, stride: HW, padding: HW, out: HW) -> Iterator[tuple[int, slice, slice, Tensor]]:
     """Image, output rows, padded input rows and the unfolded taps ``(D, pixels)`` of a few output rows at a time."""
     (kh, kw), acc = weight.shape[2:], accumulator(x.dtype)
     taps = weight[0].numel()

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nsrlib.ops.adder2d.cpu import empty_result
 from nsrlib.ops.adder2d.reference import Gradient
-from nsrlib.ops.common import Launch, accumulator, cdiv, empty, is_channels_last
+from nsrlib.ops.common import HW, Launch, accumulator, cdiv, empty, is_channels_last
 
 # Without dot products Triton spreads a tile over its threads along the last axis first. A thread thus holds 16 x 4
 # outputs, or 8 x 4 input gradients (each has three registers there): tall enough for the additions to set the pace and
@@ -215,47 +215,46 @@ def _adder2d_bwd_weight_kernel(
     tl.store(d_ptr + split * c_out * c_in * KH * KW + w_off, tl.sum(acc, 2), mask=w_ok)
 
 
-def forward_launch(
-    x: Tensor, weight: Tensor, y: Tensor, stride: tuple[int, int] = (1, 1), padding: tuple[int, int] = (0, 0)
-) -> Launch:
+def forward_launch(x: Tensor, weight: Tensor, y: Tensor, stride: HW = (1, 1), padding: HW = (0, 0)) -> Launch:
     """The launch that fills ``y`` with :func:`nsrlib.ops.adder2d`. Meta tensors do for an audit."""
-    o, c, kh, kw = weight.shape
+    _, c, kh, kw = weight.shape
     acc = accumulator(x.dtype)
     packed = _pad_last(weight.to(acc).permute(1, 2, 3, 0), BLOCK_O)  # (C, KH, KW, O')
     rows = _unrolled_rows(kh, kw)
-    arguments = {
-        "x_ptr": x, "w_ptr": packed, "y_ptr": y, "c_in": c, "c_out": o, **_sizes(x, y, stride, padding),
-        **_strides("x", x), "y_n": y.stride(0), "y_o": y.stride(1), "y_p": y.stride(3), "w_row": packed.shape[-1],
-        "KH": kh, "KW": kw, "ROWS": rows, "GROUP": max(1, GROUP // (rows * kw)),
-        "BLOCK_O": BLOCK_O, "BLOCK_P": BLOCK_P, "IDX": _index(x, y), "ACC": _triton_type(acc),
-    }  # fmt: skip
-    grid = (cdiv(arguments["all_pixels"], BLOCK_P), cdiv(o, BLOCK_O), 1)
-    return Launch(_adder2d_fwd_kernel, grid, arguments, NUM_WARPS)
+    more = {"c_in": c, "ROWS": rows, "GROUP": max(1, GROUP // (rows * kw)), "ACC": _triton_type(acc)}
+    return _launch(_adder2d_fwd_kernel, x, packed, y, weight, stride, padding, more)
 
 
 def int8_launch(
     x: Tensor,
     weight: Tensor,
     y: Tensor,
-    stride: tuple[int, int] = (1, 1),
-    padding: tuple[int, int] = (0, 0),
+    stride: HW = (1, 1),
+    padding: HW = (0, 0),
     scale: float | None = None,
     vabsdiff4: bool = True,
 ) -> Launch:
     """The launch that fills ``y`` with :func:`nsrlib.ops.adder2d_int8`; ``vabsdiff4`` on NVIDIA only."""
-    o, _, kh, kw = weight.shape
     words = pack_int8(x)  # (N, C / 4, H, W)
     packed = _pad_last(pack_int8(weight).permute(1, 2, 3, 0), BLOCK_O)  # (C / 4, KH, KW, O')
+    more = {
+        "scale": 1.0 if scale is None else float(scale), "words": words.shape[1], "SCALED": scale is not None,
+        "ROWS": _unrolled_rows(*weight.shape[2:]) if vabsdiff4 else 1, "VABSDIFF4": vabsdiff4,
+    }  # fmt: skip
+    return _launch(_adder2d_int8_kernel, words, packed, y, weight, stride, padding, more)
+
+
+def _launch(
+    kernel: Any, x: Tensor, packed: Tensor, y: Tensor, weight: Tensor, stride: HW, padding: HW, more: Any
+) -> Launch:
+    o, _, kh, kw = weight.shape
     arguments = {
-        "x_ptr": words, "w_ptr": packed, "y_ptr": y, "scale": 1.0 if scale is None else float(scale),
-        "words": words.shape[1], "c_out": o, **_sizes(x, y, stride, padding),
-        **_strides("x", words), "y_n": y.stride(0), "y_o": y.stride(1), "y_p": y.stride(3), "w_row": packed.shape[-1],
-        "KH": kh, "KW": kw, "ROWS": _unrolled_rows(kh, kw) if vabsdiff4 else 1,
-        "BLOCK_O": BLOCK_O, "BLOCK_P": BLOCK_P, "IDX": _index(words, y), "SCALED": scale is not None,
-        "VABSDIFF4": vabsdiff4,
+        "x_ptr": x, "w_ptr": packed, "y_ptr": y, "c_out": o, **_sizes(x, y, stride, padding), **_strides("x", x),
+        "y_n": y.stride(0), "y_o": y.stride(1), "y_p": y.stride(3), "w_row": packed.shape[-1], "KH": kh, "KW": kw,
+        "BLOCK_O": BLOCK_O, "BLOCK_P": BLOCK_P, "IDX": _index(x, y), **more,
     }  # fmt: skip
     grid = (cdiv(arguments["all_pixels"], BLOCK_P), cdiv(o, BLOCK_O), 1)
-    return Launch(_adder2d_int8_kernel, grid, arguments, NUM_WARPS)
+    return Launch(kernel, grid, arguments, NUM_WARPS)
 
 
 def input_grad_launch(
@@ -263,8 +262,8 @@ def input_grad_launch(
     x: Tensor,
     weight: Tensor,
     dx: Tensor,
-    stride: tuple[int, int] = (1, 1),
-    padding: tuple[int, int] = (0, 0),
+    stride: HW = (1, 1),
+    padding: HW = (0, 0),
     gradient: Gradient = "adder",
 ) -> Launch:
     """The launch that fills ``dx`` with the gradient of :func:`nsrlib.ops.adder2d` for its input."""
@@ -291,8 +290,8 @@ def input_grad_launch(
 
 
 def weight_sign_grad_launch(
-    grad: Tensor, x: Tensor, weight: Tensor, dw: Tensor, stride: tuple[int, int] = (1, 1),
-    padding: tuple[int, int] = (0, 0),
+    grad: Tensor, x: Tensor, weight: Tensor, dw: Tensor, stride: HW = (1, 1),
+    padding: HW = (0, 0),
 ) -> Launch:  # fmt: skip
     """The launch that fills ``dw``, ``(splits, *weight.shape)``, with the partial sums of ``sum_n G sign(X - W)``."""
     o, c, kh, kw = weight.shape
@@ -308,7 +307,7 @@ def weight_sign_grad_launch(
     return Launch(_adder2d_bwd_weight_kernel, grid, arguments, 4)
 
 
-def forward(x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
+def forward(x: Tensor, weight: Tensor, stride: HW, padding: HW) -> Tensor:
     """``-sum |X - W|`` in the layout of ``x``."""
     y = empty_result(x, weight, stride, padding)
     if y.numel():
@@ -316,9 +315,7 @@ def forward(x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[i
     return y
 
 
-def forward_int8(
-    x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int], scale: float | None
-) -> Tensor:
+def forward_int8(x: Tensor, weight: Tensor, stride: HW, padding: HW, scale: float | None) -> Tensor:
     """The same of int8 tensors: int32, or float32 with a ``scale``."""
     y = empty_result(x, weight, stride, padding, torch.int32 if scale is None else torch.float32)
     if y.numel():
@@ -327,9 +324,7 @@ def forward_int8(
     return y
 
 
-def input_grad(
-    grad: Tensor, x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int], gradient: Gradient
-) -> Tensor:
+def input_grad(grad: Tensor, x: Tensor, weight: Tensor, stride: HW, padding: HW, gradient: Gradient) -> Tensor:
     """The gradient of ``x``, in its layout."""
     dx = empty(x, x.shape, is_channels_last(x))
     if dx.numel():
@@ -337,9 +332,7 @@ def input_grad(
     return dx
 
 
-def weight_sign_grad(
-    grad: Tensor, x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]
-) -> Tensor:
+def weight_sign_grad(grad: Tensor, x: Tensor, weight: Tensor, stride: HW, padding: HW) -> Tensor:
     """``sum_n G sign(X - W)``."""
     pixels = grad.shape[0] * grad.shape[2] * grad.shape[3]
     if pixels == 0:
@@ -360,7 +353,7 @@ def pack_int8(x: Tensor) -> Tensor:
     return x.clone(memory_format=torch.contiguous_format).reshape(-1).view(torch.int32).view(x.shape[:-1])
 
 
-def _sizes(x: Tensor, y: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> dict[str, int]:
+def _sizes(x: Tensor, y: Tensor, stride: HW, padding: HW) -> dict[str, int]:
     pixels = y.shape[2] * y.shape[3]
     return {
         "height": x.shape[2], "width": x.shape[3], "out_w": y.shape[3], "pixels": pixels,
@@ -392,9 +385,7 @@ def _pad_last(x: Tensor, multiple: int) -> Tensor:
     return F.pad(x, (0, -x.shape[-1] % multiple)).contiguous()
 
 
-def _window_every_pixel(
-    grad: Tensor, size: tuple[int, int], kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
-) -> Tensor:
+def _window_every_pixel(grad: Tensor, size: HW, kernel: HW, stride: HW, padding: HW) -> Tensor:
     """``grad`` spread and padded, so that input pixel ``(h, w)`` received from ``[h : h + KH, w : w + KW]``."""
     out = grad.new_zeros(*grad.shape[:2], *(m + k - 1 for m, k in zip(size, kernel, strict=True)))
     source, target = [slice(None)] * 2, [slice(None)] * 2
@@ -410,6 +401,6 @@ def _window_every_pixel(
     return out
 
 
-def _box(x: Tensor, kernel: tuple[int, int]) -> Tensor:
+def _box(x: Tensor, kernel: HW) -> Tensor:
     """Sum over every ``kernel``-sized window of ``(N, H, W)``."""
     return x.unfold(1, kernel[0], 1).sum(-1).unfold(2, kernel[1], 1).sum(-1)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nsrlib.ops.common import Pair, output_size, pair
+from nsrlib.ops.common import HW, Pair, output_size, pair
 
 Gradient = Literal["adder", "sign"]
 
@@ -37,7 +37,7 @@ def adder2d_int8_ref(x: Tensor, weight: Tensor, stride: Pair = 1, padding: Pair 
     return adder2d_ref(x.double(), weight.double(), stride, padding).to(torch.int32)
 
 
-def _differences(x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
+def _differences(x: Tensor, weight: Tensor, stride: HW, padding: HW) -> Tensor:
     """``W - X`` for every tap of every window, ``(N, O, D, L)``."""
     columns = F.unfold(x, weight.shape[2:], padding=padding, stride=stride)  # (N, D, L)
     return weight.flatten(1)[None, :, :, None] - columns[:, None]

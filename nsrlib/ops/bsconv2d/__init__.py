@@ -2,16 +2,13 @@
 
 ``y = act(DW(PW x) + bias + residual)`` with a pointwise (1x1) convolution PW without bias and a depthwise KxK
 convolution DW, K odd, stride 1, zero padding that keeps the size (BSConv-U, Haase & Amthor, CVPR 2020; every 3x3 layer
-of BSRN, Li et al. 2022). A library runs this as two to four kernels and writes ``z = PW x`` to memory in between.
+of BSRN, Li et al. 2022).
 
-On a GPU with K = 3 one Triton kernel reads x and writes y. A program walks down the rows of a strip of columns. Zero
-padding outside PW or inside it is the same, so each row of x is multiplied by PW at its three horizontal shifts (tensor
-cores; a third of the products of the equivalent dense convolution), and three rolling sums take what that row gives to
-the output rows above, at and below it. Sums are float32; z is never rounded to the storage type. Any other K, more than
-256 input channels, float64 and every CPU tensor take library convolutions.
-
-The backward pass is library convolutions on any device. It recomputes z, and what goes into a GELU, so that nothing but
-the inputs is kept (ReLU keeps y).
+On a GPU with K = 3 one Triton kernel reads x and writes y, without ``z = PW x`` in memory. A program walks down the
+rows of a strip of columns. Zero padding outside PW or inside it is the same, so each row of x is multiplied by PW at
+its three horizontal shifts, and three rolling sums take what that row gives to the output rows above, at and below it.
+Sums are float32. Any other K, more than 256 input channels, float64 and every CPU tensor take library convolutions, and
+so does the backward pass, which recomputes z and what goes into a GELU.
 
 Shapes: x ``(N, C_in, H, W)``, any strides; the result ``(N, C_out, H, W)`` is always channels last.
 """
@@ -88,10 +85,7 @@ _bsconv2d.register_autograd(_backward, setup_context=_setup_context)
 
 @register_flop_formula(torch.ops.nsrlib.bsconv2d)
 def _flops(x_shape: Any, pointwise_shape: Any, depthwise_shape: Any, *args: Any, **kwargs: Any) -> int:
-    """A multiplication and an addition for each tap, as PyTorch counts convolutions; nothing for the rest.
-
-    Counts what the definition needs, not that the kernel repeats the pointwise product for each shift.
-    """
+    """Multiply-adds of the definition, each counted as two, as in PyTorch's convolutions."""
     n, c_in, h, w = x_shape
     c_out, _, kernel, _ = depthwise_shape
     return 2 * n * h * w * c_out * (c_in + kernel * kernel)
@@ -119,9 +113,8 @@ def bsconv2d(
         bias: ``(C_out,)`` or None.
         activation: None, ``"gelu"`` (exact, by erf) or ``"relu"``.
         residual: ``(N, C_out, H, W)``, added before the activation; or None.
-        float32_precision: how the kernel multiplies float32 on NVIDIA tensor cores. ``"tf32x3"``: three TF32 products,
-            which together err as little as float32; ``"ieee"``: float32 without tensor cores, slower; ``"tf32"``: one
-            product with 10-bit mantissas, fastest. Plays no part for other types, the library, or AMD (always ieee).
+        float32_precision: of the kernel on NVIDIA. ``"tf32x3"``: three TF32 products, as accurate as float32;
+            ``"ieee"``: float32 without tensor cores, slower; ``"tf32"``: 10-bit mantissas, fastest.
 
     Returns:
         ``(N, C_out, H, W)``, channels last.

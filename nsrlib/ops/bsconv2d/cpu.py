@@ -58,12 +58,8 @@ def backward(
     elif activation == "relu":
         grad = torch.ops.aten.threshold_backward(grad, y, 0)
 
-    dx: Tensor | None = None
-    d_pointwise: Tensor | None = None
-    d_depthwise: Tensor | None = None
-    d_bias: Tensor | None = None
+    dx = d_pointwise = d_depthwise = d_bias = None
     if need_dz or need_depthwise or need_bias:
-        dz: Tensor
         dz, d_depthwise, d_bias = torch.ops.aten.convolution_backward(
             grad, z, depthwise, [c_out], [1, 1], [pad, pad], [1, 1], False, [0, 0], c_out,
             [need_dz, need_depthwise, need_bias],

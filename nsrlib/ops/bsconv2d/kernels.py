@@ -105,15 +105,10 @@ def _bsconv2d_fwd_kernel(
 def rows_per_program(height: int, columns: int, processors: int) -> int:
     """Rows that one program walks down: enough programs to fill the device, but never fewer than 8 rows.
 
-    A program reads two rows more than it writes, a quarter more at 8 rows, most of it from the cache.
-
-    Args:
-        height: H.
-        columns: programs side by side: strips times blocks of output channels times N.
-        processors: of the device.
+    A program reads two rows more than it writes. ``columns`` are programs side by side: strips times blocks of output
+    channels times N.
     """
-    chunks = max(1, 4 * processors // columns)
-    return max(8, cdiv(height, chunks))
+    return max(8, cdiv(height, max(1, 4 * processors // columns)))
 
 
 def fused_launch(
@@ -125,40 +120,26 @@ def fused_launch(
     residual: Tensor | None,
     y: Tensor,
     float32_precision: str = "tf32x3",
-    processors: int = 132,
 ) -> Launch:
     """The launch that fills ``y`` with :func:`nsrlib.ops.bsconv2d`. Meta tensors do for an audit.
 
-    x, residual and y are channels last. On AMD ``float32_precision`` must be ``"ieee"``. ``processors``: how many the
-    device has.
+    x, residual and y are channels last.
     """
     n, c_in, h, w = x.shape
     c_out = pointwise.shape[0]
     narrow = x.dtype == torch.float32 or w <= 16  # wider strips of float32 spill
     block_p, block_o = 16 if narrow else 32, channel_block(c_out)
     columns = n * cdiv(w, block_p) * cdiv(c_out, block_o)
-    rows = rows_per_program(h, columns, processors)
+    rows = rows_per_program(h, columns, processors(x.device))
     precision = dot_precision(x.dtype, float32_precision)
+    stages = 2 if c_in <= 128 else 1  # with more channels, loads ahead would not fit into smaller GPUs' shared memory
     arguments = {
-        "x_ptr": x,
-        "pw_ptr": pointwise.flatten(1).contiguous(),
-        "dw_ptr": depthwise.flatten(1).contiguous(),
-        "bias_ptr": bias if bias is None else bias.contiguous(),
-        "residual_ptr": residual,
-        "y_ptr": y,
-        "height": h,
-        "width": w,
-        "rows": rows,
-        "C_IN": c_in,
-        "C_OUT": c_out,
-        "ACTIVATION": activation,
-        "PRECISION": precision,
-        "BLOCK_P": block_p,
-        "BLOCK_C": channel_block(c_in),
-        "BLOCK_O": block_o,
-        # loads ahead of time; with many channels they would not fit into the shared memory of smaller GPUs
-        "STAGES": 2 if c_in <= 128 else 1,
-    }
+        "x_ptr": x, "pw_ptr": pointwise.flatten(1).contiguous(), "dw_ptr": depthwise.flatten(1).contiguous(),
+        "bias_ptr": bias if bias is None else bias.contiguous(), "residual_ptr": residual, "y_ptr": y,
+        "height": h, "width": w, "rows": rows, "C_IN": c_in, "C_OUT": c_out, "ACTIVATION": activation,
+        "PRECISION": precision, "BLOCK_P": block_p, "BLOCK_C": channel_block(c_in), "BLOCK_O": block_o,
+        "STAGES": stages,
+    }  # fmt: skip
     without_tensor_cores = x.dtype == torch.float32 and precision == "ieee"
     grid = (columns * cdiv(h, rows),)
     return Launch(_bsconv2d_fwd_kernel, grid, arguments, num_warps=8 if without_tensor_cores else 4)
@@ -177,6 +158,5 @@ def forward(
     x, residual = channels_last(x), residual if residual is None else channels_last(residual)
     n, _, h, w = x.shape
     y = empty(x, (n, len(depthwise), h, w), last=True)
-    count = processors(x.device)
-    fused_launch(x, pointwise, depthwise, bias, activation, residual, y, float32_precision, count).run()
+    fused_launch(x, pointwise, depthwise, bias, activation, residual, y, float32_precision).run()
     return y

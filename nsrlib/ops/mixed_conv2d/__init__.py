@@ -5,10 +5,10 @@ A layer owns k kernels ``W^1 ... W^k`` of ``C_out`` filters each. The filters ar
 
     ``What[j r + s] = sum_i g[i, j] W^i[j r + s]``,   ``y = What * x + bhat``,   s = 0 ... r - 1,
 
-the bias mixed by the same gate. A gate belongs to a sample or to a tile of a sample's output. Tiles cut the output
-only: a tile's convolution reads its neighbours' input, so that no seam appears where two tiles share a gate, and the
-gate is the one thing that steps from tile to tile. This replaces the overlapping, zero-padded patches of the official
-evaluation. The *hard* mode takes the kernel of the largest gate with weight 1, per cardinal group (Eq. 6).
+the bias mixed by the same gate. A gate belongs to a sample or to a tile of a sample's output; a tile's convolution
+reads its neighbours' input, so that no seam appears where two tiles share a gate. (The official evaluation has
+overlapping, zero-padded patches instead.) The *hard* mode takes the kernel of the largest gate with weight 1, per
+cardinal group (Eq. 6).
 
 Convolution is linear in its kernel, so there are two ways to compute, with multiply-adds per output pixel
 
@@ -17,26 +17,20 @@ aggregated  mix the kernels of a tile, then one convolution        ``C_out D (1 
 wide        k convolutions, outputs mixed pixel by pixel           ``k C_out D``
 ==========  =====================================================  ==============================================
 
-where ``D = C_in KH KW`` and a tile has T pixels. Samples, and tiles of at least ``TILE_PIXELS``, are aggregated: a
-layer with k times the parameters for the work of one. Smaller tiles, down to a gate a pixel, are wide.
+where ``D = C_in KH KW`` and a tile has T pixels. Samples, and tiles of at least ``TILE_PIXELS``, are aggregated.
 
-On a GPU one Triton kernel convolves all samples or tiles, each with its own filters, where PyTorch has a convolution
-with groups = batch. It reads filters by row number: rows of the mixed kernels, or, if hard, the chosen rows of
-``weight`` where they lie. The wide way mixes in registers. Sums are float32. Elsewhere, and in float64, library
-convolutions: grouped if aggregated (on a CPU within a tenth of one plain convolution), k plain ones if wide.
+On a GPU one Triton kernel convolves all samples or tiles, each with its own filters, which it reads by row number: rows
+of the mixed kernels, or, if hard, the chosen rows of ``weight`` where they lie. The wide way mixes in registers. Sums
+are float32. Elsewhere, and in float64, library convolutions: grouped if aggregated, k plain ones if wide.
 
-Memory beyond inputs and results. Aggregated: the mixed kernels, ``C_out D`` a tile, if soft; backward, their gradient
-in float32 (a few times to spread the work if tiles are few) and the gradient of the tiles' input with its margin. The
-library way also copies ``x`` as tiles with a margin. Wide: in the Triton kernel nothing, backward and in the library
-three results (float32 for 16-bit types) and the gate at every pixel.
-
-Shapes: x ``(N, C_in, H, W)``; weight ``(k C_out, C_in, KH, KW)``, kernel group i slowest, as released; gate
-``(N, k, d)`` or, for tiles, ``(N, k, d, GH, GW)``; bias ``(k C_out,)``; result ``(N, C_out, OH, OW)``.
+Memory beyond inputs and results: aggregated, the mixed kernels, ``C_out D`` a tile, if soft, and in the library ``x``
+as tiles with a margin; backward, the float32 gradients of both. Wide: in the Triton kernel nothing, backward and in the
+library three results (float32 for 16-bit types) and the gate at every pixel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -45,6 +39,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from nsrlib.ops.common import (
     FLOAT32_PRECISIONS,
+    HW,
     Float32Precision,
     Pair,
     accumulator,
@@ -126,13 +121,12 @@ def _mixed_conv2d_backward(
             result.zero_()
         return results
     need_x, need_weight, need_gate, need_bias = need
+    dx = d_weight = d_cells = d_bias = None
     weights = one_hot(gate) if mode == "hard" else gate
     if not g.aggregated:
         found = cpu.backward_wide(grad, x, weight, weights, bias, g, need)
     else:
         need_filters = need_weight or need_gate
-        d_weight: Tensor | None = None
-        d_cells: Tensor | None = None
         if has_kernel(x):
             from nsrlib.ops.mixed_conv2d import kernels
 
@@ -143,7 +137,6 @@ def _mixed_conv2d_backward(
         cells = cell_gate(weights).to(wide)
         if d_filters is not None:
             d_weight, d_cells = unmix(cells, weight.to(wide), d_filters.to(wide))
-        d_bias: Tensor | None = None
         if bias is not None and (need_bias or need_gate):
             d_biases = results_as_groups(grad, g).reshape(g.cells, g.c_out, -1).sum(-1, dtype=wide)
             d_bias, d_cells_bias = unmix(cells, bias.to(wide), d_biases)
@@ -151,15 +144,14 @@ def _mixed_conv2d_backward(
         if d_cells is not None:
             d_cells = d_cells.view(g.n, *g.tiles, g.k, g.d).permute(0, 3, 4, 1, 2).reshape(gate.shape)
         found = [dx, d_weight, d_cells, d_bias]
-    filled = [
-        _fill(result, value) if wanted and value is not None else result
-        for result, value, wanted in zip(results, found, need, strict=True)
-    ]
-    return filled[0], filled[1], filled[2], filled[3]
+    dx, d_weight, d_gate, d_bias = map(_fill, results, found, need)
+    return dx, d_weight, d_gate, d_bias
 
 
-def _fill(result: Tensor, value: Tensor) -> Tensor:
+def _fill(result: Tensor, value: Tensor | None, wanted: bool) -> Tensor:
     """``value`` in the type and layout of ``result``, copied only if it is not so already."""
+    if value is None or not wanted:
+        return result
     same = value.dtype == result.dtype and value.stride() == result.stride()
     return value if same else result.copy_(value)
 
@@ -201,27 +193,6 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 _mixed_conv2d.register_autograd(_backward, setup_context=_setup_context)
-
-
-def _one_by_one(operator: Callable[..., Any]) -> Callable[..., Any]:
-    """The ``torch.vmap`` rule: one call an element."""
-
-    def rule(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
-        def element(b: int) -> Any:
-            return operator(
-                *(a.select(dim, b) if isinstance(dim, int) else a for a, dim in zip(args, in_dims, strict=True))
-            )
-
-        found = [element(b) for b in range(info.batch_size)]
-        if isinstance(found[0], Tensor):
-            return torch.stack(found), 0
-        return tuple(torch.stack(values) for values in zip(*found, strict=True)), (0,) * len(found[0])
-
-    return rule
-
-
-_mixed_conv2d.register_vmap(_one_by_one(_mixed_conv2d))
-_mixed_conv2d_backward.register_vmap(_one_by_one(_mixed_conv2d_backward))
 
 
 # A multiply-add counts as two, biases nothing, as in PyTorch's own convolutions. Mixing kernels counts if soft;
@@ -312,7 +283,7 @@ def mixed_conv2d(
     """
     x, weight, gate, bias = in_autocast(x, weight, gate, bias)
     stride, padding = pair(stride), pair(padding)
-    tile = tile if tile is None else pair(tile)
+    tile = None if tile is None else pair(tile)
     check_choice("mode", mode, MODES)
     check_choice("float32_precision", float32_precision, FLOAT32_PRECISIONS)
     check_input(x)
@@ -328,7 +299,7 @@ def mixed_conv2d(
     return _mixed_conv2d(x, weight, gate, bias, list(stride), list(padding), list(tile or ()), mode, float32_precision)
 
 
-def _check_gate(x: Tensor, weight: Tensor, gate: Tensor, out: tuple[int, int], tile: tuple[int, int] | None) -> None:
+def _check_gate(x: Tensor, weight: Tensor, gate: Tensor, out: HW, tile: HW | None) -> None:
     axes = "(N, k, d)" if tile is None else "(N, k, d, GH, GW) with tile"
     if gate.ndim != (3 if tile is None else 5):
         hint = "; give tile for a gate map" if tile is None and gate.ndim == 5 else ""
@@ -344,9 +315,6 @@ def _check_gate(x: Tensor, weight: Tensor, gate: Tensor, out: tuple[int, int], t
     largest = max(x.shape[1] * x.shape[2] * x.shape[3], c_out * out[0] * out[1])
     if has_kernel(x) and largest >= 2**31:
         raise ValueError(f"x and the result must have fewer than 2**31 elements a sample on a GPU, got {largest}")
-    if tile is not None:
-        tiles = (cdiv(out[0], tile[0]), cdiv(out[1], tile[1]))
-        if tuple(gate.shape[3:]) != tiles:
-            raise ValueError(
-                f"gate must have {tiles} tiles of {tile} for a result of {out}, got {tuple(gate.shape[3:])}"
-            )
+    tiles = () if tile is None else (cdiv(out[0], tile[0]), cdiv(out[1], tile[1]))
+    if gate.shape[3:] != tiles:
+        raise ValueError(f"gate must have {tiles} tiles of {tile} for a result of {out}, got {tuple(gate.shape[3:])}")

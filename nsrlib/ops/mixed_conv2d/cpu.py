@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nsrlib.ops.common import accumulator
+from nsrlib.ops.common import HW, accumulator
 from nsrlib.ops.mixed_conv2d.gates import Geometry, cell_filters, margins, merge_patches, patches_of, results_as_groups
 
 
@@ -73,7 +73,7 @@ def backward_wide(
     ]
 
 
-def _as_groups(x: Tensor, g: Geometry) -> tuple[Tensor, tuple[int, int]]:
+def _as_groups(x: Tensor, g: Geometry) -> tuple[Tensor, HW]:
     """x as ``(1, cells C_in, ...)`` for a convolution with one group a cell, and the padding it still needs."""
     if g.whole:
         return x.reshape(1, -1, *x.shape[2:]), g.padding

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nsrlib.ops.common import accumulator, cdiv, output_size
+from nsrlib.ops.common import HW, accumulator, cdiv, output_size
 
 Mode = Literal["soft", "hard"]
 
@@ -24,19 +24,19 @@ class Geometry(NamedTuple):
     d: int
     c_in: int
     c_out: int
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    size: tuple[int, int]  # H, W
-    tile: tuple[int, int]  # output pixels
+    kernel: HW
+    stride: HW
+    padding: HW
+    size: HW  # H, W
+    tile: HW  # output pixels
 
     @property
-    def out(self) -> tuple[int, int]:
+    def out(self) -> HW:
         """``(OH, OW)``."""
         return output_size(self.size, self.kernel, self.stride, self.padding)
 
     @property
-    def tiles(self) -> tuple[int, int]:
+    def tiles(self) -> HW:
         """``(GH, GW)``."""
         return cdiv(self.out[0], self.tile[0]), cdiv(self.out[1], self.tile[1])
 
@@ -56,7 +56,7 @@ class Geometry(NamedTuple):
         return self.whole or self.tile[0] * self.tile[1] >= TILE_PIXELS
 
     @property
-    def patch(self) -> tuple[int, int]:
+    def patch(self) -> HW:
         """Input pixels that a tile reads, padding included."""
         h, w = ((t - 1) * s + k for t, s, k in zip(self.tile, self.stride, self.kernel, strict=True))
         return h, w

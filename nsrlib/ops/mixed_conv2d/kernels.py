@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from nsrlib.ops.common import Launch, cdiv, channel_block, channels_last, dot_precision, empty, processors
+from nsrlib.ops.common import HW, Launch, cdiv, channel_block, channels_last, dot_precision, empty, processors
 from nsrlib.ops.mixed_conv2d.gates import Geometry, cell_gate, merge_patches, mix
 
 
@@ -258,20 +258,15 @@ def forward_launch(
     g: Geometry,
     float32_precision: str = "tf32x3",
 ) -> Launch:
-    """The launch that fills ``y`` the aggregated way. Meta tensors do for an audit.
+    """The launch that fills ``y`` the aggregated way. Images are channels last; meta tensors do for an audit.
 
-    Args:
-        x, y: channels last.
-        rows: filters ``(rows, KH, KW, C_in)``: ``cells C_out`` mixed ones, or, if ``chosen``, all ``k C_out``.
-        bias: ``(rows,)`` or None.
-        chosen: ``(cells, d)`` int32, the kernel group of each cardinal group, or None.
-        g: :func:`geometry`.
-        float32_precision: on AMD ``"ieee"``.
+    ``rows`` are filters ``(rows, KH, KW, C_in)``: ``cells C_out`` mixed ones, or all ``k C_out`` if ``chosen``,
+    ``(cells, d)`` int32, tells the kernel group of each cardinal group. ``bias`` is ``(rows,)`` or None.
     """
     blocks = _blocks(x, float32_precision, 128, g)
     arguments = {
         "x_ptr": x, "w_ptr": rows, "bias_ptr": bias, "chosen_ptr": chosen, "y_ptr": y, "height": g.size[0],
-        "width": g.size[1], **_tiling(g), "CARDINALS": g.d, **_layer(g, g.padding), **blocks,
+        "width": g.size[1], "CARDINALS": g.d, **_sizes(g, g.padding), **blocks,
     }  # fmt: skip
     programs = g.cells * cdiv(g.tile[0] * g.tile[1], blocks["BLOCK_P"]) * cdiv(g.c_out, blocks["BLOCK_O"])
     return Launch(_mixed_conv2d_fwd_kernel, (programs,), arguments)
@@ -290,20 +285,15 @@ def wide_launch(
     blocks = _blocks(x, float32_precision, 64, g)  # two sums a pixel
     arguments = {
         "x_ptr": x, "w_ptr": rows, "bias_ptr": bias, "gate_ptr": gate, "y_ptr": y, "height": g.size[0],
-        "width": g.size[1], **_tiling(g), "steps": g.kernel[0] * g.kernel[1] * cdiv(g.c_in, blocks["BLOCK_C"]),
-        "GROUPS": g.k, "CARDINALS": g.d, **_layer(g, g.padding), **blocks,
+        "width": g.size[1], "steps": g.kernel[0] * g.kernel[1] * cdiv(g.c_in, blocks["BLOCK_C"]),
+        "GROUPS": g.k, "CARDINALS": g.d, **_sizes(g, g.padding), **blocks,
     }  # fmt: skip
     programs = g.n * cdiv(g.out[0] * g.out[1], blocks["BLOCK_P"]) * cdiv(g.c_out, blocks["BLOCK_O"])
     return Launch(_mixed_conv2d_wide_kernel, (programs,), arguments)
 
 
 def input_grad_launch(
-    grad: Tensor,
-    rows: Tensor,
-    chosen: Tensor | None,
-    dx: Tensor,
-    g: Geometry,
-    float32_precision: str = "tf32x3",
+    grad: Tensor, rows: Tensor, chosen: Tensor | None, dx: Tensor, g: Geometry, float32_precision: str = "tf32x3"
 ) -> Launch:
     """The launch that fills ``dx``: the gradient ``(N, H, W, C_in)`` of x, or ``(cells, *g.patch, C_in)`` of tiles.
 
@@ -312,8 +302,8 @@ def input_grad_launch(
     blocks = _blocks(grad, float32_precision, 128, g)
     patch, padding = (g.size, g.padding) if g.whole else (g.patch, (0, 0))
     arguments = {
-        "g_ptr": grad, "w_ptr": rows, "chosen_ptr": chosen, "d_ptr": dx, **_tiling(g), "patch_h": patch[0],
-        "patch_w": patch[1], "CARDINALS": g.d, **_layer(g, padding), **blocks,
+        "g_ptr": grad, "w_ptr": rows, "chosen_ptr": chosen, "d_ptr": dx, "patch_h": patch[0], "patch_w": patch[1],
+        "CARDINALS": g.d, **_sizes(g, padding), **blocks,
     }  # fmt: skip
     programs = g.cells * cdiv(patch[0] * patch[1], blocks["BLOCK_P"]) * cdiv(g.c_in, blocks["BLOCK_C"])
     return Launch(_mixed_conv2d_bwd_input_kernel, (programs,), arguments)
@@ -326,9 +316,8 @@ def weight_grad_launch(
     blocks = _blocks(x, float32_precision, 64, g)
     splits, pixels = d_rows.shape[0], g.tile[0] * g.tile[1]
     arguments = {
-        "g_ptr": grad, "x_ptr": x, "d_ptr": d_rows, "height": g.size[0], "width": g.size[1], **_tiling(g),
-        "cells": g.cells, "chunk": cdiv(pixels, splits * blocks["BLOCK_P"]) * blocks["BLOCK_P"],
-        **_layer(g, g.padding), **blocks,
+        "g_ptr": grad, "x_ptr": x, "d_ptr": d_rows, "height": g.size[0], "width": g.size[1], "cells": g.cells,
+        "chunk": cdiv(pixels, splits * blocks["BLOCK_P"]) * blocks["BLOCK_P"], **_sizes(g, g.padding), **blocks,
     }  # fmt: skip
     return Launch(_mixed_conv2d_bwd_weight_kernel, (splits * g.cells * _weight_blocks(blocks, g),), arguments)
 
@@ -343,17 +332,11 @@ def _weight_blocks(blocks: dict[str, Any], g: Geometry) -> int:
     return g.kernel[0] * g.kernel[1] * cdiv(g.c_in, blocks["BLOCK_C"]) * cdiv(g.c_out, blocks["BLOCK_O"])
 
 
-def _tiling(g: Geometry) -> dict[str, int]:
+def _sizes(g: Geometry, padding: HW) -> dict[str, int]:
     return {
         "out_h": g.out[0], "out_w": g.out[1], "tile_h": g.tile[0], "tile_w": g.tile[1],
-        "tiles_h": g.tiles[0], "tiles_w": g.tiles[1],
-    }  # fmt: skip
-
-
-def _layer(g: Geometry, padding: tuple[int, int]) -> dict[str, int]:
-    return {
-        "C_IN": g.c_in, "C_OUT": g.c_out, "KH": g.kernel[0], "KW": g.kernel[1],
-        "STRIDE_H": g.stride[0], "STRIDE_W": g.stride[1], "PAD_H": padding[0], "PAD_W": padding[1],
+        "tiles_h": g.tiles[0], "tiles_w": g.tiles[1], "C_IN": g.c_in, "C_OUT": g.c_out, "KH": g.kernel[0],
+        "KW": g.kernel[1], "STRIDE_H": g.stride[0], "STRIDE_W": g.stride[1], "PAD_H": padding[0], "PAD_W": padding[1],
     }  # fmt: skip
 
 
@@ -397,8 +380,7 @@ def backward(
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of x and of the cells' filters ``(cells, C_out, C_in, KH, KW)``, float32."""
     grad, x = channels_last(grad), channels_last(x)
-    dx: Tensor | None = None
-    d_filters: Tensor | None = None
+    dx = d_filters = None
     if need_x:
         rows, chosen = _filters(weight, gate, mode)
         size, dtype = (g.size, x.dtype) if g.whole else (g.patch, torch.float32)
