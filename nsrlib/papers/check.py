@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    import pandas as pd
+import pandas as pd
 
 
 @dataclass(frozen=True)
 class Check:
-    """A statement and what became of it.
+    """One of them.
 
     Attributes:
         statement: in words, true if ``holds``.
@@ -43,7 +42,5 @@ def _short(value: float | int | str) -> str:
 
 def table(checks: Iterable[Check]) -> pd.DataFrame:
     """Columns id, statement, how, holds, figures (as text)."""
-    import pandas as pd
-
     rows = [(c.id, c.statement, c.how, c.holds, c.described()) for c in checks]
     return pd.DataFrame(rows, columns=["id", "statement", "how", "holds", "figures"])

@@ -6,19 +6,15 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from nsrlib import data, evaluation, plots
 from nsrlib.claims import PROFILES
+from nsrlib.data import Patches
+from nsrlib.models import create_model
 from nsrlib.papers.table import training_of
 from nsrlib.studies import set_up, validation
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from nsrlib.data import ImageSet, Patches
-    from nsrlib.papers.record import Training
-    from nsrlib.training import Recipe, TrainingResult
+from nsrlib.training import Recipe, RunFolder, TrainingResult, fit, seeded
 
 SIZES: dict[str, dict[str, Any]] = {
     "quick": {"iterations": 200, "batch": 8, "patch": 24},
@@ -63,14 +59,11 @@ class Job:
             raise ValueError(f"profile must be one of {', '.join(PROFILES)}, got {self.profile!r}")
 
     @property
-    def own(self) -> Training:
-        return training_of(self.model)
-
-    @property
     def recipe(self) -> Recipe:
         """The paper's recipe at the profile's size, with the changes."""
-        shorter = {} if self.profile == "paper" else self.own.shorter
-        return self.own.recipe.replace(**SIZES[self.profile], **shorter).replace(**self.changes)
+        own = training_of(self.model)
+        shorter = {} if self.profile == "paper" else own.shorter
+        return own.recipe.replace(**SIZES[self.profile], **shorter).replace(**self.changes)
 
     @property
     def task(self) -> dict[str, Any]:
@@ -78,41 +71,17 @@ class Job:
         levels = {"noise": self.noise, "jpeg": self.jpeg}
         return {name: _middle(level) for name, level in levels.items() if level is not None}
 
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """What :func:`nsrlib.load_weights` and ``nsr evaluate`` need to know of the weights."""
-        return {"model": self.model, "scale": self.scale, "config": json.dumps(dict(self.config))}
-
-    def network(self) -> nn.Module:
-        """With the first weights of the recipe's seed."""
-        from nsrlib.models import create_model
-        from nsrlib.training import seeded
-
-        with seeded(self.recipe.seed):
-            return create_model(self.model, self.scale, **self.config)
-
     def patches(self, gray: bool | None) -> Patches:
-        from nsrlib.data import Patches
-
-        return Patches(
-            self._images(gray),
-            self.recipe.patch,
-            noise=self.noise,
-            jpeg=self.jpeg,
-            too_small="skip" if self.skip_broken else "raise",
-            **self.own.patches,
-        )
-
-    def _images(self, gray: bool | None) -> ImageSet:
-        from nsrlib.data import DataUnavailable, training_set
-
+        """What the network is trained on."""
         broken: Literal["raise", "skip"] = "skip" if self.skip_broken else "raise"
         try:
-            return training_set(self.data or ["t91"], self.scale, gray=gray, on_error=broken)
-        except DataUnavailable:
+            images = data.training_set(self.data or ["t91"], self.scale, gray=gray, on_error=broken)
+        except data.DataUnavailable:
             if self.data:
                 raise
-            return training_set("embedded_train", self.scale, gray=gray)
+            images = data.training_set("embedded_train", self.scale, gray=gray)
+        options: dict[str, Any] = {"noise": self.noise, "jpeg": self.jpeg, **training_of(self.model).patches}
+        return Patches(images, self.recipe.patch, too_small=broken, **options)
 
 
 def _middle(level: Any) -> Any:
@@ -123,7 +92,7 @@ def _middle(level: Any) -> Any:
 
 def train(
     job: Job,
-    out: str | os.PathLike,
+    out: str | os.PathLike[str],
     *,
     resume: bool = True,
     device: str = "auto",
@@ -138,11 +107,10 @@ def train(
     Returns:
         The result, and a sentence about it (empty in all processes but the first of a distributed run).
     """
-    from nsrlib import data, evaluation
-    from nsrlib.training import RunFolder, fit
-
-    recipe, task, network = job.recipe, job.task, job.network()
-    hooks, _ = set_up(job.own.setup, network, recipe)
+    recipe, task = job.recipe, job.task
+    with seeded(recipe.seed):
+        network = create_model(job.model, job.scale, **job.config)
+    hooks, _ = set_up(training_of(job.model).setup, network, recipe)
     if job.scale == 1 and not task:
         raise ValueError("scale 1 leaves nothing to learn: give noise or jpeg to undo")
     gray = evaluation.takes_gray(network) if task else None
@@ -153,6 +121,7 @@ def train(
         left_out = f", {len(patches.skipped)} left out" if patches.skipped else ""
         say(f"{title}: {sum(p.numel() for p in network.parameters()):,} parameters; {patches}{left_out}")
         say(f"recipe: {recipe}")
+    metadata = {"model": job.model, "scale": job.scale, "config": json.dumps(dict(job.config))}
     held_out = None if job.validate is None else data.load(job.validate, job.scale, gray=gray)
     result = fit(
         network,
@@ -161,18 +130,14 @@ def train(
         hooks=hooks,
         validate=validation(held_out, task) if held_out else None,
         validate_every=max(1, recipe.iterations // 20) if held_out else 0,
-        out=RunFolder(out, resume=resume, metadata=job.metadata),
+        out=RunFolder(out, resume=resume, metadata=metadata),
         device=device,
         description=title,
     )
-    return result, _told(result, title, job.validate, Path(out)) if first else ""
-
-
-def _told(result: TrainingResult, title: str, validated: str | None, out: Path) -> str:
-    """Draw the curves; returns the sentence at the end."""
-    from nsrlib import plots
-
-    plots.save(plots.history(result.history, title), "curves", out)
+    if not first:
+        return result, ""
+    plots.save(plots.history(result.history, title), "curves", os.fspath(out))
     last = result.history.iloc[-1]
-    quality = f", {last['psnr']:.2f} dB on {validated}" if "psnr" in last and last["psnr"] == last["psnr"] else ""
-    return f"{result.steps:,} steps in {result.seconds:.0f} s, loss {last['loss']:.4g}{quality}; see {out}"
+    quality = f", {last['psnr']:.2f} dB on {job.validate}" if "psnr" in last and last["psnr"] == last["psnr"] else ""
+    steps = f"{result.steps:,} steps in {result.seconds:.0f} s"
+    return result, f"{steps}, loss {last['loss']:.4g}{quality}; see {out}"

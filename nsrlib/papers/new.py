@@ -9,7 +9,6 @@ from pathlib import Path
 from nsrlib.papers.table import every
 
 TEMPLATE = Path(__file__).with_name("template")
-"""A whole package for a paper called ``newpaper``."""
 
 
 def new_paper(name: str, out: str | os.PathLike | None = None) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
@@ -45,10 +45,6 @@ def drawn_in(module: str, *names: str) -> dict[str, Callable[[], Figure]]:
     return {name: partial(draw, name) for name in names}
 
 
-def _no_studies(profile: str) -> dict[str, Study]:
-    return {}
-
-
 @dataclass(frozen=True)
 class Paper(Numbers):
     """One paper.
@@ -66,7 +62,7 @@ class Paper(Numbers):
 
     title: str = ""
     needs: str = ""
-    studies: Callable[[str], dict[str, Study]] = _no_studies
+    studies: Callable[[str], dict[str, Study]] = lambda profile: {}
     trainings: Mapping[str, Training] = field(default_factory=dict)
     diagrams: Mapping[str, Callable[[], Figure]] = field(default_factory=dict)
     networks: Callable[[Any], dict[str, nn.Module]] | None = None
@@ -84,34 +80,23 @@ class Paper(Numbers):
     def study_file(self, study: str, profile: str) -> Path:
         return self.results / "studies" / f"{study.replace(' ', '-')}.{profile}.json"
 
-    def stored_study(self, study: str) -> tuple[StudyResult, str] | None:
-        """The stored results of the longest profile and its name, or None."""
-        for profile in reversed(PROFILES):
-            path = self.study_file(study, profile)
-            if path.is_file():
-                return load_study(path), profile
-        return None
+    def stored_study(self, study: str) -> StudyResult | None:
+        """The stored results of the longest profile, or None."""
+        paths = [self.study_file(study, profile) for profile in reversed(PROFILES)]
+        return next((load_study(path) for path in paths if path.is_file()), None)
 
-    def study_results(
-        self, profile: str = "quick", out_dir: str | Path = "", *, only: Sequence[str] = (), jobs: int = 1
-    ) -> dict[str, StudyResult]:
-        """What a notebook shows: the stored studies at profile ``quick``, else the profile's own, trained now.
+    def study_results(self, profile: str = "quick", out_dir: str | Path = "") -> dict[str, StudyResult]:
+        """What a notebook shows, by study: at profile ``quick`` those that are stored, else all, trained now.
 
         Args:
             out_dir: where training keeps its runs, so that a repeated call goes on; empty: a temporary folder.
-            only: names of studies; default: all.
-            jobs: runs at once.
-
-        Returns:
-            Study -> results; at ``quick``, studies without stored results are absent.
         """
-        table = {name: s for name, s in self.studies_at(profile).items() if not only or name in only}
+        table = self.studies_at(profile)
         if profile == "quick":
-            kept = {name: self.stored_study(name) for name in table}
-            return {name: found[0] for name, found in kept.items() if found}
+            return {name: found for name in table if (found := self.stored_study(name))}
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(out_dir or scratch) / "studies" / self.name
-            return {name: s.run(folder / name.replace(" ", "-"), jobs=jobs) for name, s in table.items()}
+            return {name: s.run(folder / name.replace(" ", "-")) for name, s in table.items()}
 
     def miniature(self, study: str) -> StudyResult:
         """The quick profile of a study, trained here and now: seconds, and no evidence of anything but that it runs."""

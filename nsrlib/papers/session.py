@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from nsrlib import claims, data
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from nsrlib import claims, data, plots
+from nsrlib.data import ImageSet
+from nsrlib.models import create_model
 from nsrlib.papers.record import Paper
 from nsrlib.papers.table import get
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
-    from torch import nn
-
-    from nsrlib.data import ImageSet
-    from nsrlib.studies import StudyResult
+from nsrlib.studies import StudyResult
 
 
 class Session:
@@ -38,7 +38,6 @@ class Session:
 
     @property
     def on_benchmark(self) -> bool:
-        """Whether ``images`` are the benchmark's."""
         return self.images[0].name != "embedded"
 
     @cached_property
@@ -87,8 +86,6 @@ class Session:
 
     def published_network(self, name: str, scale: int) -> tuple[nn.Module, bool]:
         """A network with its authors' weights, or with random ones where they cannot be had; and which."""
-        from nsrlib.models import create_model
-
         try:
             return create_model(name, scale, pretrained="published"), True
         except data.DataUnavailable:
@@ -96,14 +93,10 @@ class Session:
 
     def save(self, fig: Figure, name: str) -> None:
         """Keep a figure as ``<name>.png`` beside the ledger, if there is a place."""
-        from nsrlib import plots
-
         plots.save(fig, name, self.out_dir)
 
     def provenance(self) -> pd.DataFrame:
         """Keep the ledger; versions, device, commit, data and weights of this run, one a line."""
-        import pandas as pd
-
         self.ledger.save()
         about = self.ledger.provenance()
         facts = {name: value for name, value in about.items() if not isinstance(value, dict)}
@@ -125,22 +118,14 @@ def open(
     """Set up a notebook: seed, style of figures and tables, ledger, test images; says where the images come from.
 
     Args:
-        name: of the paper.
-        profile: quick, cpu, gpu or paper.
         out_dir: where the ledger and figures go; empty: nowhere.
         sets: test sets, or one; where they are not at hand, the embedded photographs.
-        scale: of the test sets.
         max_images: of each set; 0: all.
         width: characters of a table's column.
 
     Raises:
         ValueError: no such paper, profile or set.
     """
-    import pandas as pd
-    import torch
-
-    from nsrlib import plots
-
     torch.manual_seed(0)
     plots.use_style()
     options: Any = pd.options.display

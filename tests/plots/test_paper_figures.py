@@ -129,10 +129,10 @@ def test_recursions_are_drawn_against_the_ensemble():
         for s in (0, 1)
     ]
     result = StudyResult("a study", runs, {name: {} for name in names})
-    fig = drawn(drcn.recursions({"x2": result, "x3": result}, {"x2": 28.0}))
+    fig = drawn(drcn.recursions({"x2": result, "x3": result}))
     left, right = fig.axes
     line = next(one for one in left.lines if one.get_label() == "single recursion")
     assert list(line.get_xdata()) == [1, 2]
     assert list(line.get_ydata()) == [33.5, 34.5]
-    assert {one.get_label() for one in left.lines} == {"single recursion", "ensemble", "equal weights", "bicubic"}
+    assert {one.get_label() for one in left.lines} == {"single recursion", "ensemble", "equal weights"}
     assert (left.get_title("left"), right.get_title("left")) == ("x2", "x3")

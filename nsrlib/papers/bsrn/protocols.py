@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.figure import Figure
+from torch import nn
 
 from nsrlib import data, evaluation
 from nsrlib.images import to_tensor
 from nsrlib.metrics import Protocol, psnr
 from nsrlib.plots import bars
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from torch import nn
 
 CHOICES: dict[str, Any] = {
     "lr": {"in double precision": "paper", "8 bit between passes": "mirror", "edges repeated": "repeat"},

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
 
+import pandas as pd
 from torch import nn
 
 from nsrlib.layers import BSConvU, factorise, merge_bsconv
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 KINDS = {"bsconv_u": "BSConv: one kernel a filter", "dsconv": "DSConv: one kernel an input"}
 
@@ -20,8 +17,6 @@ def kept_energy(model: nn.Module) -> pd.DataFrame:
 
     Columns layer, kind, kept; a row for each filter (BSConv) or input channel (DSConv), attention left out.
     """
-    import pandas as pd
-
     rows = []
     for name, layer in model.named_modules():
         is_dense = isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3)

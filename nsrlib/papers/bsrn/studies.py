@@ -28,13 +28,11 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
     def network(model: str, size: tuple[int, int]) -> dict[str, Any]:
         return {"model": model, "config": {"num_feats": size[0], "num_blocks": size[1]}}
 
-    def of_rfdn(name: str, variants: Variants, recipe: Mapping[str, Any]) -> Study:
-        trained = f"x4, RFDN with {rfdn[0]} channels and {rfdn[1]} blocks"
-        return study(f"bsrn {name}", profile, trained, recipe, variants, {"scale": 4, **network("rfdn", rfdn)})
-
-    def of_bsrn(name: str, variants: Variants) -> Study:
-        trained = f"x4, BSRN with {small[0]} channels and {small[1]} blocks"
-        return study(f"bsrn {name}", profile, trained, shorter, variants, {"scale": 4, **network("bsrn", small)})
+    def compare(
+        name: str, model: str, size: tuple[int, int], variants: Variants, recipe: Mapping[str, Any] = shorter
+    ) -> Study:
+        trained = f"x4, {model.upper()} with {size[0]} channels and {size[1]} blocks"
+        return study(f"bsrn {name}", profile, trained, recipe, variants, {"scale": 4, **network(model, size)})
 
     convs = {"standard": "standard", "DSConv": "dsconv", "BSConv-S": "bsconv_s", "BSConv-U": "bsconv_u"}
     acts = {"GELU": "gelu", "ReLU": "relu", "LeakyReLU": "leaky_relu", "h-swish": "hswish"}
@@ -50,13 +48,12 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
         f"x4, RFDN and BSRN-1 with {first[0]} channels and {first[1]} blocks, BSRN-2 with {second[0]} and "
         f"{second[1]}, about RFDN's multiply-adds"
     )
+    quarter = recipe | {"iterations": recipe["iterations"] // 4}  # does the order depend on the budget?
+    activations = {name: {"config": {"act": act}} for name, act in acts.items()}
     return {
-        "decompositions": of_rfdn("decompositions", decompositions, recipe),
-        "attention": of_bsrn("attention", attention),
-        "activations": of_bsrn("activations", {name: {"config": {"act": act}} for name, act in acts.items()}),
+        "decompositions": compare("decompositions", "rfdn", rfdn, decompositions, recipe),
+        "attention": compare("attention", "bsrn", small, attention),
+        "activations": compare("activations", "bsrn", small, activations),
         "sizes": study("bsrn sizes", profile, trained, shorter, sizes, {"scale": 4}),
-        # the same comparison with a quarter of the training: does the order depend on the budget?
-        "decompositions short": of_rfdn(
-            "decompositions short", decompositions, recipe | {"iterations": recipe["iterations"] // 4}
-        ),
+        "decompositions short": compare("decompositions short", "rfdn", rfdn, decompositions, quarter),
     }

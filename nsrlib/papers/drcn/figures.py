@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nsrlib.papers.drcn.analysis import macs
 from nsrlib.plots.diagrams import FILLS, arrow, box, chain, frame, line, note, plus
-from nsrlib.plots.style import BLUE, EDGE, GRAY, GREEN, ORANGE
+from nsrlib.plots.style import BLUE, EDGE, GREEN, ORANGE
 from nsrlib.studies import StudyResult
 
 
@@ -82,12 +82,11 @@ def _draw_recursion(ax: Axes, y: float, steps: Sequence[str], outputs: Mapping[i
         ax.text(end[0], end[1], f"$y_{d}$", ha="center", va="center", fontsize=9)
 
 
-def recursions(panels: Mapping[str, StudyResult], references: Mapping[str, float] | None = None) -> Figure:
+def recursions(panels: Mapping[str, StudyResult]) -> Figure:
     """Every single recursion of DRCN against the ensemble: means over seeds, with the seeds' range.
 
     Args:
         panels: title -> :func:`nsrlib.papers.drcn.studies.against_singles`.
-        references: title -> PSNR of bicubic upscaling, where it shall be shown.
 
     Example:
         >>> names = ("1", "2", "ensemble", "equal weights")
@@ -106,8 +105,6 @@ def recursions(panels: Mapping[str, StudyResult], references: Mapping[str, float
         for name, colour, style in (("ensemble", ORANGE, "-"), ("equal weights", GREEN, "--")):
             ax.axhspan(at.loc[name, "min"], at.loc[name, "max"], color=colour, alpha=0.15, lw=0)
             ax.axhline(at.loc[name, "mean"], color=colour, ls=style, label=name)
-        if references and title in references:
-            ax.axhline(references[title], color=GRAY, ls=":", label="bicubic")
         ax.set(title=title, xlabel="recursion d")
     axes[0, 0].set_ylabel("PSNR (dB)")
     axes[0, -1].legend(loc="center left", bbox_to_anchor=(1, 0.5))

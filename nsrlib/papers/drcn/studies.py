@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from nsrlib.papers.common import Variants, study
+from nsrlib.papers.common import DATA, Variants, study
 from nsrlib.studies import Study, StudyResult
 
 if TYPE_CHECKING:
@@ -41,9 +41,7 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
     shortest = shorter | {"iterations": 300, "batch": 8} if profile == "cpu" else recipe
     features = {"quick": 4, "cpu": 16, "gpu": 64, "paper": 256}[profile]
     widths = {"quick": (4, 8, 16), "cpu": (8, 16, 32), "gpu": (32, 64, 128), "paper": (64, 128, 256)}[profile]
-    data = {"train": ["t91"], "test": ["set5"]}
-    if profile == "quick":
-        data = {"train": ["embedded_train"], "test": ["embedded"]}
+    data = DATA["quick"] if profile == "quick" else {"train": ["t91"], "test": ["set5"]}
     common: dict[str, Any] = {
         "model": "drcn",
         "scale": 3,
@@ -110,18 +108,17 @@ def training_setup(network: Any, recipe: Any, *, test: str = "set5", **schedule:
         scores = recursion_scores(trained, data.load(test, trained.scale))["psnr"]
         single = scores.drop(["ensemble", "equal weights"])
         numbers = {f"psnr_{d}": float(value) for d, value in single.items()}
-        return {**numbers, "psnr_best": float(single.max()), "psnr_equal": float(scores["equal weights"])} | weights(
-            trained
-        )
+        numbers |= {"psnr_best": float(single.max()), "psnr_equal": float(scores["equal weights"])}
+        return numbers | weights(trained)
 
     return extra | {"measure": measure}
 
 
-def recursion_scores(model: LumaDRCN, images: ImageSet, *, limit: int | None = None) -> pd.DataFrame:
+def recursion_scores(model: LumaDRCN, images: ImageSet) -> pd.DataFrame:
     """PSNR of every single prediction, of their plain mean and of the ensemble, in one pass over each image.
 
     Args:
-        model: with an ensemble. images: loaded at the model's scale. limit: only the first so many images.
+        model: with an ensemble. images: loaded at the model's scale.
 
     Returns:
         Columns psnr (mean over images, dB, the papers' protocol) and weight (divided by their sum; NaN for the two
@@ -147,7 +144,7 @@ def recursion_scores(model: LumaDRCN, images: ImageSet, *, limit: int | None = N
     protocol = MATLAB_Y(crop=model.scale)
     rows: list[list[float]] = []
     with torch.inference_mode():
-        for pair in images[:limit] if limit else images:
+        for pair in images:
             x = to_tensor(cast(np.ndarray, pair.lr), device)
             y, ys = model(x if x.shape[1] == 3 else x.expand(-1, 3, -1, -1), every=True)
             pictures = [to_uint8(p) for p in (*ys, torch.stack(ys).mean(0), y)]
