@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from nsrlib.ops import adder2d, adder2d_int8
-from nsrlib.ops.adder2d import adder2d_grads_ref, adder2d_int8_ref, adder2d_ref, cpu
+from nsrlib.ops.adder2d import adder2d_grads_ref, adder2d_int8_ref, adder2d_ref, cpu, quantize_int8
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -363,13 +363,22 @@ def test_int8_kernel_reads_channels_last_and_scales(launches, channels):
 def test_int8_output_is_the_float_output_up_to_rounding():
     x, weight, _ = sample(CASES["3x3"], torch.float32)
     scale = float(max(x.abs().max(), weight.abs().max())) / 127  # one step for both
-    y = adder2d_int8(*((t / scale).round().to(torch.int8) for t in (x, weight)), 1, 1, scale=scale)
+    y = adder2d_int8(quantize_int8(x, scale), quantize_int8(weight, scale), 1, 1, scale=scale)
     taps = weight[0].numel()
     assert (y - adder2d(x, weight, 1, 1)).abs().max() <= taps * scale  # half a step for each of both terms
 
 
 def test_int8_range_errors_name_both_values():
-    with pytest.raises(TypeError, match=r"x must be torch.int8, got torch.int16 \(it holds -128 to 127\)"):
+    with pytest.raises(ValueError, match=r"x spans -200 to 3 steps of scale 0\.01, int8 holds -128 to 127"):
+        quantize_int8(torch.tensor([-2.0, 0.03]), 0.01)
+    with pytest.raises(ValueError, match="x spans nan"):
+        quantize_int8(torch.tensor([float("nan")]), 1.0)
+    assert quantize_int8(torch.tensor([-2.0, 0.03]), 0.01, saturate=True).tolist() == [-128, 3]
+    with pytest.raises(ValueError, match="scale must be positive, got 0"):
+        quantize_int8(torch.ones(1), 0)
+    with pytest.raises(
+        TypeError, match=r"x must be torch.int8, got torch.int16 \(it holds -128 to 127\); see quantize_int8"
+    ):
         adder2d_int8(torch.zeros(1, 1, 2, 2, dtype=torch.int16), torch.zeros(1, 1, 1, 1, dtype=torch.int16))
     many = 2**31 // 255 + 1
     x, weight = (torch.zeros(1, 1, 1, 1, dtype=torch.int8).expand(1, many, 1, 1) for _ in range(2))

@@ -382,6 +382,20 @@ def test_it_compiles_into_one_graph(backend):
         torch.testing.assert_close(ours[name], plain[name], msg=name)
 
 
+def test_vmap_maps_results_and_gradients():
+    several = [sample(CASES["small tiles"], seed=seed) for seed in range(3)]
+    arguments, fixed = options(CASES["small tiles"]), several[0]
+    x, gate, grad = (torch.stack([t[name] for t in several]) for name in ("x", "gate", "grad"))
+    y = torch.vmap(lambda x, gate: mixed_conv2d(x, fixed["weight"], gate, None, **arguments))(x, gate)
+    for i in range(3):
+        torch.testing.assert_close(y[i], mixed_conv2d(x[i], fixed["weight"], gate[i], None, **arguments))
+    leaf = x[0].clone().requires_grad_()
+    y = mixed_conv2d(leaf, fixed["weight"], gate[0], None, **arguments)
+    (batched,) = torch.autograd.grad(y, leaf, grad, is_grads_batched=True, retain_graph=True)
+    for i in range(3):
+        torch.testing.assert_close(batched[i], *torch.autograd.grad(y, leaf, grad[i], retain_graph=True))
+
+
 def test_autocast_casts_as_it_does_for_convolutions():
     t = sample(CASES["3x3"], torch.float32)
     t.pop("grad")

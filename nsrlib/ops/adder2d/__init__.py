@@ -50,6 +50,7 @@ from nsrlib.ops.common import (
 
 __all__ = [
     "GRADIENTS", "Gradient", "adder2d", "adder2d_grads_ref", "adder2d_int8", "adder2d_int8_ref", "adder2d_ref",
+    "quantize_int8",
 ]  # fmt: skip
 
 GRADIENTS: tuple[str, ...] = ("adder", "sign")
@@ -189,7 +190,7 @@ def adder2d_int8(
     Channels_last input with ``C_in`` a multiple of 4 is read in place, any other layout is repacked first.
 
     Args:
-        x: ``(N, C_in, H, W)`` int8.
+        x: ``(N, C_in, H, W)`` int8, see :func:`quantize_int8`.
         weight: ``(C_out, C_in, KH, KW)`` int8.
         stride, padding: as in :func:`adder2d`; padding is with 0.
         scale: the value of one step, to get float32 outputs.
@@ -207,12 +208,27 @@ def adder2d_int8(
         (tensor([[[[-1, -3]]]], dtype=torch.int32), tensor([[[[-0.5000, -1.5000]]]]))
     """
     stride, padding = pair(stride), pair(padding)
-    check_input(x, (torch.int8,), " (it holds -128 to 127)")
+    check_input(x, (torch.int8,), " (it holds -128 to 127); see quantize_int8")
     _check(x, weight, stride, padding)
     taps = weight[0].numel()
     if taps * 255 >= 2**31:
         raise ValueError(f"weight has {taps} taps a filter: sums up to {taps * 255} exceed int32, {2**31 - 1}")
     return _adder2d_int8(x, weight, list(stride), list(padding), scale)
+
+
+def quantize_int8(x: Tensor, scale: float, *, saturate: bool = False) -> Tensor:
+    """``round(x / scale)`` as int8.
+
+    Raises:
+        ValueError: ``scale`` is not positive, or a value leaves -128 to 127 and ``saturate`` is off.
+    """
+    if not scale > 0:
+        raise ValueError(f"scale must be positive, got {scale}")
+    steps = (x / scale).round_()
+    low, high = (float(v) for v in (steps.min(), steps.max())) if steps.numel() else (0.0, 0.0)
+    if not saturate and not (low >= -128 and high <= 127):
+        raise ValueError(f"x spans {low:.0f} to {high:.0f} steps of scale {scale:g}, int8 holds -128 to 127")
+    return steps.clamp_(-128, 127).to(torch.int8)
 
 
 def _check(x: Tensor, weight: Tensor, stride: HW, padding: HW) -> None:
