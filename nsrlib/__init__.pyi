@@ -21,7 +21,6 @@ from .images import imresize
 from .metrics import psnr, ssim
 from .models import create_model, list_models, load_weights
 
-__version__: str
 __all__ = [
     "bench",
     "claims",

@@ -30,10 +30,11 @@ import time
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from nsrlib import __version__, papers
+from nsrlib import papers
 from nsrlib.files import ROOT, commit, versions
 from nsrlib.runs import pages
 from nsrlib.runs.grids import as_text
@@ -237,7 +238,7 @@ def about(words: Iterable[str], profile: str, parameters: Mapping[str, Any]) -> 
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": shlex.join(["nsr", *words, "--profile", profile, *given]),
         "git": commit(),
-        "versions": versions() | {"nsrlib": __version__},
+        "versions": versions() | {"nsrlib": metadata.version("nsrlib")},
         "machine": f"{platform.system()} {platform.machine()}",
     }
 
