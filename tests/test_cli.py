@@ -250,7 +250,7 @@ def test_what_goes_wrong_on_the_way_gives_one_line_and_a_status(nsr, pictures, m
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(evaluation, "upscale", fail)
+    monkeypatch.setattr(evaluation, "upscaled_bands", fail)
     done = nsr("upscale", pictures / "a.png", pictures / "out.png", "--model", "bicubic")
     assert (done.code, done.err.replace("\nnsr", "nsr")) == (code, said)
     assert sorted(p.name for p in pictures.iterdir()) == ["a.png", "b.png"]
@@ -528,7 +528,7 @@ def test_upscale_to_an_impossible_target_leaves_nothing(nsr, target, pattern):
 
 def test_upscale_into_a_folder_that_cannot_be_written_does_no_work(nsr, pictures, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
-    monkeypatch.setattr(evaluation, "upscale", None)
+    monkeypatch.setattr(evaluation, "upscaled_bands", None)
     done = nsr("upscale", pictures / "a.png", pictures / "out.png", "--model", "bicubic")
     refused(done, f"no permission to write in {re.escape(str(pictures))}")
 
