@@ -14,7 +14,7 @@ PAPERS  ?=
 PROFILE ?= quick
 ARGS    ?=
 BIN     := .venv/bin
-EXTRAS  := notebooks sweep train triton test
+EXTRAS  := notebooks native sweep train triton test
 NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 MODULES = $(subst /,.,$(patsubst %/__init__,%,$(basename $(shell find nsrlib -path '*/template/*' -o -name '*.py' -print))))
 

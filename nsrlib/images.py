@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,43 +26,59 @@ Array = TypeVar("Array", np.ndarray, Tensor)
 Border = Literal["mirror", "repeat"]
 LumaRounding = Literal["none", "nearest", "matlab"]
 
+CACHED = 2**16  # elements of a result that are made at a time: they stay in a core's second cache
 
-def _cubic(x: np.ndarray) -> np.ndarray:
+
+def _cubic(x: Tensor) -> Tensor:
     """Keys' cubic kernel with a = -0.5, as in MATLAB's ``imresize`` (support -2..2)."""
-    a = np.abs(x)
+    a = x.abs()
     inner = (1.5 * a - 2.5) * a * a + 1.0
     outer = ((-0.5 * a + 2.5) * a - 4.0) * a + 2.0
     return inner * (a <= 1) + outer * ((a > 1) & (a <= 2))
 
 
-@lru_cache(maxsize=256)
-def _taps(n_in: int, n_out: int, scale: float, antialias: bool, border: Border) -> tuple[np.ndarray, np.ndarray]:
-    """Weights (float64) and source indices of one axis, both ``(n_out, taps)``."""
+def _taps(n_in: int, n_out: int, scale: float, antialias: bool, border: Border) -> tuple[Tensor, Tensor]:
+    """Weights (float64) and source indices of one axis, both ``(taps, n_out)``; sizes may be symbolic."""
     stretch = min(scale, 1.0) if antialias else 1.0
     width = 4.0 / stretch
-    centre = np.arange(1, n_out + 1) / scale + 0.5 * (1 - 1 / scale)  # MATLAB counts pixels from 1
-    first = np.floor(centre - width / 2)
-    index = first[:, None] + np.arange(int(np.ceil(width)) + 2)
-    weight = stretch * _cubic(stretch * (centre[:, None] - index))
-    weight /= weight.sum(1, keepdims=True)
-    index = index.astype(np.int64) - 1
+    centre = torch.arange(1, n_out + 1, dtype=torch.float64) / scale + 0.5 * (1 - 1 / scale)  # MATLAB counts from 1
+    index = (centre - width / 2).floor() + torch.arange(math.ceil(width) + 2)[:, None]
+    weight = stretch * _cubic(stretch * (centre - index))
+    weight = weight / reduce(torch.add, weight)
+    index = index.long() - 1
     if border == "mirror":  # ... 1 0 | 0 1 ... n-1 | n-1 n-2 ...
-        index = np.mod(index, 2 * n_in)
-        index = np.minimum(index, 2 * n_in - 1 - index)
-    else:
-        index = index.clip(0, n_in - 1)
-    used = (weight != 0).any(0)
-    return weight[:, used], index[:, used]
+        index = index % (2 * n_in)
+        return weight, torch.minimum(index, 2 * n_in - 1 - index)
+    return weight, index.clamp(0, n_in - 1)
+
+
+@lru_cache(maxsize=256)
+def _used_taps(n_in: int, n_out: int, scale: float, antialias: bool, border: Border) -> tuple[Tensor, Tensor]:
+    weight, index = _taps(n_in, n_out, scale, antialias, border)
+    used = (weight != 0).any(1)
+    return weight[used], index[used]
 
 
 def _resize_axis(x: Tensor, axis: int, n_out: int, scale: float, antialias: bool, border: Border) -> Tensor:
-    weight_np, index_np = _taps(x.shape[axis], n_out, scale, antialias, border)
-    weight = torch.from_numpy(weight_np).to(x.device, x.dtype)
-    index = torch.from_numpy(index_np).to(x.device)
-    shape = [1] * x.ndim
-    shape[axis] = n_out
+    traced = torch.compiler.is_compiling()  # torch.export, too: sizes are symbols, which no cache can hold
+    taps = (_taps if traced else _used_taps)(x.shape[axis], n_out, scale, antialias, border)
+    weight, index = taps[0].to(x.device, x.dtype)[..., None], taps[1].to(x.device)
+    first = x.movedim(axis, 0)
+    rows = first.flatten(1)
     # MATLAB adds tap by tap; a matrix product would add in another order and flip exact ties of the rounding.
-    return reduce(torch.add, (x.index_select(axis, i) * w.view(shape) for i, w in zip(index.T, weight.T, strict=True)))
+    if traced or (x.requires_grad and torch.is_grad_enabled()):
+        out = reduce(torch.add, (rows[i] * w for i, w in zip(index, weight, strict=True)))
+    else:
+        out = rows.new_empty(n_out, rows.shape[1])
+        step = max(1, CACHED // rows.shape[1]) if x.device.type == "cpu" else n_out
+        spare = torch.empty_like(out[:step])
+        for a in range(0, n_out, step):
+            y = out[a : a + step]
+            some, part = slice(a, a + step), spare[: len(y)]
+            torch.index_select(rows, 0, index[0, some], out=y).mul_(weight[0, some])
+            for i, w in zip(index[1:, some], weight[1:, some], strict=True):
+                y += torch.index_select(rows, 0, i, out=part).mul_(w)
+    return out.unflatten(1, first.shape[1:]).movedim(0, axis)
 
 
 def imresize(
@@ -123,8 +140,10 @@ def imresize(
         factors = [float(s) for s in (scale if isinstance(scale, Sequence) else (scale, scale))]
         if len(factors) != 2 or not np.isfinite(factors).all():
             raise ValueError(f"scale must be a finite factor or two of them (vertical, horizontal), got {scale}")
-        # 1/3 * 9 must give 3, not 4, in floating point too
-        targets = [int(np.ceil(f * s - 1e-9)) for f, s in zip(factors, sides, strict=True)]
+        # 1/3 * 9 must give 3, not 4, in floating point too; a whole factor keeps symbolic sizes simple
+        targets = [
+            int(f) * s if f == int(f) else math.ceil(f * s - 1e-9) for f, s in zip(factors, sides, strict=True)
+        ]
     if min(factors) <= 0 or min(targets) < 1:
         raise ValueError(f"cannot resize {sides[0]}x{sides[1]} to {targets[0]}x{targets[1]}: sizes must be positive")
 

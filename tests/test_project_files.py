@@ -14,7 +14,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 PYPI_NAME = {"pytorch": "torch", "matplotlib-base": "matplotlib"}  # conda-forge name -> PyPI name
-CONDA_EXTRAS = ("notebooks", "sweep", "train", "triton", "test")  # the extras that environment.yml installs
+CONDA_EXTRAS = ("notebooks", "native", "sweep", "train", "triton", "test")  # the extras that environment.yml installs
 
 # The home folder of a person or of root; not part of a longer word, so that a web address may contain "/home/".
 MACHINE_PATH = re.compile(rb"(?<![\w.~-])/(?:root/|home/[A-Za-z_][\w.-]*|Users/[A-Za-z_][\w.-]*)")

@@ -18,11 +18,14 @@ multiply-add a tap, and outside the loop a box filter over the sum of ``G``.
 
 Memory beyond inputs and outputs: the repacked weight, a padded ``G``, its channel sum and box filter, and for 16-bit
 weight gradients ``x`` and ``G`` in float32; nothing of size ``D O N`` or ``D N``. Sums are float32 (float64 for
-float64), in groups of a few dozen taps, which keeps their rounding near that of PyTorch's pairwise sum.
+float64), in groups of a few dozen taps, which keeps their rounding near that of PyTorch's pairwise sum. On a CPU numba
+compiles the loops at the first call (the extra ``native``); without it, and in float64, ``torch.cdist`` runs.
 """
 
 from __future__ import annotations
 
+import logging
+from functools import cache
 from typing import Any
 
 import torch
@@ -62,7 +65,19 @@ def _way(x: Tensor) -> Any:
         from nsrlib.ops.adder2d import kernels  # here, because it brings Triton along
 
         return kernels
-    return cpu
+    return _native() if x.device.type == "cpu" and x.dtype != torch.float64 else cpu
+
+
+@cache
+def _native() -> Any:
+    """The module in native code, or `cpu` and a line that says why."""
+    try:
+        from nsrlib.ops.adder2d import native
+
+        return native
+    except (ImportError, RuntimeError) as error:  # not there, not for this numpy, or no folder for what it compiles
+        logging.getLogger(__name__).warning("adder2d takes torch.cdist, about ten times slower on a CPU: %s", error)
+        return cpu
 
 
 @torch.library.custom_op("nsrlib::adder2d", mutates_args=())

@@ -6,7 +6,7 @@ row (``D W``) if that is larger.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +39,9 @@ def forward(x: Tensor, weight: Tensor, stride: HW, padding: HW) -> Tensor:
     return y
 
 
-def forward_int8(x: Tensor, weight: Tensor, stride: HW, padding: HW, scale: float | None) -> Tensor:
+def forward_int8(
+    x: Tensor, weight: Tensor, stride: HW, padding: HW, scale: float | None, forward: Callable[..., Tensor] = forward
+) -> Tensor:
     """The same of int8 tensors: int32, or float32 with a ``scale``."""
     # float32 holds integers up to 2**24: every partial sum is exact
     exact = torch.float32 if weight[0].numel() * 255 <= 2**24 else torch.float64
