@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nsrlib import create_model, images
 from nsrlib.images import (
     Degradation,
     add_noise,
@@ -471,3 +473,40 @@ def test_arrays_of_any_stride_and_read_only_arrays_become_tensors(recwarn):
 def test_a_truth_value_is_no_strength_of_noise():
     with pytest.raises(ValueError, match="noise must be a standard deviation between 0 and 255, got True"):
         Degradation(noise=True)
+
+
+# --- memory, gradients, tracing ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [1 / 3, 0.7, 2, (2.5, 0.5)], ids=str)
+def test_the_ways_to_resize_agree_to_the_last_bit(monkeypatch, scale):
+    x = torch.rand(2, 3, 41, 36, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = imresize(x, scale)
+    assert torch.equal(imresize(x.clone().requires_grad_(), scale), expected)
+    monkeypatch.setattr(images, "CACHED", 1)
+    assert torch.equal(imresize(x, scale), expected)
+
+
+@pytest.mark.parametrize("name", ["bicubic", "vdsr", "drcn", "addersr_vdsr"])
+def test_networks_that_resize_are_exported_with_free_sizes(name):
+    model = create_model(name, 2).eval()
+    sides = {2: torch.export.Dim("height", min=4, max=512), 3: torch.export.Dim("width", min=4, max=512)}
+    with torch.no_grad():
+        program = torch.export.export(model, (torch.rand(1, 3, 12, 14),), dynamic_shapes=(sides,)).module()
+        x = torch.rand(1, 3, 17, 11)
+        torch.testing.assert_close(program(x), model(x), rtol=0, atol=1e-6)
+
+
+@pytest.mark.timing
+def test_resizing_takes_at_most_ten_times_a_plain_enlargement():
+    x = np.random.default_rng(0).random((512, 512, 3))
+    ways = {"resized": lambda: imresize(x, 4), "repeated": lambda: x.repeat(4, 0).repeat(4, 1)}
+    seconds = {name: [] for name in ways}
+    for _ in range(5):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way()
+            seconds[name].append(time.perf_counter() - start)
+    ratio = min(seconds["resized"]) / min(seconds["repeated"])
+    print(f"{ratio:.1f} times a plain enlargement")
+    assert ratio <= 10
