@@ -1,4 +1,4 @@
-"""The adder layer: CPU path and kernels against the float64 definition, registration, errors, speed and memory.
+"""The adder layer: CPU path and kernels against the float64 definition, registration, errors.
 
 Where there is a GPU the kernels are compiled; elsewhere Triton's interpreter runs them on CPU tensors.
 """
@@ -8,8 +8,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import time
-import tracemalloc
 from contextlib import nullcontext
 
 import pytest
@@ -546,65 +544,3 @@ def test_bad_input_is_refused_by_name_and_value(case):
     change, error, message = BAD[case]
     with pytest.raises(error, match=message):
         adder2d(**{**GOOD, **change})
-
-
-# speed and memory on a CPU
-
-
-def seconds_and_peak(f):
-    """Wall time of the third call; the most bytes that PyTorch's CPU allocator and Python's held beyond the start's."""
-    f()
-    tracemalloc.start()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        f()
-    held = peak = 0
-    events = (e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]")
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    peak += tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    start = time.perf_counter()
-    f()
-    return time.perf_counter() - start, peak
-
-
-@pytest.mark.timing
-def test_native_code_is_faster_than_cdist_and_than_the_compiled_definition():
-    """64 -> 64 channels, 3x3, on 8 images of 32x32, one thread."""
-    pytest.importorskip("numba")
-    from nsrlib.ops.adder2d import native
-
-    x, weight, _ = sample(((8, 64, 32, 32), 64, (3, 3), (1, 1), (1, 1)), torch.float32)
-    compiled = torch.compile(adder2d_ref)
-    ways = {
-        "native": lambda: native.forward(x, weight, (1, 1), (1, 1)),
-        "cdist": lambda: cpu.forward(x, weight, (1, 1), (1, 1)),
-        "compiled": lambda: compiled(x, weight, 1, 1),
-    }
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    seconds = {name: [] for name in ways}
-    for _ in range(6):
-        for name, way in ways.items():
-            start = time.perf_counter()
-            way()
-            seconds[name].append(time.perf_counter() - start)
-    torch.set_num_threads(threads)
-    best = {name: min(times) for name, times in seconds.items()}
-    print({name: f"{value * 1e3:.0f} ms" for name, value in best.items()})
-    assert best["cdist"] >= 6 * best["native"]
-    assert best["compiled"] >= 2 * best["native"]
-
-
-@pytest.mark.slow
-@pytest.mark.timing
-def test_a_cpu_is_12_times_faster_in_a_tenth_of_the_memory():
-    """64 -> 64 channels, 3x3, on 8 images of 32x32, forward and backward, against the broadcast formulation."""
-    inputs = sample(((8, 64, 32, 32), 64, (3, 3), (1, 1), (1, 1)), torch.float32)
-    seconds, peak = seconds_and_peak(lambda: run_public(*inputs, (1, 1), (1, 1), "adder"))
-    seconds_ref, peak_ref = seconds_and_peak(lambda: reference(*inputs, (1, 1), (1, 1), "adder"))
-    print(f"{seconds_ref / seconds:.1f} times as fast, {peak_ref / peak:.0f} times less memory, {peak / 2**20:.1f} MiB")
-    assert peak > 8 * 64 * 32 * 32 * 4 * 2  # the measurement sees at least the output and one gradient
-    assert seconds_ref >= 12 * seconds
-    assert peak_ref >= 10 * peak
