@@ -144,7 +144,8 @@ def _adder2d_bwd_input_kernel(
     h = (r // width).to(IDX)
     w = (r % width).to(IDX)
     inside = (c < c_in)[:, None] & ok[None, :]
-    x_off = (n * x_n + h * x_h + w * x_w)[None, :] + c.to(IDX)[:, None] * x_c
+    # pixels are the axis to lay threads along: Triton 3.6 breaks the tie the other way, and then spills
+    x_off = tl.max_contiguous((n * x_n + h * x_h + w * x_w)[None, :] + c.to(IDX)[:, None] * x_c, [1, 2])
     x = tl.load(x_ptr + x_off, mask=inside, other=0.0).to(ACC)
     half = -0.5 * x
     g_off = n * g_n + h * g_h + w
@@ -175,7 +176,7 @@ def _adder2d_bwd_input_kernel(
         acc = 2.0 * acc
     # saturation turns NaN into 0; the gradient at a NaN is NaN, as in PyTorch
     acc = tl.where(x == x, acc, x)
-    d_off = (n * d_n + h * d_h + w * d_w)[None, :] + c.to(IDX)[:, None] * d_c
+    d_off = tl.max_contiguous((n * d_n + h * d_h + w * d_w)[None, :] + c.to(IDX)[:, None] * d_c, [1, 2])
     tl.store(d_ptr + d_off, acc, mask=inside)
 
 
