@@ -141,9 +141,7 @@ def imresize(
         if len(factors) != 2 or not np.isfinite(factors).all():
             raise ValueError(f"scale must be a finite factor or two of them (vertical, horizontal), got {scale}")
         # 1/3 * 9 must give 3, not 4, in floating point too; a whole factor keeps symbolic sizes simple
-        targets = [
-            int(f) * s if f == int(f) else math.ceil(f * s - 1e-9) for f, s in zip(factors, sides, strict=True)
-        ]
+        targets = [int(f) * s if f == int(f) else math.ceil(f * s - 1e-9) for f, s in zip(factors, sides, strict=True)]
     if min(factors) <= 0 or min(targets) < 1:
         raise ValueError(f"cannot resize {sides[0]}x{sides[1]} to {targets[0]}x{targets[1]}: sizes must be positive")
 

@@ -22,7 +22,7 @@ lower case, UPPER CASE                     known at the launch, known to the com
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -63,7 +63,9 @@ def output_size(size: Any, kernel: Any, stride: Any, padding: Any) -> HW:
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """``x`` in the channels_last layout, copied only if it is not so already."""
+    """``x`` in the channels_last layout, copied only if it is not so already; under ``torch.vmap`` as it is."""
+    if torch._C._functorch.is_batchedtensor(x):  # it knows no layouts
+        return x
     return x.contiguous(memory_format=torch.channels_last)
 
 
@@ -161,6 +163,23 @@ def in_autocast(x: Tensor, *others: Tensor | None, float32: bool = False) -> tup
 
 
 # --- launches ---------------------------------------------------------------------------------------------------------
+
+
+def vmap_rule(operator: Callable[..., Any]) -> Callable[..., Any]:
+    """The rule of an operator under ``torch.vmap``: one call an element."""
+
+    def rule(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
+        def element(b: int) -> Any:
+            return operator(
+                *(a.select(dim, b) if isinstance(dim, int) else a for a, dim in zip(args, in_dims, strict=True))
+            )
+
+        found = [element(b) for b in range(info.batch_size)]
+        if isinstance(found[0], Tensor):
+            return torch.stack(found), 0
+        return tuple(torch.stack(values) for values in zip(*found, strict=True)), (0,) * len(found[0])
+
+    return rule
 
 
 class Launch(NamedTuple):

@@ -513,6 +513,20 @@ def test_autocast_takes_16_bit_inputs_to_float32():
     assert y.dtype == torch.float32
 
 
+def test_vmap_maps_results_and_gradients():
+    x, weight, grad = (
+        torch.stack([t] * 2) * torch.tensor([1.0, 2.0]).view(2, 1, 1, 1, 1) for t in sample(CASES["3x3"])
+    )
+    y = torch.vmap(lambda x, weight: adder2d(x, weight, 1, 1))(x, weight)
+    for i in range(2):
+        torch.testing.assert_close(y[i], adder2d(x[i], weight[i], 1, 1))
+    leaf = weight[0].clone().requires_grad_()
+    once = adder2d(x[0], leaf, 1, 1)
+    (batched,) = torch.autograd.grad(once, leaf, grad, is_grads_batched=True, retain_graph=True)
+    for i in range(2):
+        torch.testing.assert_close(batched[i], *torch.autograd.grad(once, leaf, grad[i], retain_graph=True))
+
+
 # errors
 
 GOOD = {"x": torch.zeros(1, 2, 5, 5), "weight": torch.zeros(3, 2, 3, 3)}

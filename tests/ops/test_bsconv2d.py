@@ -277,6 +277,15 @@ def test_it_compiles_into_one_graph(backend):
         torch.testing.assert_close(ours[name], plain[name], msg=name)
 
 
+def test_vmap_maps_results():
+    x = torch.randn(3, 2, 5, 6, 9)
+    operands = tensors((2, 5, 6, 9), 6, torch.float32, "cpu")
+    rest = {name: operands[name] for name in ("pointwise", "depthwise", "bias")}
+    y = torch.vmap(lambda x: bsconv2d(x, **rest, activation="gelu"))(x)
+    for i in range(3):
+        torch.testing.assert_close(y[i], bsconv2d(x[i], **rest, activation="gelu"))
+
+
 def test_autocast_casts_as_it_does_for_convolutions():
     operands = tensors((1, 5, 6, 9), 6, torch.float32, "cpu")
     with torch.autocast("cpu", torch.bfloat16):

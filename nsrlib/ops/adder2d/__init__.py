@@ -49,6 +49,7 @@ from nsrlib.ops.common import (
     is_channels_last,
     output_size,
     pair,
+    vmap_rule,
 )
 
 __all__ = [
@@ -138,6 +139,8 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 _adder2d.register_autograd(_backward, setup_context=_setup_context)
+for _operator in (_adder2d, _adder2d_input_grad, _adder2d_weight_grad, _adder2d_int8):
+    _operator.register_vmap(vmap_rule(_operator))
 
 
 # FlopCounterMode counts a multiply-add as two. Here a tap is a subtraction and an addition; in the input gradient a

@@ -309,4 +309,5 @@ def weight_sign_grad(grad: Tensor, x: Tensor, weight: Tensor, stride: HW, paddin
         kernel = partial(_weight_signs, window.planes(image), taps, filters, rows, lead, pixels, out)
         _share(kernel, filters.shape[2], 4)
     o, c = weight.shape[:2]
-    return torch.from_numpy(out)[:, :o, :c].permute(1, 2, 0).reshape(weight.shape).to(weight.dtype)
+    found = torch.from_numpy(out)[:, :o, :c].permute(1, 2, 0).contiguous()
+    return found.view(weight.shape).to(weight.dtype)

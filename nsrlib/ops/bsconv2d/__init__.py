@@ -34,6 +34,7 @@ from nsrlib.ops.common import (
     empty,
     has_kernel,
     in_autocast,
+    vmap_rule,
 )  # fmt: skip
 
 __all__ = ["ACTIVATIONS", "bsconv2d", "bsconv2d_ref"]
@@ -81,6 +82,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 _bsconv2d.register_autograd(_backward, setup_context=_setup_context)
+_bsconv2d.register_vmap(vmap_rule(_bsconv2d))
 
 
 @register_flop_formula(torch.ops.nsrlib.bsconv2d)

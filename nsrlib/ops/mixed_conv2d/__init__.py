@@ -30,7 +30,7 @@ library three results (float32 for 16-bit types) and the gate at every pixel.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -56,6 +56,7 @@ from nsrlib.ops.common import (
     in_autocast,
     output_size,
     pair,
+    vmap_rule,
 )
 from nsrlib.ops.mixed_conv2d import cpu
 from nsrlib.ops.mixed_conv2d.gates import (
@@ -195,25 +196,8 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 _mixed_conv2d.register_autograd(_backward, setup_context=_setup_context)
 
 
-def _one_by_one(operator: Callable[..., Any]) -> Callable[..., Any]:
-    """The ``torch.vmap`` rule: one call an element."""
-
-    def rule(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
-        def element(b: int) -> Any:
-            return operator(
-                *(a.select(dim, b) if isinstance(dim, int) else a for a, dim in zip(args, in_dims, strict=True))
-            )
-
-        found = [element(b) for b in range(info.batch_size)]
-        if isinstance(found[0], Tensor):
-            return torch.stack(found), 0
-        return tuple(torch.stack(values) for values in zip(*found, strict=True)), (0,) * len(found[0])
-
-    return rule
-
-
-_mixed_conv2d.register_vmap(_one_by_one(_mixed_conv2d))
-_mixed_conv2d_backward.register_vmap(_one_by_one(_mixed_conv2d_backward))
+_mixed_conv2d.register_vmap(vmap_rule(_mixed_conv2d))
+_mixed_conv2d_backward.register_vmap(vmap_rule(_mixed_conv2d_backward))
 
 
 # A multiply-add counts as two, biases nothing, as in PyTorch's own convolutions. Mixing kernels counts if soft;
