@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -81,9 +82,10 @@ def count(
     """
     if rule not in RULES:
         raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
-    size = lr_size(int(getattr(model, "scale", 1))) if input_size is None else (int(input_size[0]), int(input_size[1]))
-    if min(size) < 1:
+    size = lr_size(int(getattr(model, "scale", 1))) if input_size is None else input_size
+    if not isinstance(size, Sequence) or len(size) != 2 or min(size) < 1:
         raise ValueError(f"input_size must be two positive numbers (H, W), got {input_size}")
+    size = (int(size[0]), int(size[1]))
     if not any(True for _ in model.parameters()) and any(True for _ in model.buffers()):
         raise ValueError(f"{type(model).__name__} is a fused form; count the network that it was made from")
     rows: list[dict[str, Any]] = []

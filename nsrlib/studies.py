@@ -199,7 +199,10 @@ class Study:
 
         Raises:
             StudyError: runs failed; the others are finished and kept, and the message names each.
+            ValueError: ``jobs`` is below 1.
         """
+        if jobs < 1:
+            raise ValueError(f"jobs must be at least 1, not {jobs}")
         folder = Path(out)
         folder.mkdir(parents=True, exist_ok=True)
         # seed by seed, so that an interrupted study has whole comparisons
@@ -225,7 +228,7 @@ class Study:
             (v, s): functools.partial(_run_one, self.task, self.settings(v), s, self._file(folder, v, s), v)
             for v, s in todo
         }
-        if jobs <= 1 or len(todo) <= 1:
+        if jobs == 1 or len(todo) <= 1:
             yield from ((*run, _attempt(call)) for run, call in calls.items())
             return
         context = multiprocessing.get_context("spawn")

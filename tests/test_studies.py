@@ -127,6 +127,12 @@ def test_two_jobs_give_the_results_of_one(tmp_path):
     assert os.getpid() not in set(two["process"])
 
 
+def test_no_jobs_are_refused_before_anything_is_made(tmp_path):
+    with pytest.raises(ValueError, match="jobs must be at least 1, not 0"):
+        study(variants={"a": {}}).run(tmp_path / "out", jobs=0)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_ctrl_c_ends_a_study_in_several_processes(tmp_path):
     many = study(variants={"a": {}}, task=interrupted, seeds=range(12))
