@@ -8,6 +8,7 @@ import tracemalloc
 import pytest
 import torch
 
+from nsrlib.bench.clock import CpuClock, cpu_threads, measure
 from nsrlib.ops import adder2d
 from nsrlib.ops.adder2d import adder2d_grads_ref, adder2d_ref, cpu
 
@@ -48,17 +49,9 @@ def test_native_code_is_faster_than_cdist_and_than_the_compiled_definition():
         "cdist": lambda: cpu.forward(x, weight, (1, 1), (1, 1)),
         "compiled": lambda: compiled(x, weight, 1, 1),
     }
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    seconds = {name: [] for name in ways}
-    for _ in range(6):
-        for name, way in ways.items():
-            start = time.perf_counter()
-            way()
-            seconds[name].append(time.perf_counter() - start)
-    torch.set_num_threads(threads)
-    best = {name: min(times) for name, times in seconds.items()}
-    print({name: f"{value * 1e3:.0f} ms" for name, value in best.items()})
+    with cpu_threads(1):
+        best = {name: times.best_ms for name, times in measure(ways, CpuClock(), 1).items()}
+    print({name: f"{ms:.0f} ms" for name, ms in best.items()})
     assert best["cdist"] >= 6 * best["native"]
     assert best["compiled"] >= 2 * best["native"]
 

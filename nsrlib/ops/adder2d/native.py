@@ -52,6 +52,14 @@ def _block(pixels):
 
 
 @_jit
+def _carry(part, total):
+    """Move the sums to the totals; no terms are left."""
+    total += part
+    part[:] = 0
+    return 0
+
+
+@_jit
 def _distance(x, w):
     return abs(x[0] - w[0]) + abs(x[1] - w[1]) + abs(x[2] - w[2]) + abs(x[3] - w[3])
 
@@ -82,18 +90,21 @@ def _distances(planes, taps, weight, out, first, last):
                         y3[i] -= _distance(x, w3)
                     terms += 4
                     if terms == TERMS:
-                        total += part
-                        part[:] = 0
-                        terms = 0
+                        terms = _carry(part, total)
             out[o : o + 4, start : start + n] = (total + part)[:, :n]
+
+
+@_jit
+def _signed(g, v, zero):
+    """``g`` with the sign of ``v``, 0 where that has none."""
+    return (g if v > zero else zero) - (g if v < zero else zero)
 
 
 @_jit
 def _slope(v, one, sign):
     """``clamp(v, -1, 1)``, or the sign of ``v``."""
     if sign:
-        zero = one - one
-        return (one if v > zero else zero) - (one if v < zero else zero)
+        return _signed(one, v, one - one)
     v = one if v > one else v
     return -one if v < -one else v
 
@@ -137,16 +148,8 @@ def _input_grads(planes, phase, taps, weight, grad, out, sign, first, last):
                         y3[i] += _weighted(g, w3, x3[i], one, sign)
                     terms += 4
                     if terms == TERMS:
-                        total += part
-                        part[:] = 0
-                        terms = 0
+                        terms = _carry(part, total)
             out[c : c + 4, start : start + n] = (total + part)[:, :n]
-
-
-@_jit
-def _signed(g, v, zero):
-    """``g`` with the sign of ``v``, 0 where that has none."""
-    return (g if v > zero else zero) - (g if v < zero else zero)
 
 
 @_jit
@@ -154,16 +157,15 @@ def _weight_signs(planes, taps, weight, grad, lead, pixels, out, first, last):
     """``out[t, o, c] -= sum_p grad[o, lead + p] sign(weight[t, o, c] - planes[c, taps[t] + p])`` from c = ``first``."""
     zero = planes.dtype.type(0)
     for start in range(0, pixels, VECTOR):
-        n = VECTOR
         for c in range(first, last, 4):
             for t in range(len(taps)):
-                p = slice(taps[t] + start, taps[t] + start + n)
+                p = slice(taps[t] + start, taps[t] + start + VECTOR)
                 x0, x1, x2, x3 = planes[c, p], planes[c + 1, p], planes[c + 2, p], planes[c + 3, p]
                 for o in range(len(grad)):
-                    g = grad[o, lead + start : lead + start + n]
+                    g = grad[o, lead + start : lead + start + VECTOR]
                     w = _four(weight[t, o, c : c + 4])
                     s0, s1, s2, s3 = zero, zero, zero, zero
-                    for i in range(n):
+                    for i in range(VECTOR):
                         s0 += _signed(g[i], w[0] - x0[i], zero)
                         s1 += _signed(g[i], w[1] - x1[i], zero)
                         s2 += _signed(g[i], w[2] - x2[i], zero)
