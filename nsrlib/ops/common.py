@@ -195,10 +195,39 @@ class Launch(NamedTuple):
     num_stages: int = 3
 
     def run(self) -> None:
-        """Launch on the device of the tensors, or in the interpreter."""
+        """Launch on the device of the tensors, or in the interpreter.
+
+        Raises:
+            RuntimeError: in the interpreter, if :func:`interpreter_problem` knows why it fails.
+        """
         tensor = next(value for value in self.arguments.values() if isinstance(value, Tensor))
         with torch.cuda.device_of(tensor):
-            self.kernel[self.grid](**self.arguments, num_warps=self.num_warps, num_stages=self.num_stages)
+            try:
+                self.kernel[self.grid](**self.arguments, num_warps=self.num_warps, num_stages=self.num_stages)
+            except Exception as error:
+                # by name: a compiled kernel knows no such error, and costs no question before its launch
+                if type(error).__name__ == "InterpreterError" and (problem := interpreter_problem()):
+                    raise RuntimeError(problem) from error
+                raise
+
+
+def interpreter_problem() -> str | None:
+    """Why Triton's interpreter (``TRITON_INTERPRET=1``) cannot run here, or None; compiled kernels are not concerned.
+
+    Triton 3.6 asks numpy for the integer of an array of one element, which numpy from 2.4 on refuses.
+    """
+    import numpy
+    import triton
+
+    def release(module: Any) -> tuple[int, ...]:
+        return tuple(int(part) for part in module.__version__.split(".")[:2])
+
+    if release(triton) >= (3, 7) or release(numpy) < (2, 4):
+        return None
+    return (
+        f"the interpreter of Triton {triton.__version__} does not work with numpy {numpy.__version__}: "
+        "install 'numpy<2.4' or 'triton>=3.7' (kernels compiled for a GPU work with both)"
+    )
 
 
 def has_kernel(x: Tensor, *more: torch.dtype) -> bool:
