@@ -4,6 +4,7 @@
 # make nbval       run them and compare texts and figures           make docs      the API as web pages, in docs/
 # make lock        add to requirements.lock what pyproject.toml names (ARGS=--upgrade: newer versions of everything)
 # make bench-gpu   test and time the kernels on one GPU, at most 25 minutes; results go to data/results/ops
+# make audit       compile the kernels with every Triton that users have, and read their machine code; needs no GPU
 # make clean       remove .venv, runs and docs
 #
 # Everything is installed into .venv, nowhere else; where .venv is a link to another environment, nothing is installed.
@@ -35,7 +36,7 @@ UV    := linked
 export PYTHONPATH := $(CURDIR)$(PYTHONPATH:%=:%)
 endif
 
-.PHONY: reproduce test test-all test-browser lint types unit slow timing nbval lab docs bench bench-gpu notebooks lock linked clean
+.PHONY: reproduce test test-all test-browser lint types unit slow timing nbval lab docs bench bench-gpu audit notebooks lock linked clean
 
 reproduce: $(READY)
 	$(BIN)/nsr reproduce $(PAPERS) --profile $(PROFILE) $(ARGS)
@@ -94,6 +95,10 @@ bench-gpu: $(READY)
 	env -u TRITON_INTERPRET $(BIN)/nsr bench kernels --device cuda --budget 15 $(ARGS) || failed=1; \
 	timeout 120 $(BIN)/nsr bench models --device cuda --out data/results/ops/models.json || failed=1; \
 	exit $$failed
+
+# ARGS="3.6.0 --only adder2d --no-tests" takes a part of it.
+audit: $(READY)
+	$(BIN)/python -m nsrlib.bench.tritons $(ARGS)
 
 notebooks: $(READY)
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \

@@ -42,6 +42,7 @@ def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         ("test-browser", r"-m pytest .* tests/browser"),
         ("docs", r"-m pdoc .*--output-directory docs"),
         ("bench", r"\.venv/bin/nsr bench models"),
+        ("audit", r"\.venv/bin/python -m nsrlib\.bench\.tritons"),
         ("bench-gpu", r"-m pytest .* tests/ops .*nsr bench kernels --device cuda --budget 15 .*nsr bench models "),
     ],
 )

@@ -301,9 +301,15 @@ def _mixed_conv2d() -> dict[str, Entry]:
 
 
 def audit_all(
-    names: Sequence[str] | None = None, targets: Sequence[str] = tuple(TARGETS), *, progress: bool = False
+    names: Sequence[str] | None = None,
+    targets: Sequence[str] = tuple(TARGETS),
+    *,
+    progress: bool = False,
+    keep_going: bool = False,
 ) -> pd.DataFrame:
     """Compile kernels of :func:`entries` (default: all) for targets, a few seconds each, in a process a core.
+
+    With ``keep_going`` there is a column ``error``, and a kernel that does not compile is a row with nothing else.
 
     Returns:
         A row a kernel and target, of :meth:`Audit.row`; ``attrs["triton"]`` is the compiler's version.
@@ -323,7 +329,7 @@ def audit_all(
     tasks = [(name, target) for name in (known if names is None else names) for target in targets]
     # spawned, not forked: a process that has used CUDA must not be
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
-        found = pool.map(_audit_entry, *zip(*tasks, strict=True))
+        found = pool.map(_attempt_entry if keep_going else _audit_entry, *zip(*tasks, strict=True))
         table = pd.DataFrame(tqdm(found, total=len(tasks), desc="kernels", disable=not progress))
     table.attrs = {"triton": import_module("triton").__version__}
     return table
@@ -333,3 +339,11 @@ def _audit_entry(name: str, target: str) -> dict[str, Any]:
     entry = entries()[name]
     found = audit(entry.launch(TARGETS[target][0] == "cuda"), target)
     return {"case": name, **found.row(*entry.useful)}
+
+
+def _attempt_entry(name: str, target: str) -> dict[str, Any]:
+    try:
+        return {**_audit_entry(name, target), "error": ""}
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        return {"case": name, "target": target, "error": f"{type(error).__name__}: {reason[:300]}"}

@@ -160,7 +160,7 @@ rows = {row["case"]: row for row in audit_all(names, ["sm_90"]).to_dict("records
 def audited(script, folder):
     """The rows that a script of :data:`START` finds, by case and target."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    environment["TRITON_CACHE_DIR"] = str(folder)
+    environment.setdefault("TRITON_CACHE_DIR", str(folder))
     code = f"{START}\nif __name__ == '__main__':\n    exec({script!r})\n    print(json.dumps(rows))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     assert run.returncode == 0, run.stderr[-2000:]
