@@ -2,9 +2,9 @@
 # make lab         open the notebooks in JupyterLab                 make test-all  with the slow tests and the browser, too
 # make notebooks   execute the notebooks in place, to commit them   make bench     time the networks on this machine
 # make nbval       run them and compare texts and figures           make docs      the API as web pages, in docs/
+# make audit       compile the kernels with every Triton that users have, and read their machine code; needs no GPU
 # make lock        add to requirements.lock what pyproject.toml names (ARGS=--upgrade: newer versions of everything)
 # make bench-gpu   test and time the kernels on one GPU, at most 25 minutes; results go to data/results/ops
-# make audit       compile the kernels with every Triton that users have, and read their machine code; needs no GPU
 # make clean       remove .venv, runs and docs
 #
 # Everything is installed into .venv, nowhere else; where .venv is a link to another environment, nothing is installed.
@@ -85,6 +85,10 @@ docs: $(READY)
 lab: $(READY)
 	$(BIN)/jupyter lab notebooks
 
+# ARGS="3.6.0 --only adder2d --no-tests" takes a part of it.
+audit: $(READY)
+	$(BIN)/python -m nsrlib.bench.tritons $(ARGS)
+
 bench: $(READY)
 	$(BIN)/nsr bench models
 
@@ -95,10 +99,6 @@ bench-gpu: $(READY)
 	env -u TRITON_INTERPRET $(BIN)/nsr bench kernels --device cuda --budget 15 $(ARGS) || failed=1; \
 	timeout 120 $(BIN)/nsr bench models --device cuda --out data/results/ops/models.json || failed=1; \
 	exit $$failed
-
-# ARGS="3.6.0 --only adder2d --no-tests" takes a part of it.
-audit: $(READY)
-	$(BIN)/python -m nsrlib.bench.tritons $(ARGS)
 
 notebooks: $(READY)
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \

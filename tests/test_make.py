@@ -38,11 +38,11 @@ def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     [
         ("reproduce", r"\.venv/bin/nsr reproduce +--profile quick"),
         ("test", r"nbval +passed"),
+        ("audit", r"\.venv/bin/python -m nsrlib\.bench\.tritons"),
         ("lab", r"\.venv/bin/jupyter lab notebooks"),
         ("test-browser", r"-m pytest .* tests/browser"),
         ("docs", r"-m pdoc .*--output-directory docs"),
         ("bench", r"\.venv/bin/nsr bench models"),
-        ("audit", r"\.venv/bin/python -m nsrlib\.bench\.tritons"),
         ("bench-gpu", r"-m pytest .* tests/ops .*nsr bench kernels --device cuda --budget 15 .*nsr bench models "),
     ],
 )

@@ -182,6 +182,25 @@ def vmap_rule(operator: Callable[..., Any]) -> Callable[..., Any]:
     return rule
 
 
+def interpreter_problem() -> str | None:
+    """Why Triton's interpreter (``TRITON_INTERPRET=1``) cannot run here, or None; compiled kernels are not concerned.
+
+    Triton 3.6 asks numpy for the integer of an array of one element, which numpy from 2.4 on refuses.
+    """
+    import numpy
+    import triton
+
+    def release(module: Any) -> tuple[int, ...]:
+        return tuple(int(part) for part in module.__version__.split(".")[:2])
+
+    if release(triton) >= (3, 7) or release(numpy) < (2, 4):
+        return None
+    return (
+        f"the interpreter of Triton {triton.__version__} does not work with numpy {numpy.__version__}: "
+        "install 'numpy<2.4' or 'triton>=3.7' (kernels compiled for a GPU work with both)"
+    )
+
+
 class Launch(NamedTuple):
     """One launch of one Triton kernel: what a GPU runs is what :func:`nsrlib.bench.audit.audit` compiles and reads.
 
@@ -209,25 +228,6 @@ class Launch(NamedTuple):
                 if type(error).__name__ == "InterpreterError" and (problem := interpreter_problem()):
                     raise RuntimeError(problem) from error
                 raise
-
-
-def interpreter_problem() -> str | None:
-    """Why Triton's interpreter (``TRITON_INTERPRET=1``) cannot run here, or None; compiled kernels are not concerned.
-
-    Triton 3.6 asks numpy for the integer of an array of one element, which numpy from 2.4 on refuses.
-    """
-    import numpy
-    import triton
-
-    def release(module: Any) -> tuple[int, ...]:
-        return tuple(int(part) for part in module.__version__.split(".")[:2])
-
-    if release(triton) >= (3, 7) or release(numpy) < (2, 4):
-        return None
-    return (
-        f"the interpreter of Triton {triton.__version__} does not work with numpy {numpy.__version__}: "
-        "install 'numpy<2.4' or 'triton>=3.7' (kernels compiled for a GPU work with both)"
-    )
 
 
 def has_kernel(x: Tensor, *more: torch.dtype) -> bool:
