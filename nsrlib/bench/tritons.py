@@ -90,6 +90,30 @@ def _audit(only: str, environment: dict[str, str], path: Path) -> pd.DataFrame:
     return pd.read_json(path)
 
 
+def _tests(environment: dict[str, str]) -> tuple[bool, str]:
+    """Whether the audit's tests pass, and what pytest says of it."""
+    done = _python(["-m", "pytest", "-q", "-p", "no:cacheprovider", str(TESTS)], environment)
+    last = (done.stdout or done.stderr).strip().rpartition("\n")[2]
+    return done.returncode == 0, "\n".join([last, *re.findall(r"^(?:FAILED|ERROR|E  ).*", done.stdout, re.MULTILINE)])
+
+
+def _folders(wanted: Sequence[str], temporary: Path) -> dict[str, Path | None]:
+    """Where each version lies that can be had; None for the installed one, which always counts."""
+    installed: str = import_module("triton").__version__
+    found: dict[str, Path | None] = {installed: None}
+    missing = {}
+    for version in wanted:
+        if version != installed:
+            try:
+                found.setdefault(fetch(version, temporary / version), temporary / version)
+            except OSError as error:
+                missing[version] = str(error)
+    if missing:
+        reason = next(iter(missing.values()))[:200]
+        print(f"not to be had: Triton {', '.join(missing)} ({reason}); what counts: {', '.join(found)}", flush=True)
+    return dict(sorted(found.items(), key=lambda item: [int(n) for n in re.findall(r"\d+", item[0])]))
+
+
 def compare(wanted: Sequence[str] = VERSIONS, only: str = "", tests: bool = True) -> int:
     """Print the audit under every version of ``wanted`` that can be had, and under the installed one.
 
@@ -101,49 +125,34 @@ def compare(wanted: Sequence[str] = VERSIONS, only: str = "", tests: bool = True
     Returns:
         How many versions failed: a kernel that does not compile, or a bar that does not hold.
     """
-    installed: str = import_module("triton").__version__
+    tables: dict[str, pd.DataFrame] = {}
+    failed = set()
     with tempfile.TemporaryDirectory(prefix="tritons-") as temporary:
-        folders: dict[str, Path | None] = {installed: None}
-        missing = {}
-        for version in wanted:
-            if version != installed:
-                folder = Path(temporary, version)
-                try:
-                    folders.setdefault(fetch(version, folder), folder)
-                except OSError as error:
-                    missing[version] = str(error)
-        if missing:
-            reason, counted = next(iter(missing.values()))[:200], ", ".join(folders)
-            print(f"not to be had: Triton {', '.join(missing)} ({reason}); what counts: {counted}", flush=True)
-        versions = sorted(folders, key=lambda version: [int(n) for n in re.findall(r"\d+", version)])
-        environments = {v: _environment(folders[v], Path(temporary, "cache")) for v in versions}
-        tables: dict[str, pd.DataFrame] = {}
-        failed = set()
+        folders = _folders(wanted, Path(temporary))
+        environments = {v: _environment(folder, Path(temporary, "cache")) for v, folder in folders.items()}
         for version, environment in environments.items():
             start = time.monotonic()
             try:
-                tables[version] = _audit(only, environment, Path(temporary, f"{version}.json"))
+                table = _audit(only, environment, Path(temporary, f"{version}.json"))
             except RuntimeError as error:  # not even an import
                 failed.add(version)
                 print(f"Triton {version}: {error}", flush=True)
                 continue
-            print(f"Triton {version}: {len(tables[version])} audits in {time.monotonic() - start:.0f} s", flush=True)
-        print("\nregisters, bytes of stack and spills of a thread; barriers and useful instructions of the hot loop\n")
-        print(side_by_side(tables).to_string(index=False), flush=True)
-        for version, table in tables.items():
+            tables[version] = table
+            print(f"Triton {version}: {len(table)} audits in {time.monotonic() - start:.0f} s", flush=True)
             for row in table[table["error"] != ""].to_dict("records"):
                 failed.add(version)
-                print(f"\nTriton {version}: {row['case']} for {row['target']} does not compile: {row['error']}")
+                print(f"{row['case']} for {row['target']} does not compile: {row['error']}", flush=True)
+        if tables:
+            print("\nregisters, bytes of stack, spills; barriers and useful instructions of the hot loop\n")
+            print(side_by_side(tables).to_string(index=False), flush=True)
         if tests and TESTS.is_file():
-            command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", str(TESTS)]
             with ThreadPoolExecutor(os.cpu_count()) as pool:  # a process of its own each
-                results = pool.map(lambda environment: _python(command, environment), environments.values())
+                results = pool.map(_tests, environments.values())
             print()
-            for version, done in zip(environments, results, strict=True):
-                print(f"Triton {version}: {(done.stdout or done.stderr).strip().splitlines()[-1]}")
-                if done.returncode:
-                    failed.add(version)
-                    print("\n".join(re.findall(r"^(?:FAILED|ERROR|E  ).*", done.stdout, re.MULTILINE)))
+            for version, (passed, said) in zip(environments, results, strict=True):
+                print(f"Triton {version}: {said}")
+                failed.update([] if passed else [version])
     return len(failed)
 
 
