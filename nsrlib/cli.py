@@ -410,10 +410,13 @@ def bench(
     paper: Annotated[str | None, typer.Option(help="models: those of one paper; default: of all.")] = None,
     device: Device = "auto",
     audit: Annotated[bool, typer.Option("--audit", help="kernels: compile and read them; needs no GPU.")] = False,
-    budget: Annotated[float, typer.Option(help="kernels: minutes; what no longer fits is left out.")] = 25,
-    only: Annotated[str, typer.Option(help="kernels: one operator, or with --audit part of a name.")] = "",
+    budget: Annotated[float, typer.Option(help="Minutes; what no longer fits is left out.")] = 25,
+    seconds: Annotated[float, typer.Option(help="kernels: of measuring for each way to compute.")] = 0.5,
+    compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="kernels: torch.compile, too.")] = True,
+    once: Annotated[bool, typer.Option("--once", help="kernels: launch ours once a case, time nothing.")] = False,
+    only: Annotated[str, typer.Option(help="kernels: one operator, or part of a case's name.")] = "",
     resume: Annotated[bool, typer.Option(help="kernels: keep what --out holds of the same versions.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Write here (tables: .csv or .json).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write here (tables: .csv or .json; times: a folder, too).")] = None,
 ) -> None:
     """Time the networks, or the operators and their rivals, on this machine."""
     if what not in ("models", "kernels"):
@@ -425,7 +428,19 @@ def bench(
     if audit and what == "models":
         raise ValueError("--audit is for nsr bench kernels")
     if what == "kernels" and not audit:
-        return _bench_kernels(device, budget, only, resume, threads, out)
+        command = " ".join(["nsr bench kernels", *([f"--threads {threads}"] if threads else [])])
+        return _bench_kernels(
+            device,
+            budget=budget,
+            only=only,
+            resume=resume,
+            threads=threads,
+            out=out,
+            seconds=seconds,
+            compiled=compiled,
+            once=once,
+            command=command,
+        )
     if audit:
         from nsrlib.bench.audit import audit_all, entries
 
@@ -440,7 +455,9 @@ def bench(
         from nsrlib.bench.networks import latency
 
         networks = _networks(paper, device)
-        table = latency(networks, [(128, 128), (180, 320)], device=device, repeats=repeats, threads=threads)
+        table = latency(
+            networks, [(128, 128), (180, 320)], device=device, repeats=repeats, threads=threads, budget=budget
+        )
         typer.echo(f"seconds of one pass, best of {repeats}, {table.attrs['device']}, {table.attrs['threads']} threads")
         wide = table.pivot_table(index="model", columns="input", values="seconds", sort=False)
         typer.echo(wide.to_string(float_format=lambda v: f"{v:.4f}"))
@@ -467,14 +484,13 @@ def _networks(paper: str | None, device: str) -> dict[str, Any]:
     return {label: network for networks in chosen for label, network in networks(place).items()}
 
 
-def _bench_kernels(device: str, budget: float, only: str, resume: bool, threads: int | None, out: Path | None) -> None:
+def _bench_kernels(device: str, *, once: bool, **options: Any) -> None:
     from nsrlib import bench
 
-    command = " ".join(["nsr bench kernels", *([f"--threads {threads}"] if threads else [])])
-    table = bench.time_kernels(
-        device, budget=budget, only=only, resume=resume, threads=threads, out=out, command=command, say=typer.echo
-    )
-    columns = ["way", "median_ms", "spread_ms", "speedup", "percent_of_limit", "max_error", "skipped"]
+    table = bench.time_kernels(device, once=once, say=typer.echo, **options)
+    if once:
+        return
+    columns = ["way", "median_ms", "launch_ms", "graph_ms", "speedup", "percent_of_limit", "max_error", "skipped"]
     for case, rows in table.groupby("case", sort=False):
         shown = rows[columns].dropna(axis=1, how="all")
         typer.echo(f"\n{case}\n{shown.to_string(index=False, na_rep='', float_format=lambda v: f'{v:.3g}')}")

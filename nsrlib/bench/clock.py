@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ if HAS_TRITON:
 
 SECONDS = 0.5  # of measuring, for each way to compute a case
 REPEATS = (5, 200)  # least and most
+LEFT_OUT = "left out, no time"
 
 
 @contextlib.contextmanager
@@ -77,6 +79,10 @@ class CpuClock:
             peak = max(peak, held)
         return peak
 
+    def graph(self, call: Callable[[], object], repeats: int) -> float | str | None:
+        """None: graphs are CUDA's."""
+        return None
+
     def room(self) -> int:
         """Bytes that one call may take."""
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
@@ -126,6 +132,22 @@ class CudaClock:
         call()
         return torch.cuda.max_memory_allocated(self.device) - before
 
+    def graph(self, call: Callable[[], object], repeats: int) -> float | str | None:
+        """Median milliseconds of a call replayed by a CUDA graph, from a cold L2 cache; or why there is no graph."""
+        try:
+            side, graph = torch.cuda.Stream(self.device), torch.cuda.CUDAGraph()
+            side.wait_stream(torch.cuda.current_stream(self.device))
+            with torch.cuda.stream(side):  # what a call does only once must not be captured
+                for _ in range(2):
+                    call()
+            torch.cuda.current_stream(self.device).wait_stream(side)
+            with torch.cuda.graph(graph):
+                call()
+            graph.replay()
+            return statistics.median(self(graph.replay, 0.1) for _ in range(repeats))
+        except Exception as error:
+            return first_line(error)
+
     def room(self) -> int:
         torch.cuda.empty_cache()
         return int(0.9 * torch.cuda.mem_get_info(self.device)[0])
@@ -135,7 +157,10 @@ Clock = CpuClock | CudaClock
 
 
 class Times(NamedTuple):
-    """Of one call; spread is the quartile distance, launch the time until it returns, peak the most bytes held."""
+    """Of one call; spread is the quartile distance, launch the time until it returns, peak the most bytes held.
+
+    On CUDA ``graph_ms`` is the time of a replay in a CUDA graph, or ``no_graph`` says why there is none.
+    """
 
     median_ms: float
     spread_ms: float
@@ -143,6 +168,8 @@ class Times(NamedTuple):
     launch_ms: float
     repeats: int
     peak_bytes: int
+    graph_ms: float | None = None
+    no_graph: str | None = None
 
 
 def measure(
@@ -150,32 +177,57 @@ def measure(
     clock: Clock,
     seconds: float = SECONDS,
     around: Callable[[str], contextlib.AbstractContextManager[object]] = lambda label: contextlib.nullcontext(),
+    until: float = math.inf,
 ) -> dict[str, Times | str]:
-    """Time calls in turns, each about ``seconds`` within ``around(label)``; one that raises gives its first line."""
-    found: dict[str, Times | str] = dict.fromkeys(calls, "")
+    """Time calls in turns, each about ``seconds`` within ``around(label)``; one that raises gives its first line.
+
+    A call whose least repeats would not end at ``until``, by :func:`time.monotonic`, gives :data:`LEFT_OUT`.
+    """
+    found: dict[str, Times | str] = dict.fromkeys(calls, LEFT_OUT)
     warm: dict[str, tuple[float, int, int]] = {}
+    least, most = REPEATS
     for label, call in calls.items():
+        if time.monotonic() >= until:
+            continue
         try:
             with around(label):
                 call()  # compiles, chooses algorithms
-                peak = clock.peak(call)
                 lead = clock.launch(call)
+                if time.monotonic() + (least + 2) * lead / 1000 >= until:
+                    continue
+                more = min(4, int(100 * seconds / max(lead, 1e-6)))
+                lead = statistics.median([lead, *(clock.launch(call) for _ in range(more))])
+                peak = clock.peak(call)
                 once = clock(call, lead)
         except Exception as error:  # whatever a library or compiler raises is the answer
             found[label] = first_line(error)
         else:
-            least, most = REPEATS
             warm[label] = lead, peak, max(least, min(most, int(1000 * seconds / max(once, 1e-6))))
     taken: dict[str, list[float]] = {label: [] for label in warm}
     rounds = max((count for _, _, count in warm.values()), default=0)
     for turn in range(1, rounds + 1):
-        for label, (lead, _, count) in warm.items():
+        if time.monotonic() >= until and min(map(len, taken.values()), default=0) >= 2:
+            break
+        for label in list(taken):
+            lead, _, count = warm[label]
             if turn * count // rounds > len(taken[label]):  # the slow ones evenly spread over the turns
-                with around(label):
-                    taken[label].append(clock(calls[label], lead))
-    for label, (lead, peak, count) in warm.items():
-        low, median, high = statistics.quantiles(taken[label], n=4)
-        found[label] = Times(median, high - low, min(taken[label]), lead, count, peak)
+                try:
+                    with around(label):
+                        taken[label].append(clock(calls[label], lead))
+                except Exception as error:
+                    found[label] = first_line(error)
+                    del taken[label]
+    for label, ms in taken.items():
+        lead, peak, _ = warm[label]
+        low, median, high = statistics.quantiles(ms, n=4)
+        found[label] = Times(median, high - low, min(ms), lead, len(ms), peak)
+    for label in taken:  # last, since a capture that fails may break what follows
+        times = found[label]
+        if isinstance(times, Times):
+            with around(label):
+                graph = clock.graph(calls[label], min(times.repeats, 20))
+            answer = times._replace(no_graph=graph) if isinstance(graph, str) else times._replace(graph_ms=graph)
+            found[label] = answer
     return found
 
 
@@ -209,27 +261,32 @@ def rate_launch(x: Tensor, y: Tensor, steps: int) -> tuple[Launch, int]:
     return Launch(_rate_kernel, (x.numel() // 1024,), arguments, num_warps=4), x.numel() * steps * 16
 
 
-def limits(device: torch.device, clock: Clock, seconds: float = SECONDS) -> dict[str, float]:
+def limits(
+    device: torch.device, clock: Clock, seconds: float = SECONDS, units: Collection[str] | None = None
+) -> dict[str, float]:
     """What this device does at best, a second: bytes copied (read and written), operations of each unit.
 
-    A multiply-add counts as two; additions and vabsdiff4, on CUDA only, are instructions.
+    A multiply-add counts as two; additions and vabsdiff4, on CUDA only, are instructions. ``units``: only these.
     """
     cuda = device.type == "cuda"
     work: dict[str, tuple[Callable[[], object], float]] = {}
     x = torch.randn(2**28 if cuda else 2**25, device=device)
     y = torch.empty_like(x)
     work["copy"] = (lambda: y.copy_(x)), 2 * x.numel() * x.element_size()
-    n = 8192 if cuda else 1024
-    a = torch.randn(n, n, device=device)
-    b = a.bfloat16()
-    for unit, matrix in (("float32", a), ("bfloat16", b), *((("float32, TF32", a),) if cuda else ())):
-        work[unit] = partial(torch.mm, matrix, matrix), 2 * n**3
+    # without units for it a processor is a hundred times slower in bfloat16
+    sizes = (
+        dict.fromkeys(("float32", "bfloat16", "float32, TF32"), 8192) if cuda else {"float32": 1024, "bfloat16": 512}
+    )
+    for unit, n in sizes.items():
+        a = torch.randn(n, n, device=device, dtype=torch.bfloat16 if unit == "bfloat16" else torch.float32)
+        work[unit] = partial(torch.mm, a, a), 2 * n**3
     if cuda and HAS_TRITON:
         flat = torch.randn(1024 * 64 * torch.cuda.get_device_properties(device).multi_processor_count, device=device)
-        units = {"additions": flat, **({} if torch.version.hip else {"vabsdiff4": flat.view(torch.int32)})}
-        for unit, words in units.items():
-            launch, count = rate_launch(words, torch.empty_like(words), 1024)
+        words = {"additions": flat, **({} if torch.version.hip else {"vabsdiff4": flat.view(torch.int32)})}
+        for unit, tensor in words.items():
+            launch, count = rate_launch(tensor, torch.empty_like(tensor), 1024)
             work[unit] = launch.run, count
-    times = measure({u: w[0] for u, w in work.items()}, clock, seconds, lambda unit: float32_products("TF32" in unit))
+    calls = {unit: call for unit, (call, _) in work.items() if units is None or unit in units}
+    times = measure(calls, clock, seconds, lambda unit: float32_products("TF32" in unit))
     taken = {unit: getattr(t, clock.typical) for unit, t in times.items() if isinstance(t, Times)}
     return {unit: work[unit][1] / ms * 1000 for unit, ms in taken.items()}

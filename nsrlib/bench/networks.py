@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ def latency(
     device: str | torch.device = "auto",
     repeats: int = 5,
     threads: int | None = None,
+    budget: float = math.inf,
 ) -> pd.DataFrame:
     """Seconds of one forward pass, best of ``repeats``, the models taken in turns so that a busy moment hits all.
 
@@ -32,6 +34,7 @@ def latency(
         models: networks that take three channels, used as they are.
         sizes: low-resolution ``(H, W)``.
         threads: of the CPU; default: PyTorch's.
+        budget: minutes. No size and no turn is begun after them, but one of each network at the first size.
 
     Returns:
         Columns model, input ("WxH"), seconds; attrs: device, threads, repeats.
@@ -41,19 +44,24 @@ def latency(
     """
     import pandas as pd
 
+    until = time.monotonic() + 60 * budget
     for name, number in (("repeats", repeats), ("threads", threads)):
         if number is not None and number < 1:
             raise ValueError(f"{name} must be at least 1, got {number}")
     chosen = pick_device(device)
-    rows = []
+    rows: list[dict[str, object]] = []
     ready = {label: model.to(chosen).eval() for label, model in models.items()}
     # upscaled to a smooth input: on noise some networks leave their trained range
     thumbnail = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     with cpu_threads(threads):
         for h, w in sizes:
+            if rows and time.monotonic() >= until:
+                break
             x = F.interpolate(thumbnail, size=(h, w), mode="bilinear", align_corners=False).to(chosen)
             best = dict.fromkeys(ready, float("inf"))
             for turn in range(repeats + 1):
+                if turn > 1 and time.monotonic() >= until:
+                    break
                 for label, model in ready.items():
                     seconds = seconds_of(model, x)
                     if turn:  # the first turn warms up

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
 
 from nsrlib.models import create_model, optimise
 from nsrlib.ops.adder2d import adder2d, adder2d_grads_ref, adder2d_int8, adder2d_int8_ref, adder2d_ref
@@ -17,6 +19,7 @@ from nsrlib.ops.bsconv2d import bsconv2d, bsconv2d_ref
 from nsrlib.ops.mixed_conv2d import mixed_conv2d, mixed_conv2d_ref
 
 OURS = "nsrlib"
+TAPS = tuple(itertools.product(range(3), range(3)))
 
 Inputs = dict[str, Tensor]
 Layout = Literal["NCHW", "channels last"]
@@ -54,6 +57,7 @@ class Way:
     equal: bool = True  # computes what ours does
     tf32: bool = False
     compiled: bool = False
+    pieces: bool = False  # run(compile=...) says itself what is compiled
     memory: int = 0  # bytes beyond its inputs, where that may be too many
 
 
@@ -117,6 +121,47 @@ def _broadcast(x: Tensor, weight: Tensor) -> Tensor:
     return _Broadcast.apply(x, weight)
 
 
+def _as_it_is(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return function
+
+
+class _Taps(torch.autograd.Function):
+    """The adder layer for a compiler: tap by tap, pixels innermost, padding outside, where it masks no access."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, compile: Callable[..., Any]) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.compile = compile
+        return compile(_taps_forward)(F.pad(x, (1, 1, 1, 1)), weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        (g,), (x, weight) = grads, ctx.saved_tensors
+        dx = ctx.compile(_taps_input_grad)(F.pad(g, (1, 1, 1, 1)), x, weight)
+        # sum G (X - W), with the weight gradient of a convolution
+        product = conv2d_weight(x, weight.shape, g, padding=1)
+        return dx, product - g.sum((0, 2, 3))[:, None, None, None] * weight, None
+
+
+def _taps_forward(padded: Tensor, weight: Tensor) -> Tensor:
+    (h, w), y = (side - 2 for side in padded.shape[2:]), padded.new_zeros(())
+    for i, j in TAPS:
+        y = y - (padded[:, None, :, i : i + h, j : j + w] - weight[:, :, i, j, None, None]).abs().sum(2)
+    return y
+
+
+def _taps_input_grad(padded: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    (h, w), dx = x.shape[2:], x.new_zeros(())
+    for i, j in TAPS:
+        g = padded[:, :, None, 2 - i : 2 - i + h, 2 - j : 2 - j + w]
+        dx = dx + (g * (weight[:, :, i, j, None, None] - x[:, None]).clamp(-1, 1)).sum(1)
+    return dx
+
+
+def _by_taps(x: Tensor, weight: Tensor, compile: Callable[..., Any] = _as_it_is) -> Tensor:
+    return _Taps.apply(x, weight, compile)
+
+
 def _cdist(x: Tensor, weight: Tensor) -> Tensor:
     columns = F.unfold(x, weight.shape[2:], padding=1).mT  # (N, L, D)
     wide = torch.promote_types(x.dtype, torch.float32)  # it knows no 16-bit types
@@ -143,6 +188,7 @@ def _adder_ways(case: Case, device: str) -> dict[str, Way]:
         OURS: Way(lambda x, weight: adder2d(x, weight, 1, 1)),
         "broadcast": Way(_broadcast, memory=size * (4 if case.backward else 2)),
         "broadcast, torch.compile": Way(_broadcast, compiled=True),
+        "broadcast by taps, torch.compile": Way(_by_taps, compiled=True, pieces=True),
         # its gradient is the sign's; on CUDA its backward pass fills such a tensor
         "torch.cdist": Way(_cdist, equal=not case.backward, memory=size if case.backward and device == "cuda" else 0),
         **_eager(_library(_convolution, case, device, "convolution of that shape", equal=False)),
@@ -197,6 +243,12 @@ def _bsconv_inputs(case: Case) -> Inputs:
 _bsconv = partial(bsconv2d_ref, activation="gelu")
 
 
+def _padded_first(x: Tensor, pointwise: Tensor, depthwise: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
+    """The same: a 1x1 convolution without bias keeps a border of zeros, and the depthwise one need not pad."""
+    z = F.conv2d(F.pad(x, (1, 1, 1, 1)), pointwise)
+    return F.gelu(F.conv2d(z, depthwise, bias, groups=len(depthwise)) + residual)
+
+
 def _merged(x: Tensor, pointwise: Tensor, depthwise: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
     """One dense convolution; its kernel is made anew, as training would, which is next to nothing."""
     return F.gelu(F.conv2d(x, pointwise * depthwise, bias, padding=1) + residual)
@@ -205,6 +257,7 @@ def _merged(x: Tensor, pointwise: Tensor, depthwise: Tensor, bias: Tensor, resid
 def _bsconv_ways(case: Case, device: str) -> dict[str, Way]:
     ours = partial(bsconv2d, activation="gelu")
     ways = {OURS: Way(ours, nhwc), **_library(_bsconv, case, device, "eager")}
+    ways |= _library(_padded_first, case, device, "eager, padded first")
     ways |= _library(_merged, case, device, "merged dense convolution")
     if device == "cuda" and case.dtype == torch.float32:
         ways[f"{OURS}, TF32 on"] = Way(partial(ours, float32_precision="tf32"), nhwc, tf32=True)
@@ -244,13 +297,19 @@ _hard = partial(mixed_conv2d_ref, padding=1, mode="hard")
 
 def _grouped(x: Tensor, weight: Tensor, gate: Tensor) -> Tensor:
     """As NSR's authors do: mix the kernels of every sample, then a convolution with groups = batch."""
-    n, _, h, w = x.shape
-    mixed = torch.einsum("nkd,kdr...->ndr...", gate, weight.unflatten(0, (*gate.shape[1:], -1)))
-    return F.conv2d(x.reshape(1, -1, h, w), mixed.flatten(0, 2), padding=1, groups=n).view(n, -1, h, w)
+    return _by_sample(x, torch.einsum("nkd,kdr...->ndr...", gate, weight.unflatten(0, (*gate.shape[1:], -1))))
 
 
 def _grouped_hard(x: Tensor, weight: Tensor, gate: Tensor) -> Tensor:
-    return _grouped(x, weight, F.one_hot(gate.argmax(1), GROUPS).mT.to(gate.dtype))
+    """Likewise; a choice of kernels needs no sum."""
+    groups = torch.arange(gate.shape[2], device=gate.device)
+    return _by_sample(x, weight.unflatten(0, (*gate.shape[1:], -1))[gate.argmax(1), groups])
+
+
+def _by_sample(x: Tensor, kernels: Tensor) -> Tensor:
+    """``x`` ``(N, C, H, W)`` with the kernels of each sample, ``(N, d, r, C, 3, 3)``."""
+    n, _, h, w = x.shape
+    return F.conv2d(x.reshape(1, -1, h, w), kernels.flatten(0, 2), padding=1, groups=n).view(n, -1, h, w)
 
 
 def _mixed_ways(case: Case, device: str, mode: Any) -> dict[str, Way]:
@@ -327,6 +386,7 @@ def cases_of(device: str = "cuda") -> list[Case]:
             Case("bsconv2d", frame),
             Case("bsrn_x4", (1, 3, 180, 320)),
             Case("bsconv2d", patches, backward=True),
+            Case("bsconv2d", frame, backward=True),
             Case("mixed_conv2d", patches),
             Case("mixed_conv2d_hard", patches),
             Case("mixed_conv2d", patches, backward=True),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import time
 from dataclasses import replace
 
@@ -48,10 +49,12 @@ def test_the_gpu_sees_the_sizes_types_and_rivals_that_were_asked_for():
     assert {case.shape[1] for case in found} >= {64, 256}
     assert {case.shape[-2:] for case in found} >= {(48, 48), (180, 320), (360, 640)}
     assert {case.mode for case in found if case.op == "adder2d"} == {"forward", "forward+backward"}
-    assert "torch.cdist" in OPERATORS["adder2d"].ways(found[0], "cuda")
+    adders = OPERATORS["adder2d"].ways(found[0], "cuda")
+    assert {"torch.cdist", "broadcast by taps, torch.compile"} <= set(adders)
     bsconv = next(c for c in found if c.op == "bsconv2d" and c.dtype == torch.float32)
     labels = set(OPERATORS["bsconv2d"].ways(bsconv, "cuda"))
-    assert {f"eager channels last{c}, TF32 {t}" for c in ("", ", torch.compile") for t in ("on", "off")} <= labels
+    for form in ("eager", "eager, padded first", "merged dense convolution"):
+        assert {f"{form} channels last{c}, TF32 {t}" for c in ("", ", torch.compile") for t in ("on", "off")} <= labels
 
 
 @pytest.mark.parametrize("op", OPERATORS)
@@ -67,8 +70,8 @@ def test_equal_ways_compute_the_same_in_float64(op, backward):
     exact = call_of(case, Way(OPERATORS[op].definition), inputs)()
     seen = 0
     for label, way in OPERATORS[op].ways(case, "cpu").items():
-        if way.equal and not way.compiled:
-            for name, value in call_of(case, way, inputs)().items():
+        if way.equal:
+            for name, value in call_of(case, replace(way, compiled=False), inputs)().items():
                 torch.testing.assert_close(
                     value.double(), exact[name].double(), rtol=1e-9, atol=1e-9, msg=f"{label} {name}"
                 )
@@ -173,6 +176,9 @@ class FakeClock(CpuClock):
     def launch(self, call):
         return 0.5
 
+    def graph(self, call, repeats):
+        return {400.0: "it asks the CPU", 100.0: 90.0}[call()]
+
     def peak(self, call):
         return 7
 
@@ -187,9 +193,9 @@ def test_calls_take_turns_and_slow_ones_are_spread_evenly(monkeypatch):
     monkeypatch.setattr(clocks, "REPEATS", (2, 8))
     clock = FakeClock()
     found = measure({"slow": lambda: 400.0, "fast": lambda: 100.0}, clock, seconds=0.8)
-    assert found["fast"] == Times(100, 0, 100, 0.5, 8, 7)
-    assert found["slow"].repeats == 2
-    assert clock.order[2:] == [100, 100, 100, 400, 100, 100, 100, 100, 400, 100]  # after the two that warm up
+    assert found["fast"] == Times(100, 0, 100, 0.5, 8, 7, graph_ms=90)
+    assert found["slow"] == Times(400, 0, 400, 0.5, 2, 7, no_graph="it asks the CPU")
+    assert clock.order[2:12] == [100, 100, 100, 400, 100, 100, 100, 100, 400, 100]  # after the two that warm up
 
 
 def test_a_call_that_raises_says_why_and_the_others_are_timed():
@@ -200,6 +206,29 @@ def test_a_call_that_raises_says_why_and_the_others_are_timed():
     assert found["a"] == "OutOfMemoryError: CUDA out of memory. Tried to allocate 20 GiB"
     assert found["b"].repeats >= clocks.REPEATS[0]
     assert list(found) == ["a", "b"]
+
+
+def test_a_call_that_raises_late_loses_its_time_and_no_other():
+    left = iter(range(6))
+    found = measure({"a": lambda: next(left), "b": lambda: None}, CpuClock(), seconds=0.001)
+    assert found["a"] == "StopIteration: "
+    assert found["b"].repeats >= clocks.REPEATS[0]
+
+
+def test_what_does_not_fit_the_time_is_left_out():
+    calls = []
+
+    def slow():
+        start = time.process_time()
+        while time.process_time() - start < 0.1:
+            pass
+        calls.append(start)
+
+    table = {"slow": slow, "b": lambda: None}
+    found = measure(table, CpuClock(), seconds=0.001, until=time.monotonic() + 0.25)
+    assert found["slow"] == "left out, no time"
+    assert len(calls) <= 2
+    assert measure(table, CpuClock(), until=time.monotonic()) == dict.fromkeys(table, "left out, no time")
 
 
 @pytest.mark.timing
@@ -273,6 +302,39 @@ def test_the_gpu_clock_times_between_events_after_a_pause(fake_cuda):
     assert clock.launch(lambda: fake_cuda.sleep(0.01)) == pytest.approx(10)
 
 
+def test_a_graph_is_timed_by_its_replays_and_its_absence_explained(fake_cuda, monkeypatch):
+    class Stream:
+        def wait_stream(self, other):
+            pass
+
+    class Graph:
+        def replay(self):
+            fake_cuda.sleep(0.002)
+
+    clock = CudaClock(CPU)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "stream", contextlib.nullcontext)
+    monkeypatch.setattr(torch.cuda, "graph", contextlib.nullcontext)
+    assert clock.graph(lambda: fake_cuda.sleep(0.01), 5) == pytest.approx(2)
+
+    def asks():
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    assert clock.graph(asks, 5) == "RuntimeError: operation not permitted when stream is capturing"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(DEVICE.type == "cpu", reason="needs a CUDA device")
+def test_a_captured_call_takes_no_longer_than_one_that_is_launched():
+    x = torch.randn(2**24, device=DEVICE)
+    found = measure({"add": lambda: x + 1, "asks": lambda: (x.sum() > 0).item()}, CudaClock(DEVICE), 0.01)
+    assert 0.5 < found["add"].graph_ms / found["add"].median_ms < 1.5
+    assert found["asks"].graph_ms is None
+    assert "captur" in found["asks"].no_graph
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(DEVICE.type == "cpu", reason="needs a CUDA device")
 def test_limits_of_a_gpu_are_plausible():
@@ -307,21 +369,16 @@ def test_the_kernel_that_counts_additions_adds(monkeypatch):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """A run of two tiny cases without compilers."""
-
-    def without_compiled(operator):
-        ways = operator.ways
-        return operator._replace(ways=lambda c, d: {k: w for k, w in ways(c, d).items() if not w.compiled})
-
-    for name in ("adder2d", "bsconv2d"):
-        monkeypatch.setitem(OPERATORS, name, without_compiled(OPERATORS[name]))
+    """A run of two tiny cases, with a compiler that compiles nothing."""
+    monkeypatch.setattr(torch, "compile", lambda run, dynamic: run)
     found = [Case("adder2d", TINY, backward=True), Case("bsconv2d", TINY)]
     monkeypatch.setattr(kernels, "cases_of", lambda device: found)
     monkeypatch.setattr(kernels, "limits", lambda *args: {"copy": 1e10, "float32": 1e11})
 
     def run(path, **options):
         said = []
-        table = kernels.time_kernels("cpu", out=path, seconds=1e-3, say=said.append, **options)
+        options = {"compiled": False, "seconds": 1e-3} | options
+        table = kernels.time_kernels("cpu", out=path, say=said.append, **options)
         return table, said
 
     return run
@@ -345,7 +402,8 @@ def test_a_run_writes_rows_with_versions_command_and_limits(quick, tmp_path):
     assert stored["provenance"]["threads"] == 1
     assert stored["provenance"]["versions"]["torch"] == torch.__version__
     assert stored["limits"] == {"copy": 1e10, "float32": 1e11}
-    assert "times as long" in said[0]
+    assert [line.rpartition(": ")[2][:8] for line in said[:2]] == ["returned"] * 2
+    assert "times as long" in said[2]
     assert said[-1] == "copy 10 G/s, float32 100 G/s"
     pd.testing.assert_frame_equal(kernels.table(path), table)
 
@@ -363,28 +421,91 @@ def test_an_interrupted_run_keeps_what_it_has_and_goes_on(quick, tmp_path, monke
     with pytest.raises(KeyboardInterrupt):
         quick(path)
     first = kernels.table(path)
-    assert set(first["op"]) == {"adder2d"}
+    assert set(first.loc[first["median_ms"].notna(), "op"]) == {"adder2d"}
     monkeypatch.setattr(kernels, "measure_case", real)
     table, said = quick(path, resume=True)
-    assert set(table["op"]) == {"adder2d", "bsconv2d"}
-    assert list(table["median_ms"][: len(first)]) == list(first["median_ms"])
+    assert set(table.loc[table["median_ms"].notna(), "op"]) == {"adder2d", "bsconv2d"}
+    kept = first["median_ms"].dropna()
+    assert list(table["median_ms"][: len(kept)]) == list(kept)
     assert not any(line.startswith("adder2d") for line in said)
     with pytest.raises(ValueError, match=r"cpu\.json was measured with another command; run without --resume"):
         quick(path, resume=True, command="another")
     pd.testing.assert_frame_equal(kernels.table(path), table)
 
 
+def test_ways_through_a_compiler_come_last_one_by_one_and_beside_ours(quick, tmp_path, monkeypatch):
+    seen = []
+    real = kernels.measure
+
+    def remember(calls, *args):
+        seen.append(list(calls))
+        return real(calls, *args)
+
+    monkeypatch.setattr(kernels, "measure", remember)
+    table, said = quick(tmp_path / "cpu.json", compiled=True)
+    slow = [label for _, label in table[["case", "way"]].to_numpy() if "torch.compile" in label]
+    assert "broadcast by taps, torch.compile" in slow
+    assert seen[2:] == [[OURS, label] for label in slow]
+    assert not any("torch.compile" in label for calls in seen[:2] for label in calls)
+    assert (table["speedup"] > 0).all()
+    assert not table.duplicated(["case", "way"]).any()
+    assert any(line.endswith("times as long as ours") for line in said)
+    without, _ = quick(tmp_path / "cpu.json")
+    assert not without["way"].str.contains("torch.compile").any()
+
+
 def test_what_no_longer_fits_the_budget_is_left_out_and_said(quick, tmp_path, monkeypatch):
-    now = iter(range(0, 10_000, 100))
-    monkeypatch.setattr(kernels.time, "monotonic", lambda: next(now))  # every look at the clock costs 100 s
-    case = Case("bsconv2d", TINY)
-    monkeypatch.setattr(kernels, "cases_of", lambda device: [Case("adder2d", TINY, backward=True), case, case])
-    # the second case takes 100 s; the third would begin at 500 s and end after 9 minutes
-    table, said = quick(tmp_path / "cpu.json", budget=9)
-    assert list(table["case"].unique()) == ["adder2d forward+backward float32 2x8x6x5 to 8, NCHW", str(case)]
-    left = "bsconv2d forward float32 2x8x6x5 to 8, NCHW"
+    now, real = [0.0], kernels.measure_case
+    monkeypatch.setattr(kernels.time, "monotonic", lambda: now[0])
+
+    def slow(case, *args):
+        now[0] += 240
+        return real(case, *args)
+
+    monkeypatch.setattr(kernels, "measure_case", slow)
+    cases = [Case("adder2d", TINY, backward=True), Case("bsconv2d", TINY), Case("bsconv2d", TINY, backward=True)]
+    monkeypatch.setattr(kernels, "cases_of", lambda device: cases)
+    table, said = quick(tmp_path / "cpu.json", budget=9)  # the third would begin after 8 minutes and take 4
+    left = "bsconv2d forward+backward float32 2x8x6x5 to 8, NCHW"
     assert table.attrs["left_out"] == [left]
+    assert list(table["case"].unique()) == list(map(str, cases))
+    assert table.set_index("case")["skipped"][left] == "left out, no time"
     assert f"{left}: left out, no time" in said
+
+
+@pytest.mark.parametrize("fate", ["raises", "dies"])
+def test_a_kernel_that_dies_when_it_is_launched_costs_one_case(quick, tmp_path, monkeypatch, fate):
+    def launch(**inputs):
+        raise RuntimeError("an illegal memory access was encountered") if fate == "raises" else KeyboardInterrupt
+
+    dying = OPERATORS["adder2d"]._replace(ways=lambda case, device: {OURS: Way(launch)})
+    monkeypatch.setitem(OPERATORS, "adder2d", dying)
+    path = tmp_path / "cpu.json"
+    if fate == "dies":
+        with pytest.raises(KeyboardInterrupt):
+            quick(path)
+        assert set(kernels.table(path)["skipped"]) == {"left out, no time"}
+    table, _ = quick(path, resume=True)
+    rows = table[table["way"] == OURS].set_index("op")
+    reason = "did not return" if fate == "dies" else "RuntimeError: an illegal memory access was encountered"
+    assert rows.loc["adder2d", "skipped"] == f"not timed: when launched: {reason}"
+    assert rows.loc["bsconv2d", "median_ms"] > 0
+
+
+def test_once_only_launches(quick, tmp_path):
+    table, said = quick(tmp_path / "cpu.json", once=True)
+    assert set(table.attrs["launched"].values()) == {"returned"}
+    assert list(table["skipped"]) == ["left out, no time"] * 2
+    assert len(said) == 2
+
+
+def test_a_file_in_a_folder_is_named_after_the_processor_and_what_it_can(quick, tmp_path):
+    table, _ = quick(tmp_path, once=True)
+    device = table.attrs["provenance"]["device"]
+    assert device.endswith((" with bfloat16", " without bfloat16"))
+    assert torch.backends.cpu.get_cpu_capability() in device
+    [path] = tmp_path.iterdir()
+    assert path.stem == "-".join(re.findall("[a-z0-9]+", device.lower()))
 
 
 def test_what_needs_too_much_memory_is_skipped_with_the_reason(quick, monkeypatch):
@@ -396,10 +517,11 @@ def test_what_needs_too_much_memory_is_skipped_with_the_reason(quick, monkeypatc
 
 
 def test_one_operator_alone_and_bad_options(quick, tmp_path):
-    table, _ = quick(tmp_path / "cpu.json", only="bsconv2d")
-    assert set(table["op"]) == {"bsconv2d"}
-    with pytest.raises(ValueError, match="unknown operator 'conv'; known: adder2d, "):
-        quick(tmp_path / "cpu.json", only="conv")
+    for only in ("bsconv2d", "conv2d forward float32"):
+        table, _ = quick(tmp_path / "cpu.json", only=only)
+        assert set(table["op"]) == {"bsconv2d"}
+    with pytest.raises(ValueError, match=r"unknown operator 'conv3d'; known: adder2d, .*, or part of a case's name"):
+        quick(tmp_path / "cpu.json", only="conv3d")
     for name in ("budget", "threads"):
         with pytest.raises(ValueError, match=f"{name} must be positive, got 0"):
             quick(tmp_path / "cpu.json", **{name: 0})
@@ -434,24 +556,29 @@ def test_aims_are_judged_by_their_worst_case():
         "cpu",
         {
             ("adder2d", both, OURS): {"peak_bytes": 10, "speedup": 1},
-            ("adder2d", both, "broadcast"): {"peak_bytes": 99, "speedup": 4.5},
+            ("adder2d", both, "broadcast"): {"peak_bytes": 99, "speedup": 45},
             ("adder2d", "forward", "broadcast"): {"peak_bytes": 1, "speedup": 1},
+            ("bsconv2d", both, "eager"): {"speedup": 1.2},
+            ("bsconv2d", both, "eager, padded first channels last"): {"speedup": 0.9},
+            ("bsconv2d", both, "eager channels last, torch.compile"): {"speedup": 0.5},
         },
     )
-    found = verdicts(table)
-    assert list(found["verdict"]) == ["reached", "missed"]
-    assert found["worst"].tolist() == [4.5, 9.9]
+    found = verdicts(table).set_index("aim").loc[lambda t: t["verdict"] != "not measured"]
+    assert list(found["verdict"]) == ["reached", "missed", "missed"]
+    assert found["worst"].tolist() == [45, 9.9, 0.9]
 
 
-def test_every_aim_of_the_gpu_has_rows_that_can_decide_it():
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_every_aim_has_rows_that_can_decide_it(device):
     values = {}
-    for case in cases_of("cuda"):
-        for label in OPERATORS[case.op].ways(small(case), "cpu" if case.op == "bsrn_x4" else "cuda"):
-            values[case.op, case.mode, label] = {"speedup": 50.0, "percent_of_limit": 80.0, "peak_bytes": 1}
-    found = verdicts(rows_for("cuda", values))
-    assert len(found) == len(BARS["cuda"])
+    for case in cases_of(device):
+        for label in OPERATORS[case.op].ways(small(case), "cpu" if case.op == "bsrn_x4" else device):
+            bytes_held = 1 if label == OURS else 20
+            values[case.op, case.mode, label] = {"speedup": 50.0, "percent_of_limit": 80.0, "peak_bytes": bytes_held}
+    found = verdicts(rows_for(device, values))
+    assert len(found) == len(BARS[device])
     assert set(found["verdict"]) == {"reached"}
-    assert set(verdicts(rows_for("cuda", {}))["verdict"]) == {"not measured"}
+    assert set(verdicts(rows_for(device, {}))["verdict"]) == {"not measured"}
 
 
 def test_the_context_of_a_way_surrounds_its_calls():

@@ -24,6 +24,13 @@ def test_every_model_is_measured_at_every_size_and_the_threads_are_restored():
     assert torch.get_num_threads() == before
 
 
+def test_a_spent_budget_ends_the_turns_and_the_sizes_but_every_network_has_a_time():
+    models = {name: create_model("bicubic", 2) for name in ("a", "b")}
+    table = latency(models, [(16, 20), (24, 16)], device="cpu", repeats=10**9, threads=1, budget=1e-9)
+    assert table["input"].tolist() == ["20x16", "20x16"]
+    assert (table["seconds"] < float("inf")).all()
+
+
 @pytest.mark.parametrize("paper", WITH_NETWORKS, ids=lambda paper: paper.name)
 def test_every_network_that_a_paper_compares_runs_and_is_timed(paper):
     models = paper.networks("cpu")

@@ -98,7 +98,7 @@ def test_the_kernels_table_names_the_strongest_rival_of_each_case(toy):
     lines = readme.kernels_markdown().splitlines()
     assert lines[2:4] == ["| adder2d | 10 | cdist | 1.40 |", "| bsconv2d | 8 | eager | 0.75 |"]
     assert lines[-1] == (
-        "Below 1 the alternative is faster. Aims reached: 0 of 2. a processor, 1 thread, PyTorch 2; `nsr bench`."
+        "Below 1 the alternative is faster. Aims reached: 0 of 5. a processor, 1 thread, PyTorch 2; `nsr bench`."
     )
 
 
