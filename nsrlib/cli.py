@@ -360,17 +360,23 @@ def study(
     out: Annotated[Path | None, typer.Option(help="Folder of the runs; default: runs/studies/PAPER-PROFILE.")] = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", help="Runs at once, a thread each.")] = 1,
     store: Annotated[bool, typer.Option(help="Keep the results in data/results.")] = False,
+    data: Annotated[list[str] | None, typer.Option("--data", help="Train on these sets instead, repeatable.")] = None,
+    on: Annotated[str, typer.Option(help="Score on these sets instead, separated by commas.")] = "",
 ) -> None:
     """Train a paper's ablations; finished runs are not repeated."""
     from nsrlib import papers, studies
 
+    if store and (data or on):
+        raise ValueError("--store keeps studies with their own data; leave out --data and --on")
     chosen = papers.get(paper)
     table = chosen.studies_at(profile)
     if unknown := sorted(set(names or []) - set(table)):
         raise ValueError(f"{paper} has no study {unknown[0]!r}; there are: {', '.join(table)}")
     folder = out or Path("runs") / "studies" / f"{paper}-{profile}"
     for name in names or table:
-        result = table[name].run(folder / name.replace(" ", "-"), jobs=jobs)
+        result = (
+            table[name].on_data(data, on.split(",") if on else None).run(folder / name.replace(" ", "-"), jobs=jobs)
+        )
         typer.echo(f"{name}: {result.describe()}")
         for metric in (c for c in result.table.columns if c.startswith("psnr")):
             typer.echo(studies.summary(result.table, metric).to_string(float_format=lambda v: f"{v:.3f}"))
@@ -404,7 +410,7 @@ def models() -> None:
 
 @app.command()
 def bench(
-    what: Annotated[str, typer.Argument(help="models or kernels")] = "models",
+    what: Annotated[str, typer.Argument(help="models, kernels, or session: all, with tests and trainings")] = "models",
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: PyTorch's.")] = None,
     repeats: Annotated[int, typer.Option(help="models: best of so many.")] = 7,
     paper: Annotated[str | None, typer.Option(help="models: those of one paper; default: of all.")] = None,
@@ -419,8 +425,15 @@ def bench(
     out: Annotated[Path | None, typer.Option(help="Write here (tables: .csv or .json; times: a folder, too).")] = None,
 ) -> None:
     """Time the networks, or the operators and their rivals, on this machine."""
-    if what not in ("models", "kernels"):
-        raise ValueError(f"nsr bench takes 'models' or 'kernels', got {what!r}")
+    if what not in ("models", "kernels", "session"):
+        raise ValueError(f"nsr bench takes 'models', 'kernels' or 'session', got {what!r}")
+    if what == "session":
+        from nsrlib.bench import session
+
+        if out is None:
+            raise ValueError("nsr bench session needs --out, a folder")
+        passed = session.run([sys.executable, "-m", "nsrlib.cli"], device, budget, out, typer.echo)
+        raise typer.Exit(0 if passed else 1)
     if out and not out.parent.is_dir():
         raise FileNotFoundError(f"no such folder: {out.parent}")
     if out and (what == "models" or audit) and out.suffix not in (".csv", ".json"):

@@ -18,7 +18,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -183,6 +183,13 @@ class Study:
             both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
             merged[key] = {**merged[key], **value} if both else value
         return merged
+
+    def on_data(self, train: Sequence[str] | None, test: Sequence[str] | None) -> Study:
+        """The same with other sets, for a task that takes them as :func:`train_and_score` does; None: its own."""
+        given = {"train": train, "test": test}
+        changes = {name: list(sets) for name, sets in given.items() if sets}
+        told = "".join(f"; {name}: {' and '.join(sets)}" for name, sets in changes.items())
+        return replace(self, common={**self.common, **changes}, note=self.note + told)
 
     def digest(self, variant: str) -> str:
         """Eight letters that change when a variant's settings do; moved functions keep the names they had at first."""

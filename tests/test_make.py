@@ -43,7 +43,7 @@ def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         ("test-browser", r"-m pytest .* tests/browser"),
         ("docs", r"-m pdoc .*--output-directory docs"),
         ("bench", r"\.venv/bin/nsr bench models"),
-        ("bench-gpu", r"-m pytest .* tests/ops .*nsr bench kernels --device cuda --budget 15 .*nsr bench models "),
+        ("bench-gpu", r"\.venv/bin/python -m nsrlib\.cli bench session --device cuda --budget 9 "),
     ],
 )
 def test_a_target_installs_first_and_into_its_own_folder_only(copy, target, last):
@@ -62,6 +62,13 @@ def test_a_target_installs_first_and_into_its_own_folder_only(copy, target, last
     assert set(re.findall(r"-m venv (\S+)", everything)) == {".venv"}
     assert re.search(last, commands[-1])
     assert [p.name for p in copy.iterdir() if p.name == ".venv"] == []  # -n did nothing
+
+
+@needs_make
+def test_a_bare_machine_measures_with_its_own_python_and_installs_nothing(copy):
+    done = make(copy, "-n", "bench-gpu", "PY=python3", "DEVICE=cpu", "MINUTES=2")
+    command = f"PYTHONPATH={copy}\\S* python3 -m nsrlib.cli bench session --device cpu --budget 2 --out runs/bench-cpu"
+    assert re.fullmatch(command, " ".join(done.stdout.replace("\\\n", " ").split()))
 
 
 @needs_make

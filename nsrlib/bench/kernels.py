@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RESULTS = files.ROOT / "data" / "results" / "ops"
+COMPILING = 10.0  # seconds that the first way through a compiler may take
 
 
 def time_kernels(
@@ -60,9 +61,9 @@ def time_kernels(
 ) -> pd.DataFrame:
     """Measure the operators (see the module).
 
-    First ours is launched once in every case; then every case is timed without compilers; then each way through
-    ``torch.compile``, in turns with ours again. ``out`` is written after each of these steps, and has a row, "left out,
-    no time", for what is still to come.
+    First, on a GPU, ours is launched once in every case; then every case is timed without compilers; then each way
+    through ``torch.compile``, in turns with ours again. ``out`` is written after each of these steps, and has a row,
+    "left out, no time", for what is still to come.
 
     Args:
         budget: minutes. A step is begun if the longest one of its kind and operator so far would still fit.
@@ -98,7 +99,8 @@ def time_kernels(
         if compiled:
             jobs += [(case, label) for case in cases for label in _labels(case, chosen.type, compiled=True)]
         run.to_come = [(case, way) for case, way in jobs if (str(case), way) not in run.measured()]
-        run.launch(cases, until)
+        if once or chosen.type == "cuda":
+            run.launch(cases, until)
         if not once:
             run.time(seconds, until)
     return table(run.path)
@@ -162,6 +164,10 @@ class _Run:
                 if self.device.type == "cuda":
                     torch.cuda.synchronize(self.device)
                 self.launched[str(case)] = "returned"
+            except KeyboardInterrupt:
+                del self.launched[str(case)]
+                self.write()
+                raise
             except Exception as error:
                 self.launched[str(case)] = first_line(error)
             self.say(f"{case}: {self.launched[str(case)]}, {time.monotonic() - begun:.1f} s with what was compiled")
@@ -176,7 +182,7 @@ class _Run:
         while self.to_come:
             case, way = self.to_come.pop(0)
             about, kind, begun = f"{case}" + f", {way}" * (way != OURS), (case.op, way == OURS), time.monotonic()
-            if begun + took.get(kind, 0.0) > until:
+            if begun + took.get(kind, 0.0 if way == OURS else COMPILING) > until:
                 late.append((case, way))
                 self.say(f"{about}: {LEFT_OUT}")
                 continue
@@ -184,7 +190,8 @@ class _Run:
                 rows = [{**_about(case), "way": way, "skipped": f"not timed: when launched: {fate}"}]
             else:
                 self._measure_limits(case, clock, seconds)
-                rows = measure_case(case, self.device, clock, seconds, until, way)
+                half = (time.monotonic() + until) / 2  # of what is left, so that one slow case is not all
+                rows = measure_case(case, self.device, clock, seconds, half, way)
             self.rows += rows
             _against_limits(self.rows, self.limits, clock.typical)
             self.to_come = late + self.to_come

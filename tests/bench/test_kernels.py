@@ -402,8 +402,7 @@ def test_a_run_writes_rows_with_versions_command_and_limits(quick, tmp_path):
     assert stored["provenance"]["threads"] == 1
     assert stored["provenance"]["versions"]["torch"] == torch.__version__
     assert stored["limits"] == {"copy": 1e10, "float32": 1e11}
-    assert [line.rpartition(": ")[2][:8] for line in said[:2]] == ["returned"] * 2
-    assert "times as long" in said[2]
+    assert "times as long" in said[0]
     assert said[-1] == "copy 10 G/s, float32 100 G/s"
     pd.testing.assert_frame_equal(kernels.table(path), table)
 
@@ -476,16 +475,17 @@ def test_what_no_longer_fits_the_budget_is_left_out_and_said(quick, tmp_path, mo
 @pytest.mark.parametrize("fate", ["raises", "dies"])
 def test_a_kernel_that_dies_when_it_is_launched_costs_one_case(quick, tmp_path, monkeypatch, fate):
     def launch(**inputs):
-        raise RuntimeError("an illegal memory access was encountered") if fate == "raises" else KeyboardInterrupt
+        raise RuntimeError("an illegal memory access was encountered") if fate == "raises" else SystemExit
 
     dying = OPERATORS["adder2d"]._replace(ways=lambda case, device: {OURS: Way(launch)})
     monkeypatch.setitem(OPERATORS, "adder2d", dying)
     path = tmp_path / "cpu.json"
-    if fate == "dies":
-        with pytest.raises(KeyboardInterrupt):
-            quick(path)
-        assert set(kernels.table(path)["skipped"]) == {"left out, no time"}
+    with pytest.raises(SystemExit) if fate == "dies" else contextlib.nullcontext():
+        quick(path, once=True)
+    assert set(kernels.table(path)["skipped"]) == {"left out, no time"}
+    quick(path, once=True, resume=True)  # goes on after the one that died
     table, _ = quick(path, resume=True)
+    assert len(table.attrs["launched"]) == 2
     rows = table[table["way"] == OURS].set_index("op")
     reason = "did not return" if fate == "dies" else "RuntimeError: an illegal memory access was encountered"
     assert rows.loc["adder2d", "skipped"] == f"not timed: when launched: {reason}"
