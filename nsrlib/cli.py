@@ -432,7 +432,7 @@ def bench(
 
         if out is None:
             raise ValueError("nsr bench session needs --out, a folder")
-        passed = session.run([sys.executable, "-m", "nsrlib.cli"], device, budget, out, typer.echo)
+        passed = session.run([sys.executable, "-m", "nsrlib.cli"], device, budget, out, paper or "bsrn", typer.echo)
         raise typer.Exit(0 if passed else 1)
     if out and not out.parent.is_dir():
         raise FileNotFoundError(f"no such folder: {out.parent}")

@@ -167,6 +167,15 @@ def test_settings_of_a_variant_come_before_common_ones_and_are_merged():
     assert both.common["recipe"] == {"lr": 1, "patch": 8}
 
 
+def test_a_study_on_other_data_says_so_and_is_another():
+    own = study(common={"train": ["t91", "bsds400"], "test": ["set5", "set14"]})
+    small = own.on_data(["t91"], ["set5"])
+    assert small.settings("a") == {"train": ["t91"], "test": ["set5"], "gain": 0.5}
+    assert small.note == "tiny; train: t91; test: set5"
+    assert small.digest("a") != own.digest("a")
+    assert own.on_data(None, None) == own
+
+
 def test_digests_of_stored_runs_stay_what_they_are():
     # names of files that exist hang on them
     named = study(task="nsrlib.studies:train_and_score", common={"scale": 4, "recipe": {"lr": 1e-3}})

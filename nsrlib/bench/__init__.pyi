@@ -1,4 +1,4 @@
-from . import audit, clock, kernels, networks, operators
+from . import audit, clock, kernels, networks, operators, session
 from .clock import CpuClock, CudaClock, limits, measure
 from .kernels import BARS, RESULTS, errors, table, time_kernels, verdicts
 from .networks import latency
@@ -23,6 +23,7 @@ __all__ = [
     "measure",
     "networks",
     "operators",
+    "session",
     "table",
     "time_kernels",
     "verdicts",

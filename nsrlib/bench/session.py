@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -24,10 +24,10 @@ import pandas as pd
 
 from nsrlib import files
 from nsrlib.bench import kernels
-from nsrlib.bench.clock import LEFT_OUT
+from nsrlib.bench.clock import LEFT_OUT, first_line
 
 GRACE = 3.0  # seconds that an interrupted step has to say what it knows
-RESERVE = 4.0  # seconds for the summary
+RESERVE = 6.0  # seconds for the summary
 WORTH = 5.0  # seconds below which no step is begun
 LEAST = 12.0  # seconds of a step, most of which PyTorch's import takes on a slow machine
 TRIES = 3  # of a step that goes on after a crash
@@ -50,9 +50,14 @@ class Step(NamedTuple):
     again: tuple[str, ...] = ()
 
 
-def steps(device: str, minutes: float, out: Path, scratch: Path) -> list[Step]:
-    """What is run; on a CPU less of it, to rehearse."""
+def steps(device: str, minutes: float, paper: str, out: Path, scratch: Path) -> list[Step]:
+    """What is run, with the shortest study of ``paper``; on a CPU less of it, to rehearse."""
+    from nsrlib import papers  # here, since papers use other parts of this package
+
     gpu, cores = device != "cpu", os.cpu_count() or 1
+    profile = "gpu" if gpu else "quick"
+    studies = papers.get(paper).studies_at(profile)
+    shortest = min(studies, key=lambda name: studies[name].common["recipe"]["iterations"])
     tests = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", "tests/ops"]
     tests += ["-m", "not hypothesis and not timing and not slow"]
     tests += ["-n", str(min(12, cores))] if gpu else ["-k", "past_the_input or outside_its_input or registered_layout"]
@@ -60,8 +65,8 @@ def steps(device: str, minutes: float, out: Path, scratch: Path) -> list[Step]:
     times = ["nsr", "bench", "kernels", "--device", device, "--seconds", "0.03", "--resume"]
     times += ["--budget", f"{0.8 * minutes / 3:.3f}"]
     networks = ["nsr", "bench", "models", "--device", device, "--budget", f"{0.5 * minutes / 18:.3f}"]
-    networks += [] if gpu else ["--paper", "bsrn"]
-    study = ["nsr", "study", "bsrn", "decompositions short", "--profile", "gpu" if gpu else "quick"]
+    networks += [] if gpu else ["--paper", paper]
+    study = ["nsr", "study", paper, shortest, "--profile", profile]
     study += ["--data", "t91", "--on", "set5", "--jobs", str(min(6, cores))]
     # operators, without the networks that consist of them
     inspected = [*launches, "--only", "2d", "--out", str(scratch / "inspected.json")]
@@ -81,6 +86,7 @@ def run(
     device: str,
     minutes: float,
     out: str | os.PathLike,
+    paper: str,
     say: Callable[[str], object] = print,
 ) -> bool:
     """Run all :func:`steps` in so many minutes; the folder ``out`` gets results, ``session.log`` and ``summary.md``.
@@ -88,6 +94,7 @@ def run(
     Args:
         nsr: what runs this project's command of that name.
         device: ``cuda``, or ``cpu`` for a rehearsal.
+        paper: whose study is trained at the end.
 
     Returns:
         Whether no step failed.
@@ -104,7 +111,7 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     end, rows, started = begun + 60 * minutes - RESERVE, [], time.time()
     with tempfile.TemporaryDirectory() as name, (folder / "session.log").open("wb", buffering=0) as log:
-        for step in steps(device, minutes, folder, Path(name)):
+        for step in steps(device, minutes, paper, folder, Path(name)):
             left = end - time.monotonic()
             step = step._replace(command=[word for part in step.command for word in (nsr if part == "nsr" else [part])])
             row = _run_step(step, min(left, max(LEAST, 60 * minutes * step.share) if step.share else left), log, device)
@@ -175,23 +182,25 @@ def _summary(rows: Sequence[dict[str, object]], folder: Path, started: float) ->
     shown = pd.DataFrame(rows).to_string(index=False, justify="left", float_format=lambda v: f"{v:.0f}")
     parts = [" ".join(f"{name} {version}" for name, version in files.versions().items()) + f", commit {files.commit()}"]
     parts.append(shown)
-    for table in _tables(folder, started):
-        ours, others = (table[(table["way"] == kernels.OURS) == mine] for mine in (True, False))
-        of = [
-            f"{name}: {len(t)} rows, {t['median_ms'].notna().sum()} timed"
-            for name, t in (("ours", ours), ("others", others))
-        ]
-        lost = [f"{case}: {fate}" for case, fate in table.attrs["launched"].items() if fate != "returned"]
-        parts += [f"{table.attrs['provenance']['device']}; {'; '.join(of)}", *lost]
-        parts.append(kernels.verdicts(table).to_string(index=False, na_rep="", float_format=lambda v: f"{v:.3g}"))
+    for path in folder.glob("*.json"):
+        if path.stat().st_mtime >= started:
+            try:
+                parts += _times(kernels.table(path))
+            except Exception as error:  # whatever it is, the next step shall run
+                parts.append(f"{path.name}: {first_line(error)}")
     return "\n\n".join(parts) + "\n"
 
 
-def _tables(folder: Path, started: float) -> Iterator[pd.DataFrame]:
-    """The times of operators that were written since then."""
-    for path in folder.glob("*.json"):
-        if path.stat().st_mtime >= started:
-            yield kernels.table(path)
+def _times(table: pd.DataFrame) -> list[str]:
+    """How many rows have a time, which kernels died, and which aims were reached."""
+    mine = table["way"] == kernels.OURS
+    counts = [
+        f"{len(t)} rows {of}, {t['median_ms'].notna().sum()} timed"
+        for t, of in ((table[mine], "of ours"), (table[~mine], "of others"))
+    ]
+    lost = [f"{case}: {fate}" for case, fate in table.attrs["launched"].items() if fate != "returned"]
+    aims = kernels.verdicts(table).to_string(index=False, na_rep="", float_format=lambda v: f"{v:.3g}")
+    return [f"{table.attrs['provenance']['device']}: {'; '.join(counts)}", *lost, aims]
 
 
 def _store_trainings(folder: Path, target: Path) -> None:

@@ -32,9 +32,9 @@ def visit(tmp_path, monkeypatch):
 
     def run(steps, minutes=0.5):
         monkeypatch.setattr(time, "process_time", lambda: 0.0)  # the tests before this one
-        monkeypatch.setattr(session, "steps", lambda device, minutes, out, scratch: steps(out, scratch))
+        monkeypatch.setattr(session, "steps", lambda device, minutes, paper, out, scratch: steps(out, scratch))
         said: list[str] = []
-        passed = session.run(["nsr"], "cpu", minutes, tmp_path / "out", said.append)
+        passed = session.run(["nsr"], "cpu", minutes, tmp_path / "out", "bsrn", said.append)
         return said, passed, tmp_path / "out"
 
     return run
@@ -103,13 +103,13 @@ def test_what_the_launches_and_times_say_is_in_the_summary(visit):
     code = "import pathlib, sys; pathlib.Path(sys.argv[1], 'a-card.json').write_text(sys.argv[2])"
     _, _, out = visit(lambda out, scratch: [Step("times", 0.9, [*python(code), str(out), json.dumps(table)])])
     summary = (out / "summary.md").read_text()
-    assert "a card; ours: 1 rows, 1 timed; others: 0 rows, 0 timed\n\nd: did not return\n" in summary
+    assert "a card: 1 rows of ours, 1 timed; 0 rows of others, 0 timed\n\nd: did not return\n" in summary
     [aim] = [line for line in summary.splitlines() if "adder2d float32: percent of the limit" in line]
     assert aim.split()[-4:] == ["60", "61", "61", "reached"]
 
 
 def test_the_commands_are_those_of_the_card_or_of_the_rehearsal(tmp_path):
-    card, rehearsal = (session.steps(device, 9, tmp_path, tmp_path) for device in ("cuda", "cpu"))
+    card, rehearsal = (session.steps(device, 9, "bsrn", tmp_path, tmp_path) for device in ("cuda", "cpu"))
     names = ["first launches", "times of operators", "ncu", "compute-sanitizer", "times of networks", "trainings"]
     assert [step.name for step in card] == ["operators, compiled", *names]
     assert [step.name for step in rehearsal] == ["operators, interpreted", *names]
@@ -117,6 +117,7 @@ def test_the_commands_are_those_of_the_card_or_of_the_rehearsal(tmp_path):
     assert seconds["operators, compiled"] <= 90
     assert seconds["times of operators"] <= 180
     assert sum(seconds.values()) <= 0.85 * 540  # the rest is for trainings
+    assert "decompositions short" in card[-1].command
 
 
 # --- on a bare machine ------------------------------------------------------------------------------------------------
@@ -191,5 +192,5 @@ def test_the_rehearsal_ends_in_its_time_with_a_row_for_each_case_and_a_summary(t
     assert all("median_ms" in row or row["skipped"] for row in rows)
     summary = (tmp_path / "summary.md").read_text()
     assert summary in done.stdout
-    for step in session.steps("cpu", 2, tmp_path, tmp_path):
+    for step in session.steps("cpu", 2, "bsrn", tmp_path, tmp_path):
         assert step.name in summary
