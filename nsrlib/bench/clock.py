@@ -134,19 +134,22 @@ class CudaClock:
 
     def graph(self, call: Callable[[], object], repeats: int) -> float | str | None:
         """Median milliseconds of a call replayed by a CUDA graph, from a cold L2 cache; or why there is no graph."""
+        before = torch.cuda.current_stream(self.device)
         try:
             side, graph = torch.cuda.Stream(self.device), torch.cuda.CUDAGraph()
-            side.wait_stream(torch.cuda.current_stream(self.device))
+            side.wait_stream(before)
             with torch.cuda.stream(side):  # what a call does only once must not be captured
                 for _ in range(2):
                     call()
-            torch.cuda.current_stream(self.device).wait_stream(side)
+            before.wait_stream(side)
             with torch.cuda.graph(graph):
                 call()
             graph.replay()
             return statistics.median(self(graph.replay, 0.1) for _ in range(repeats))
         except Exception as error:
             return first_line(error)
+        finally:
+            torch.cuda.set_stream(before)  # a capture that fails stays in its own
 
     def room(self) -> int:
         torch.cuda.empty_cache()

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import pandas as pd
+import torch
 
 from nsrlib import files
 from nsrlib.bench import kernels
@@ -93,19 +94,23 @@ def run(
 
     Args:
         nsr: what runs this project's command of that name.
-        device: ``cuda``, or ``cpu`` for a rehearsal.
+        device: ``cuda``, ``cpu`` for a rehearsal, or ``auto``.
         paper: whose study is trained at the end.
 
     Returns:
         Whether no step failed.
 
     Raises:
-        ValueError: ``minutes`` is not positive.
+        ValueError: ``minutes`` is not positive, or there is no such device.
         FileNotFoundError: this is no checkout, which has the tests.
     """
     begun, folder = time.monotonic() - time.process_time(), Path(out).absolute()  # imports took time, too
     if not minutes > 0:
         raise ValueError(f"minutes must be positive, got {minutes}")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device != "cpu" and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r} cannot be used, CUDA is not available here; cpu rehearses")
     if not (files.ROOT / "tests" / "ops").is_dir():
         raise FileNotFoundError(f"the tests of the operators are not in {files.ROOT}: this needs a checkout")
     folder.mkdir(parents=True, exist_ok=True)

@@ -314,6 +314,7 @@ def test_a_graph_is_timed_by_its_replays_and_its_absence_explained(fake_cuda, mo
     clock = CudaClock(CPU)
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream())
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream())
+    monkeypatch.setattr(torch.cuda, "set_stream", fake_cuda.log.append)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "stream", contextlib.nullcontext)
     monkeypatch.setattr(torch.cuda, "graph", contextlib.nullcontext)
@@ -323,6 +324,7 @@ def test_a_graph_is_timed_by_its_replays_and_its_absence_explained(fake_cuda, mo
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
     assert clock.graph(asks, 5) == "RuntimeError: operation not permitted when stream is capturing"
+    assert isinstance(fake_cuda.log[-1], Stream)  # back to where it was
 
 
 @pytest.mark.gpu

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from nsrlib.bench import cases_of, session
 from nsrlib.bench.session import Step
@@ -106,6 +107,20 @@ def test_what_the_launches_and_times_say_is_in_the_summary(visit):
     assert "a card: 1 rows of ours, 1 timed; 0 rows of others, 0 timed\n\nd: did not return\n" in summary
     [aim] = [line for line in summary.splitlines() if "adder2d float32: percent of the limit" in line]
     assert aim.split()[-4:] == ["60", "61", "61", "reached"]
+
+
+@pytest.mark.parametrize(
+    ("device", "minutes", "message"),
+    [
+        ("cuda", 9, "device 'cuda' cannot be used, CUDA is not available here; cpu rehearses"),
+        ("cpu", 0, "minutes must be positive, got 0"),
+    ],
+)
+def test_a_visit_that_cannot_be_is_refused_at_once(tmp_path, monkeypatch, device, minutes, message):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=message):
+        session.run(["nsr"], device, minutes, tmp_path / "out", "bsrn")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_commands_are_those_of_the_card_or_of_the_rehearsal(tmp_path):
