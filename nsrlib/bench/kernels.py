@@ -178,12 +178,9 @@ class _Run:
         """What is to come, as far as it fits."""
         clock = CudaClock(self.device) if self.device.type == "cuda" else CpuClock()
         took: dict[tuple[str, bool], float] = {}
-        late = []
-        while self.to_come:
-            case, way = self.to_come.pop(0)
+        for case, way in list(self.to_come):
             about, kind, begun = f"{case}" + f", {way}" * (way != OURS), (case.op, way == OURS), time.monotonic()
             if begun + took.get(kind, 0.0 if way == OURS else COMPILING) > until:
-                late.append((case, way))
                 self.say(f"{about}: {LEFT_OUT}")
                 continue
             if (fate := self.launched.get(str(case), "returned")) != "returned":
@@ -194,13 +191,11 @@ class _Run:
                 rows = measure_case(case, self.device, clock, seconds, half, way)
             self.rows += rows
             _against_limits(self.rows, self.limits, clock.typical)
-            self.to_come = late + self.to_come
+            self.to_come.remove((case, way))
             self.write()
-            self.to_come = self.to_come[len(late) :]
             took[kind] = max(took.get(kind, 0.0), time.monotonic() - begun)
             self.say(f"{about}: {_summary(rows)}")
             self.end(case)
-        self.to_come = late
         self.write()
         self.say(", ".join(f"{unit} {rate / 1e9:,.0f} G/s" for unit, rate in self.limits.items()))
 
