@@ -199,6 +199,7 @@ ADD = ("FADD", "FADD2", "v_add_f32", "v_sub_f32", "v_subrev_f32", "v_pk_add_f32"
 SATURATE_AND_MULTIPLY_ADD = ("FADD.SAT", "FFMA", "FFMA2", "v_add_f32", "v_sub_f32", "v_fma*_f32", "v_pk_fma_f32")
 COMPARE = ("FSETP", "FSEL", "v_cmp*", "v_cndmask*")
 DIFFERENCE = ("VABSDIFF4", "v_sub*", "v_add*", "v_max*")
+MULTIPLY_ADD = ("FFMA", "FFMA2", "v_fma*", "v_pk_fma*", "v_mad*")
 MATRIX = ("HMMA", "HGMMA", "UTCHMMA", "v_mfma*")
 
 
@@ -269,30 +270,40 @@ def _precision(cuda: bool) -> Any:
 
 def _mixed_conv2d() -> dict[str, Entry]:
     from nsrlib.ops.mixed_conv2d.gates import geometry
-    from nsrlib.ops.mixed_conv2d.kernels import forward_launch, input_grad_launch, weight_grad_launch, wide_launch
+    from nsrlib.ops.mixed_conv2d.kernels import (
+        forward_launch,
+        input_grad_launch,
+        mix_launch,
+        weight_grad_launch,
+        wide_launch,
+    )
 
     n, k, d = 16, 4, 16
 
     def entry(kind: str, c: int, dtype: torch.dtype) -> Entry:
-        tile = (1, 1) if kind == "gate a pixel" else ()
+        tile = (1, 1) if kind.startswith("gate a pixel") else ()
         g = geometry((n, c, 48, 48), (k * c, c, 3, 3), (n, k, d), (1, 1), (1, 1), tile)
         x, every = _meta(n, c, 48, 48, dtype=dtype, last=True), _meta(k * c, 3, 3, c, dtype=dtype)
-        mixed, chosen = _meta(n * c, 3, 3, c, dtype=dtype), _meta(n, d, dtype=torch.int32)
-        gate, grad, parts = (
-            _meta(n, 48, 48, k, d, dtype=dtype),
+        mixed, gate, pixels = (
+            _meta(*size, dtype=dtype) for size in ((n * c, 3, 3, c), (n, k, d), (n, k, d, 48, 48))
+        )
+        weight, grad, parts = (
+            _meta(k * c, c, 3, 3, dtype=dtype, last=True),
             _meta(n, 48, 48, c, dtype=dtype),
             _meta(1, n, c, 3, 3, c),
         )
         launch: dict[str, Callable[[bool], Launch]] = {
+            "mix": lambda cuda: mix_launch(weight, None, gate, mixed, g),
             "soft": lambda cuda: forward_launch(x, mixed, None, None, x, g, _precision(cuda)),
-            "hard": lambda cuda: forward_launch(x, every, None, chosen, x, g, _precision(cuda)),
-            "gate a pixel": lambda cuda: wide_launch(x, every, None, gate, x, g, _precision(cuda)),
+            "hard": lambda cuda: forward_launch(x, every, None, gate, x, g, _precision(cuda)),
+            "gate a pixel": lambda cuda: wide_launch(x, every, None, pixels, x, g, "soft", _precision(cuda)),
+            "gate a pixel, hard": lambda cuda: wide_launch(x, every, None, pixels, x, g, "hard", _precision(cuda)),
             "input gradient": lambda cuda: input_grad_launch(x, mixed, None, grad, g, _precision(cuda)),
             "weight gradient": lambda cuda: weight_grad_launch(x, x, parts, g, _precision(cuda)),
         }
-        return Entry(launch[kind], MATRIX)
+        return Entry(launch[kind], MULTIPLY_ADD if kind == "mix" else MATRIX)
 
-    kinds = ("soft", "hard", "gate a pixel", "input gradient", "weight gradient")
+    kinds = ("mix", "soft", "hard", "gate a pixel", "gate a pixel, hard", "input gradient", "weight gradient")
     types = {"bfloat16": torch.bfloat16, "float32": torch.float32}
     return {
         **{f"mixed_conv2d {kind} 64->64 {t}": entry(kind, 64, dtype) for t, dtype in types.items() for kind in kinds},

@@ -109,31 +109,34 @@ for precision in ("ieee", "tf32"):
 """
 
 MIXED = """
+from nsrlib.ops.mixed_conv2d import kernels
 from nsrlib.ops.mixed_conv2d.gates import geometry
-from nsrlib.ops.mixed_conv2d.kernels import forward_launch, input_grad_launch, weight_grad_launch, wide_launch
 
-def kernels(names, target, dtype, mode):
+def launches(names, target, dtype, mode):
     n, c, k, d = 16, 64, 4, 16
     x = meta(n, c, 48, 48, dtype=dtype)
     g = geometry(x.shape, (k * c, c, 3, 3), (n, k, d), (1, 1), (1, 1), ())
-    filters = meta((k if mode == "hard" else n) * c, 3, 3, c, dtype=dtype)
-    bias = meta(len(filters), dtype=dtype)
-    chosen = meta(n, d, dtype=torch.int32) if mode == "hard" else None
-    gate = meta(n, 1, 1, k, d, dtype=dtype)
+    weight = meta(k * c, 3, 3, c, dtype=dtype)
+    filters = weight if mode == "hard" else meta(n * c, 3, 3, c, dtype=dtype)
+    bias, gate = meta(len(filters), dtype=dtype), meta(n, k, d, 1, 1, dtype=dtype)
+    choice = gate if mode == "hard" else None
     launches = {
-        "fwd": lambda: forward_launch(x, filters, bias, chosen, x, g),
-        "input": lambda: input_grad_launch(x, filters, chosen, meta(n, 48, 48, c, dtype=dtype), g),
-        "weight": lambda: weight_grad_launch(x, x, meta(1, n, c, 3, 3, c), g),
-        "wide": lambda: wide_launch(x, filters[: k * c], bias[: k * c], gate, x, g),
+        "mix": lambda: kernels.mix_launch(weight.permute(0, 3, 1, 2), bias[: k * c], gate, filters, g),
+        "fwd": lambda: kernels.forward_launch(x, filters, bias, choice, x, g),
+        "input": lambda: kernels.input_grad_launch(x, filters, choice, meta(n, 48, 48, c, dtype=dtype), g),
+        "weight": lambda: kernels.weight_grad_launch(x, x, meta(1, n, c, 3, 3, c), g),
+        "wide": lambda: kernels.wide_launch(x, filters[: k * c], bias[: k * c], gate, x, g, mode),
     }
     for name in names.split():
-        add(f"{name} {mode} {str(dtype)[6:]}", target, launches[name](), "HMMA", "HGMMA", "UTCHMMA", "v_mfma*")
+        units = ("FFMA", "FFMA2", "v_fma*", "v_pk_fma*") if name == "mix" else ("HMMA", "HGMMA", "UTCHMMA", "v_mfma*")
+        add(f"{name} {mode} {str(dtype)[6:]}", target, launches[name](), *units)
 
-every = "fwd input weight wide"
-for target, names in {"sm_80": every, "sm_90": every, "sm_100": "fwd", "gfx942": "fwd input"}.items():
-    kernels(names, target, torch.bfloat16, "soft")
-kernels("fwd input", "sm_90", torch.bfloat16, "hard")
-kernels("fwd weight wide", "sm_80", torch.float32, "soft")
+every = "mix fwd input weight wide"
+for target, names in {"sm_80": every, "sm_90": every, "sm_100": "mix fwd", "gfx942": "mix fwd input"}.items():
+    launches(names, target, torch.bfloat16, "soft")
+launches("fwd input wide", "sm_90", torch.bfloat16, "hard")
+launches("fwd weight wide", "sm_80", torch.float32, "soft")
+launches("wide", "sm_80", torch.float32, "hard")
 """
 
 ALL = """
@@ -311,13 +314,16 @@ def test_the_other_layers_of_bsrn_compile_without_spills(bsconv2d):
 
 @pytest.mark.slow
 def test_mixed_kernels_use_the_matrix_units_without_spills(mixed_conv2d):
-    assert {name.split()[0] for name in mixed_conv2d} == {"fwd", "input", "weight", "wide"}
+    assert {name.split()[0] for name in mixed_conv2d} == {"mix", "fwd", "input", "weight", "wide"}
     for name, row in mixed_conv2d.items():
         allowed = bar("mixed_conv2d stack on sm_80") if row["target"] == "sm_80" else 0
         assert row["stack"] <= allowed, row
         assert row["loop_spills"] == 0, row
         if row["target"] != "gfx942":
             assert row["spills"] <= allowed // 2, row  # a store and a load of four bytes each
+        if name.startswith("mix"):
+            assert row["useful"] > 0, row
+            continue
         assert sum(row[unit] for unit in UNIT.values()) > 0, row
         if "bfloat16" in name:
             assert row[UNIT[row["target"]]] > 0, row

@@ -204,15 +204,73 @@ def test_every_case_goes_through_its_kernels(launches):
     for name, way in {"3x3": "fwd", "tiles": "fwd", "small tiles": "wide", "a gate a pixel": "wide"}.items():
         launches.clear()
         outputs(mixed_conv2d, sample(CASES[name], torch.float32, DEVICE), **options(CASES[name]))
-        backward = [] if way == "wide" else ["bwd_input", "bwd_weight"]
-        assert [kernel.removeprefix("mixed_conv2d_") for kernel, _ in launches] == [way, *backward]
+        expected = ["wide"] if way == "wide" else ["mix", "fwd", "mix", "bwd_input", "bwd_weight"]
+        assert [kernel.removeprefix("mixed_conv2d_") for kernel, _ in launches] == expected
 
 
-def test_the_weight_gradient_in_parts_is_the_same(launches, monkeypatch):
-    case = ((1, 3, 20, 27), 4, 2, 2, (1, 2), (1, 1), (0, 0), None)
+VIEWS_AND_ROOM = (
+    "alias as_strided chunk contiguous detach empty empty_like empty_strided expand flatten narrow new_empty permute "
+    "reshape _reshape_alias resolve_conj select slice split squeeze t to transpose unbind unflatten unsqueeze view"
+).split()
+
+
+def launched(call) -> list[str]:
+    """Our launches and PyTorch's operators in a call, but for those that compute nothing and those made of others."""
+
+    def within(event):
+        found = [name for child in event.cpu_children for name in within(child)]
+        if found or event.name.startswith("ours: "):
+            return found or [event.name.removeprefix("ours: ")]
+        space, _, name = event.name.partition("::")
+        return [name] if space == "aten" and name not in VIEWS_AND_ROOM else []
+
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        call()
+    return [name for event in profile.events() if event.cpu_parent is None for name in within(event)]
+
+
+@pytest.mark.parametrize("tile", [None, (8, 8), (1, 1)], ids=str)
+@each_mode
+def test_a_call_is_one_launch_or_two_where_kernels_are_mixed(monkeypatch, mode, tile):
+    pytest.importorskip("triton")
+    monkeypatch.setenv("KINETO_LOG_LEVEL", "99")
+    monkeypatch.setattr(common, "KERNEL_DEVICES", ("cpu",))
+
+    def named(launch):
+        with torch.profiler.record_function(f"ours: {launch.kernel.fn.__name__}"):
+            pass
+
+    monkeypatch.setattr(common.Launch, "run", named)
+    case = ((2, 8, 16, 16), 8, 4, 2, (3, 3), (1, 1), (1, 1), tile)
+    t = sample(case, torch.bfloat16)
+    t.pop("grad")
+    t["x"] = t["x"].contiguous(memory_format=CHANNELS_LAST)
+    way = "wide" if tile == (1, 1) else "fwd"
+    mix = ["_mixed_conv2d_mix_kernel"] if way == "fwd" and mode == "soft" else []
+    for layout in (torch.contiguous_format, CHANNELS_LAST):
+        t["weight"] = t["weight"].contiguous(memory_format=layout)
+        packed = mix or layout == CHANNELS_LAST
+        found = launched(lambda: mixed_conv2d(**t, **options(case, mode)))
+        assert found == [*([] if packed else ["copy_"]), *mix, f"_mixed_conv2d_{way}_kernel"]
+
+
+@each_mode
+def test_whatever_writes_into_the_weight_is_seen(path, mode):
+    """``.data`` and other libraries write without a new ``_version``."""
+    case = CASES["3x3"]
+    t = sample(case, torch.float32, path)
+    x, weight, gate = (t[name].contiguous() for name in ("x", "weight", "gate"))
+    y = mixed_conv2d(x, weight, gate, **options(case, mode))
+    weight.data.mul_(2)
+    torch.testing.assert_close(mixed_conv2d(x, weight, gate, **options(case, mode)), 2 * y, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("splits", [1, 3])
+def test_the_weight_gradient_in_parts_is_the_same(launches, monkeypatch, splits):
+    case = ((1, 3, 20, 27), 4, 2, 2, (1, 2), (1, 1), (0, 0), None)  # 520 pixels: three sums of 256
     from nsrlib.ops.mixed_conv2d import kernels
 
-    monkeypatch.setattr(kernels, "weight_grad_splits", lambda *_: 3)
+    monkeypatch.setattr(kernels, "weight_grad_splits", lambda *_: splits)
     compare(sample(case, torch.float32, DEVICE), options(case))
 
 
@@ -315,6 +373,43 @@ def test_of_equal_gates_the_first_is_taken(path):
     t = sample(CASES["3x3"], torch.float32, path)
     y = mixed_conv2d(t["x"], t["weight"], torch.zeros_like(t["gate"]), t["bias"], 1, 1, mode="hard")
     torch.testing.assert_close(y, F.conv2d(t["x"], t["weight"][:6], t["bias"][:6], padding=1))
+
+
+@each_mode
+def test_many_kernels_are_chosen_from_as_well(launches, mode):
+    case = ((2, 3, 3, 5), 2, 21, 2, (1, 1), (1, 1), (0, 0), None)
+    compare(sample(case, torch.float32, DEVICE), options(case, mode))
+
+
+@pytest.mark.parametrize("name", ["3x3", "small tiles"])
+def test_a_gate_that_is_not_a_number_is_chosen(launches, name):
+    """As by torch.argmax."""
+    t = sample(CASES[name], torch.float32, DEVICE)
+    t["gate"][:, 1, 0], t["gate"][:, 2, 0] = torch.nan, torch.nan
+    t.pop("grad")
+    y = mixed_conv2d(**t, **options(CASES[name], "hard"))
+    t["gate"] = t["gate"].nan_to_num(9)
+    torch.testing.assert_close(y, mixed_conv2d(**t, **options(CASES[name], "hard")))
+
+
+def test_a_gate_may_have_more_than_32_bits_count(launches, tmp_path):
+    """Files of nothing stand for the memory, of which the first program touches some pages."""
+    from nsrlib.ops.mixed_conv2d import kernels
+
+    side, k = 2**15, 3  # the last kernel's gates begin at element 2**31
+    g = geometry((1, 1, side, side), (k, 1, 1, 1), (1, k, 1, side, side), (1, 1), (0, 0), (1, 1))
+
+    def sparse(name, *size):
+        return torch.from_file(str(tmp_path / name), True, torch.Size(size).numel(), dtype=torch.float16).view(size)
+
+    x, y = sparse("x", 1, 1, side, side), sparse("y", 1, 1, side, side)
+    gate = sparse("gate", 1, k, 1, side, side)
+    rows = torch.tensor([1.0, 10.0, 100.0]).half().view(k, 1, 1, 1)
+    x[..., 0, :64], gate[:, 2, :, 0, :64] = 2, 1
+    for mode in MODES:
+        y[..., 0, :64] = 0
+        kernels.wide_launch(x, rows, None, gate, y, g, mode)._replace(grid=(1,)).run()
+        assert (y[..., 0, :64] == 200).all()
 
 
 @pytest.mark.parametrize("name", ["3x3", "small tiles"])

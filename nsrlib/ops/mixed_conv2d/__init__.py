@@ -54,6 +54,7 @@ from nsrlib.ops.common import (
     empty,
     has_kernel,
     in_autocast,
+    is_channels_last,
     output_size,
     pair,
     vmap_rule,
@@ -91,12 +92,12 @@ def _mixed_conv2d(
     g = geometry(x.shape, weight.shape, gate.shape, stride, padding, tile)
     if g.n == 0:
         return _result(x, g)
-    if not g.aggregated and mode == "hard":
-        gate = one_hot(gate)
     if has_kernel(x):
         from nsrlib.ops.mixed_conv2d import kernels  # here, because it brings Triton along
 
         return kernels.forward(x, weight, gate, bias, g, mode, float32_precision)
+    if not g.aggregated and mode == "hard":
+        gate = one_hot(gate)
     return cpu.forward(x, weight, gate, bias, g, mode)
 
 
@@ -128,16 +129,21 @@ def _mixed_conv2d_backward(
         found = cpu.backward_wide(grad, x, weight, weights, bias, g, need)
     else:
         need_filters = need_weight or need_gate
+        wide = accumulator(x.dtype)
+        cells = cell_gate(weights).to(wide)
         if has_kernel(x):
             from nsrlib.ops.mixed_conv2d import kernels
 
             dx, d_filters = kernels.backward(grad, x, weight, gate, g, mode, float32_precision, need_x, need_filters)
+            if d_filters is not None:
+                # of n float32 terms one by one, the error grows with n: channels first, then the others
+                rows, parts = weight.permute(0, 2, 3, 1).to(wide), g.c_out // g.d * g.kernel[0] * g.kernel[1]
+                d_weight, d_cells = unmix(cells, rows, d_filters, parts)
+                d_weight = d_weight.permute(0, 3, 1, 2)
         else:
             dx, d_filters = cpu.backward(grad, x, weight, gate, g, mode, need_x, need_filters)
-        wide = accumulator(x.dtype)
-        cells = cell_gate(weights).to(wide)
-        if d_filters is not None:
-            d_weight, d_cells = unmix(cells, weight.to(wide), d_filters.to(wide))
+            if d_filters is not None:
+                d_weight, d_cells = unmix(cells, weight.to(wide), d_filters.to(wide))
         if bias is not None and (need_bias or need_gate):
             d_biases = results_as_groups(grad, g).reshape(g.cells, g.c_out, -1).sum(-1, dtype=wide)
             d_bias, d_cells_bias = unmix(cells, bias.to(wide), d_biases)
@@ -160,9 +166,12 @@ def _fill(result: Tensor, value: Tensor | None, wanted: bool) -> Tensor:
 def _empty_gradients(
     x: Tensor, weight: Tensor, gate: Tensor, need: Sequence[bool]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    shapes = ((weight.shape, need[1]), (gate.shape, need[2]), (weight.shape[:1], need[3]))
-    d_weight, d_gate, d_bias = (x.new_empty(shape if wanted else 0) for shape, wanted in shapes)
-    dx = empty(x, x.shape, last=has_kernel(x)) if need[0] else x.new_empty(0)
+    last = has_kernel(x)
+    dx = empty(x, x.shape, last=last) if need[0] else x.new_empty(0)
+    d_weight = empty(weight, weight.shape, last=last and is_channels_last(weight)) if need[1] else x.new_empty(0)
+    d_gate, d_bias = (
+        x.new_empty(shape if wanted else 0) for shape, wanted in ((gate.shape, need[2]), (weight.shape[:1], need[3]))
+    )
     return dx, d_weight, d_gate, d_bias
 
 
@@ -299,8 +308,10 @@ def mixed_conv2d(
     if bias is not None and tuple(bias.shape) != (weight.shape[0],):
         raise ValueError(f"bias must be ({weight.shape[0]},) to fit weight, got {tuple(bias.shape)}")
     check_alike(x, weight=weight, gate=gate, bias=bias)
-    if has_kernel(x):
-        x = channels_last(x)  # here, not in the operator: the copy also serves the backward pass
+    if has_kernel(x):  # here, not in the operator: the copies also serve the backward pass
+        x = channels_last(x)
+        if mode == "hard":
+            weight = channels_last(weight)
     return _mixed_conv2d(x, weight, gate, bias, list(stride), list(padding), list(tile or ()), mode, float32_precision)
 
 

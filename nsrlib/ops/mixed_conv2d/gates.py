@@ -103,12 +103,12 @@ def choose(chosen: Tensor, filters: Tensor, k: int) -> Tensor:
     return groups[chosen, torch.arange(d, device=chosen.device)].flatten(1, 2)
 
 
-def unmix(gate: Tensor, filters: Tensor, d_mixed: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of :func:`mix`: of ``filters`` and of ``gate``."""
+def unmix(gate: Tensor, filters: Tensor, d_mixed: Tensor, parts: int = 1) -> tuple[Tensor, Tensor]:
+    """Gradients of :func:`mix`: of ``filters`` and of ``gate``, the numbers of a cardinal group summed in parts."""
     m, k, d = gate.shape
-    d_mixed = d_mixed.reshape(m, d, -1)
-    d_filters = torch.einsum("mkd,mde->kde", gate, d_mixed).reshape(filters.shape)
-    return d_filters, torch.einsum("mde,kde->mkd", d_mixed, filters.reshape(k, d, -1))
+    d_filters = torch.einsum("mkd,mde->kde", gate, d_mixed.reshape(m, d, -1)).reshape(filters.shape)
+    d_gate = torch.einsum("mdpe,kdpe->dpmk", d_mixed.reshape(m, d, parts, -1), filters.reshape(k, d, parts, -1))
+    return d_filters, d_gate.sum(1).permute(1, 2, 0)
 
 
 def cell_filters(filters: Tensor, gate: Tensor, mode: str) -> Tensor:
