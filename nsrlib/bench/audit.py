@@ -284,9 +284,7 @@ def _mixed_conv2d() -> dict[str, Entry]:
         tile = (1, 1) if kind.startswith("gate a pixel") else ()
         g = geometry((n, c, 48, 48), (k * c, c, 3, 3), (n, k, d), (1, 1), (1, 1), tile)
         x, every = _meta(n, c, 48, 48, dtype=dtype, last=True), _meta(k * c, 3, 3, c, dtype=dtype)
-        mixed, gate, pixels = (
-            _meta(*size, dtype=dtype) for size in ((n * c, 3, 3, c), (n, k, d), (n, k, d, 48, 48))
-        )
+        mixed, gate, pixels = (_meta(*size, dtype=dtype) for size in ((n * c, 3, 3, c), (n, k, d), (n, k, d, 48, 48)))
         weight, grad, parts = (
             _meta(k * c, c, 3, 3, dtype=dtype, last=True),
             _meta(n, 48, 48, c, dtype=dtype),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 import tracemalloc
 
@@ -71,3 +74,15 @@ def test_a_cpu_is_12_times_faster_in_a_tenth_of_the_memory():
     assert peak > 8 * 64 * 32 * 32 * 4 * 2  # the measurement sees at least the output and one gradient
     assert seconds_ref >= 12 * seconds
     assert peak_ref >= 10 * peak
+
+
+@pytest.mark.slow
+def test_the_first_call_on_a_machine_says_that_it_compiles(tmp_path):
+    pytest.importorskip("numba")
+    code = "import torch; from nsrlib.ops import adder2d; adder2d(torch.zeros(1, 1, 3, 3), torch.zeros(1, 1, 3, 3))"
+    said = []
+    for _ in range(2):
+        environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+        said.append(run.stderr.count("compiling the adder layer for this CPU (once, about 20 s)"))
+    assert said == [1, 0]

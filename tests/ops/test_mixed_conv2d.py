@@ -1,4 +1,5 @@
 """The convolution with mixed kernels against its definition in float64, and against the paper's own formulation.
+The file is long because one operator has three ways to compute, in two modes, and all tests take the same cases.
 
 Without a GPU the kernels run in Triton's interpreter, by stand-ins that leave other kernels of the process alone; with
 one, the same tests run them compiled. Either way they go through the registered operator.
@@ -208,10 +209,11 @@ def test_every_case_goes_through_its_kernels(launches):
         assert [kernel.removeprefix("mixed_conv2d_") for kernel, _ in launches] == expected
 
 
-VIEWS_AND_ROOM = (
-    "alias as_strided chunk contiguous detach empty empty_like empty_strided expand flatten narrow new_empty permute "
-    "reshape _reshape_alias resolve_conj select slice split squeeze t to transpose unbind unflatten unsqueeze view"
-).split()
+VIEWS_AND_ROOM = {
+    "alias", "as_strided", "chunk", "contiguous", "detach", "empty", "empty_like", "empty_strided", "expand", "flatten",
+    "narrow", "new_empty", "permute", "reshape", "_reshape_alias", "resolve_conj", "select", "slice", "split",
+    "squeeze", "t", "to", "transpose", "unbind", "unflatten", "unsqueeze", "view",
+}  # fmt: skip
 
 
 def launched(call) -> list[str]:

@@ -12,6 +12,7 @@ process that is forked after PyTorch's has run.
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from typing import Any
 import numba
 import numpy as np
 import torch
+from numba.core import event
 from torch import Tensor
 
 from nsrlib.ops.adder2d import cpu
@@ -34,6 +36,23 @@ TERMS = 64
 _jit: Any = numba.njit(
     nogil=True, cache=True, error_model="numpy", fastmath={"nsz", "arcp", "contract", "afn", "reassoc"}
 )
+
+
+class _Notice(event.Listener):
+    """Says once that kernels are compiled, which takes so long only until they are in numba's cache."""
+
+    said = False
+
+    def on_start(self, started: Any) -> None:
+        if not self.said and started.data["dispatcher"].py_func.__module__ == __name__:
+            self.said = True
+            logging.getLogger(__name__).warning("compiling the adder layer for this CPU (once, about 20 s)")
+
+    def on_end(self, ended: Any) -> None:
+        pass
+
+
+event.register("numba:compile", _Notice())
 
 
 # --- kernels ----------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -92,7 +93,7 @@ def _forward_grouped(x: Tensor, filters: Tensor, bias: Tensor | None, g: Geometr
         filters = F.pad(filters, (0, 0, 0, 0, 0, more_in, 0, more_out))
         bias = bias if bias is None else F.pad(bias, (0, more_out))
         narrow = g.c_out
-        g = g._replace(c_in=g.c_in + more_in, c_out=g.c_out + more_out)
+        g = replace(g, c_in=g.c_in + more_in, c_out=g.c_out + more_out)
         return _forward_grouped(x, filters, bias, g)[:, :narrow]
     x, padding = _as_groups(x, g)
     bias = bias if bias is None else bias.flatten()
@@ -104,7 +105,7 @@ def _forward_grouped(x: Tensor, filters: Tensor, bias: Tensor | None, g: Geometr
 def _forward_rows(x: Tensor, weight: Tensor, gate: Tensor, bias: Tensor | None, g: Geometry, mode: str) -> Tensor:
     """One row of tiles after the other: its kernels and patches are mixed, cut and used while they are in the cache."""
     y = x.new_empty((g.n, g.c_out, *g.out))
-    row = g._replace(size=(g.patch[0], g.size[1]), padding=(0, g.padding[1]))
+    row = replace(g, size=(g.patch[0], g.size[1]), padding=(0, g.padding[1]))
     for i in range(g.tiles[0]):
         first = i * g.tile[0] * g.stride[0] - g.padding[0]
         top = min(max(-first, 0), g.patch[0])

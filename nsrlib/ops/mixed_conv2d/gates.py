@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +18,8 @@ Mode = Literal["soft", "hard"]
 TILE_PIXELS = 64  # of the smallest tile worth a kernel of its own; below, k = 4 convolutions are no slower on a CPU
 
 
-class Geometry(NamedTuple):
+@dataclass
+class Geometry:
     """Sizes of one call. A per-sample gate is a tile as large as the output."""
 
     n: int
@@ -30,38 +33,38 @@ class Geometry(NamedTuple):
     size: HW  # H, W
     tile: HW  # output pixels
 
-    @property
+    @cached_property
     def out(self) -> HW:
         """``(OH, OW)``."""
         return output_size(self.size, self.kernel, self.stride, self.padding)
 
-    @property
+    @cached_property
     def tiles(self) -> HW:
         """``(GH, GW)``."""
         return cdiv(self.out[0], self.tile[0]), cdiv(self.out[1], self.tile[1])
 
-    @property
+    @cached_property
     def cells(self) -> int:
         """Samples, or tiles of all samples."""
         return self.n * self.tiles[0] * self.tiles[1]
 
-    @property
+    @cached_property
     def whole(self) -> bool:
         """One tile a sample."""
         return self.tiles == (1, 1)
 
-    @property
+    @cached_property
     def aggregated(self) -> bool:
         """Kernels are mixed, not results."""
         return self.whole or self.tile[0] * self.tile[1] >= TILE_PIXELS
 
-    @property
+    @cached_property
     def patch(self) -> HW:
         """Input pixels that a tile reads, padding included."""
         h, w = ((t - 1) * s + k for t, s, k in zip(self.tile, self.stride, self.kernel, strict=True))
         return h, w
 
-    @property
+    @cached_property
     def taps(self) -> int:
         """Taps of one filter."""
         return self.c_in * self.kernel[0] * self.kernel[1]
