@@ -596,6 +596,9 @@ def test_samples_beyond_32_bit_offsets_are_refused_on_a_gpu(monkeypatch):
     weight, gate = torch.empty(1, 1, 1, 1, device="meta"), torch.empty(1, 1, 1, device="meta")
     with pytest.raises(ValueError, match=r"fewer than 2\*\*31 elements a sample on a GPU, got 2147483648"):
         mixed_conv2d(x, weight, gate)
+    x, weight = x[..., :1, :1].expand(1, 2**16, 1, 1), weight.expand(2**15, 2**16, 1, 1)
+    with pytest.raises(ValueError, match=r"weight must have fewer than 2\*\*31 elements on a GPU, got 2147483648"):
+        mixed_conv2d(x, weight, gate)
 
 
 @pytest.mark.gpu

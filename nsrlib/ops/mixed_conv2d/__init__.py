@@ -265,7 +265,8 @@ def mixed_conv2d(
         x: ``(N, C_in, H, W)``, float16, bfloat16, float32 (or float64, library only), any strides; on a GPU channels
             last is read as it is.
         weight: ``(k C_out, C_in, KH, KW)``, filter ``i C_out + j r + s`` belongs to kernel group i and, within it, to
-            cardinal group j; ``r = C_out / d``. Weight norm, if any, has been applied.
+            cardinal group j; ``r = C_out / d``. Weight norm, if any, has been applied. A kernel that chooses reads
+            it channels last; any other layout is copied first.
         gate: weights of the kernel groups, *after* softmax or sigmoid (no sum is enforced): ``(N, k, d)``, or with
             ``tile`` ``(N, k, d, GH, GW)``, ``GH = ceil(OH / tile height)``. In the hard mode only their order matters,
             so logits will do, and of equals the first counts.
@@ -276,7 +277,8 @@ def mixed_conv2d(
             gate a sample. Tiles at the right and bottom end may be cut.
         mode: ``"soft"`` or ``"hard"``. Tiles below ``TILE_PIXELS`` (64 pixels) save no work in the hard mode.
         float32_precision: how kernels multiply float32 on NVIDIA tensor cores, as in :func:`nsrlib.ops.bsconv2d`.
-            Plays no part for other types, the library, or AMD.
+            Plays no part for other types, the library, or AMD. The gradients of weight and gate also come from small
+            matrix products of PyTorch's, in float32 unless ``torch.set_float32_matmul_precision`` says otherwise.
 
     Returns:
         ``(N, C_out, OH, OW)``; channels last from a kernel, contiguous from the library.
@@ -331,6 +333,8 @@ def _check_gate(x: Tensor, weight: Tensor, gate: Tensor, out: HW, tile: HW | Non
     largest = max(x.shape[1] * x.shape[2] * x.shape[3], c_out * out[0] * out[1])
     if has_kernel(x) and largest >= 2**31:
         raise ValueError(f"x and the result must have fewer than 2**31 elements a sample on a GPU, got {largest}")
+    if has_kernel(x) and weight.numel() >= 2**31:
+        raise ValueError(f"weight must have fewer than 2**31 elements on a GPU, got {weight.numel()}")
     tiles = () if tile is None else (cdiv(out[0], tile[0]), cdiv(out[1], tile[1]))
     if gate.shape[3:] != tiles:
         raise ValueError(f"gate must have {tiles} tiles of {tile} for a result of {out}, got {tuple(gate.shape[3:])}")
