@@ -368,17 +368,23 @@ class FastDRCN(nn.Module):
 
     def _library(self, x: Tensor) -> Tensor:
         h = x.to(self.recur.weight.dtype, memory_format=torch.channels_last)
-        h, total = F.relu_(self.embed1(F.relu_(self.embed0(h)))), None
+        h, total, image = F.relu_(self.embed1(F.relu_(self.embed0(h)))), None, self._of_image(x)
         for w in self.w:
             h = F.relu_(self.recur(h))
-            total = self._collect(total, F.relu_(self.recon0(h)), x, w)
+            total = self._collect(total, F.relu_(self.recon0(h)), image, w)
         return self._finish(cast(Tensor, total), x)
 
-    def _collect(self, total: Tensor | None, r: Tensor, x: Tensor, w: float) -> Tensor:
-        """Add ``w_d R_d``, or after a last ReLU its share of the image."""
+    def _of_image(self, x: Tensor) -> Tensor:
+        """What the last layer adds to the share of ``R_d``, the same for all d: its bias and its view of the image."""
+        weight, bias = self.recon1.weight, cast(Tensor, self.recon1.bias)
+        if not self.last_relu or self.skip != "concat":
+            return bias[:, None, None]
+        return F.conv2d(x.to(weight.dtype), weight[:, self.features :], bias, padding=1)
+
+    def _collect(self, total: Tensor | None, r: Tensor, image: Tensor, w: float) -> Tensor:
+        """Add ``w_d R_d``, or after a last ReLU its share of the output; ``image`` of :meth:`_of_image`."""
         if self.last_relu:
-            inputs = torch.cat([r, x.to(r.dtype)], 1) if self.skip == "concat" else r
-            r = F.relu_(self.recon1(inputs))
+            r = F.relu_(F.conv2d(r, self.recon1.weight[:, : self.features], padding=1).add_(image))
         if total is None:
             return w * r.to(torch.promote_types(r.dtype, torch.float32))
         return total.add_(r, alpha=w)
@@ -399,7 +405,7 @@ class FastDRCN(nn.Module):
         r = self.u.new_zeros(tall, wide, n)  # R_d if a ReLU comes behind the last layer, else the sum of w_d R_d
         biases = (cast(Tensor, layer.bias) for layer in (self.embed1, self.recur, self.recon0))
         embed1, recur, recon0 = zip(self.u, biases, strict=True)
-        total = None
+        total, image = None, self._of_image(x)
         for d in range(-1, self.recursions + 1):  # H_d gives H_{d+1}, but for the last, and R_d from H_1 on
             jobs: list[Job] = []
             if d < self.recursions:
@@ -408,7 +414,7 @@ class FastDRCN(nn.Module):
                 jobs.append((*recon0, r, None if self.last_relu else self.w[d - 1]))
             winograd_relu(state, jobs)
             if self.last_relu and d > 0:
-                total = self._collect(total, r[:h, :w].permute(2, 0, 1)[None], x, self.w[d - 1])
+                total = self._collect(total, r[:h, :w].permute(2, 0, 1)[None], image, self.w[d - 1])
             following[h + 1 :], following[:, w + 1 :] = 0, 0
             state, following = following, state
         del state, following
