@@ -230,6 +230,11 @@ class Launch(NamedTuple):
                 raise
 
 
+def on_kernel_device(x: Tensor) -> bool:
+    """Whether ``x`` is where Triton computes."""
+    return x.device.type in KERNEL_DEVICES
+
+
 def has_kernel(x: Tensor, *more: torch.dtype) -> bool:
     """Whether Triton may compute with ``x``: on a GPU, in a 16- or 32-bit float type or one of ``more``."""
     return HAS_TRITON and x.device.type in KERNEL_DEVICES and x.dtype in (*FLOATS[:3], *more)

@@ -8,7 +8,8 @@ On a GPU with K = 3 one Triton kernel reads x and writes y, without ``z = PW x``
 rows of a strip of columns. Zero padding outside PW or inside it is the same, so each row of x is multiplied by PW at
 its three horizontal shifts, and three rolling sums take what that row gives to the output rows above, at and below it.
 Sums are float32. Any other K, more than 256 input channels, float64 and every CPU tensor take library convolutions, and
-so does the backward pass, which recomputes z and what goes into a GELU.
+so does the backward pass. On a GPU that recomputes z and what goes into a GELU, to save memory and its traffic; on a
+CPU both are kept, because computing them again takes longer than reading them.
 
 Shapes: x ``(N, C_in, H, W)``, any strides; the result ``(N, C_out, H, W)`` is always channels last.
 """
@@ -34,6 +35,7 @@ from nsrlib.ops.common import (
     empty,
     has_kernel,
     in_autocast,
+    on_kernel_device,
     vmap_rule,
 )  # fmt: skip
 
@@ -142,7 +144,10 @@ def bsconv2d(
     x = channels_last(x)
     if residual is not None:
         residual = x if same else channels_last(residual)
-    return _bsconv2d(x, pointwise, depthwise, bias, residual, activation, float32_precision)
+    operands = (x, pointwise, depthwise, bias, residual)
+    if not on_kernel_device(x) and torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands):
+        return cpu.differentiable(*operands, activation)
+    return _bsconv2d(*operands, activation, float32_precision)
 
 
 def _check_shapes(
