@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from nsrlib.bench.audit import TARGETS, Mix, audit, audit_all, entries, innermost_loops
 from nsrlib.ops.common import Launch
@@ -104,6 +105,7 @@ for target in TARGETS:
     layer("float32", target, torch.float32, 64, 64, "gelu", True, precision)
 for c_in, c_out, activation in ((12, 64, None), (64, 32, None), (16, 16, "gelu"), (256, 256, "gelu")):
     layer(f"{c_in} to {c_out}", "sm_90", torch.bfloat16, c_in, c_out, activation, False)
+layer("plain", "sm_90", torch.bfloat16, 64, 64, None, False)
 for precision in ("ieee", "tf32"):
     layer(precision, "sm_90", torch.float32, 64, 64, "gelu", True, precision)
 """
@@ -289,6 +291,23 @@ def test_bsconv_in_bfloat16_keeps_to_its_budget(bsconv2d):
         row = bsconv2d[f"bfloat16 {target}"]
         assert row["registers"] <= limit, row
         assert row["shared"] <= 48 * 1024, row
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_as_many_bsconv_programs_fit_on_an_h100_as_their_launch_counts_on(bsconv2d, dtype):
+    from nsrlib.ops.bsconv2d.kernels import PROGRAMS
+
+    row = bsconv2d[f"{dtype} sm_90"]
+    registers = 8 * -(-row["registers"] // 8) * 32 * row["num_warps"]  # handed out by eights
+    fit = min(65536 // registers, 228 * 1024 // (row["shared"] + 1024))  # the system takes a KB of each
+    assert fit == PROGRAMS[getattr(torch, dtype)], row
+
+
+@pytest.mark.slow
+def test_bsconv_spends_15_instructions_on_a_gelu(bsconv2d):
+    """16 pixels a thread, 14 instructions each; by the error function it were 31."""
+    assert bsconv2d["bfloat16 sm_90"]["loop"] - bsconv2d["plain sm_90"]["loop"] <= 16 * 15 + 100  # and the residual
 
 
 @pytest.mark.slow

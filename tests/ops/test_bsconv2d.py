@@ -333,12 +333,12 @@ def test_rows_are_shared_out_to_fill_the_device():
     pytest.importorskip("triton")
     from nsrlib.ops.bsconv2d.kernels import rows_per_program
 
-    assert rows_per_program(180, columns=10, processors=132) == 8
-    assert rows_per_program(1080, columns=60, processors=132) == 135
-    assert rows_per_program(48, columns=32, processors=132) == 8
-    assert rows_per_program(48, columns=100_000, processors=132) == 48
+    assert rows_per_program(180, columns=10, slots=396) == 8
+    assert rows_per_program(1080, columns=60, slots=396) == 180
+    assert rows_per_program(48, columns=32, slots=396) == 8
+    assert rows_per_program(48, columns=100_000, slots=396) == 48
     for height, columns in product((1, 7, 8, 9, 1000), (1, 100, 10_000)):
-        assert 8 <= rows_per_program(height, columns, 132) <= max(8, height)
+        assert 8 <= rows_per_program(height, columns, 396) <= max(8, height)
 
 
 def tf32(x: Tensor) -> Tensor:
