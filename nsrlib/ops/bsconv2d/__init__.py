@@ -7,9 +7,12 @@ of BSRN, Li et al. 2022).
 On a GPU with K = 3 one Triton kernel reads x and writes y, without ``z = PW x`` in memory. A program walks down the
 rows of a strip of columns. Zero padding outside PW or inside it is the same, so each row of x is multiplied by PW at
 its three horizontal shifts, and three rolling sums take what that row gives to the output rows above, at and below it.
-Sums are float32. Any other K, more than 256 input channels, float64 and every CPU tensor take library convolutions, and
-so does the backward pass. On a GPU that recomputes z and what goes into a GELU, to save memory and its traffic; on a
-CPU both are kept, because computing them again takes longer than reading them.
+Sums are float32. Any other K, more than 256 input channels, float64 and every CPU tensor take library convolutions.
+
+Backward on a GPU keeps operands and result only. In 16 bits with at most 64 channels two kernels do it: the walk once
+more, for the gradient of what goes into a GELU, and a second one that computes z again and all other gradients; a
+weight's is a sum of one part a program, in the same order on every run. Everything else recomputes by library
+convolutions. On a CPU z and what goes into a GELU are kept: computing them again takes longer than reading them.
 
 Shapes: x ``(N, C_in, H, W)``, any strides; the result ``(N, C_out, H, W)`` is always channels last.
 """
@@ -55,11 +58,37 @@ def _bsconv2d(
     float32_precision: str,
 ) -> Tensor:
     # more channels are a matter of arithmetic, not of memory traffic
-    if has_kernel(x) and depthwise.shape[-1] == 3 and x.shape[1] <= 256 and x.numel() > 0:
+    if _fused(x, depthwise) and x.shape[1] <= 256:
         from nsrlib.ops.bsconv2d import kernels  # here, because it brings Triton along
 
         return kernels.forward(x, pointwise, depthwise, bias, residual, activation, float32_precision)
     return cpu.forward(x, pointwise, depthwise, bias, residual, activation)
+
+
+@torch.library.custom_op("nsrlib::bsconv2d_backward", mutates_args=())
+def _bsconv2d_backward(
+    grad: Tensor,
+    x: Tensor,
+    pointwise: Tensor,
+    depthwise: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    activation: str | None,
+    float32_precision: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    from nsrlib.ops.bsconv2d import kernels
+
+    return kernels.backward(grad, x, pointwise, depthwise, bias, residual, activation, float32_precision)
+
+
+def _fused(x: Tensor, depthwise: Tensor) -> bool:
+    return has_kernel(x) and depthwise.shape[-1] == 3 and x.numel() > 0
+
+
+def _fused_backward(x: Tensor, depthwise: Tensor) -> bool:
+    # what a program holds of more channels, or of float32's split products, does not fit into registers
+    narrow = x.dtype != torch.float32 and max(x.shape[1], len(depthwise)) <= 64
+    return narrow and _fused(x, depthwise)
 
 
 @_bsconv2d.register_fake
@@ -68,8 +97,17 @@ def _(x: Tensor, pointwise: Tensor, depthwise: Tensor, *more: Any) -> Tensor:
     return empty(x, (n, depthwise.shape[0], h, w), last=True)
 
 
+@_bsconv2d_backward.register_fake
+def _(
+    grad: Tensor, x: Tensor, pointwise: Tensor, depthwise: Tensor, bias: Any, residual: Any, activation: Any, _: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    weights = x.new_empty(pointwise.numel() + depthwise.numel() + len(depthwise))
+    inner = empty(grad, grad.shape if activation == "gelu" else (0, 1, 1, 1), last=True)
+    return empty(x, x.shape, last=True), weights, inner
+
+
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, pointwise, depthwise, bias, residual, ctx.activation, _ = inputs
+    x, pointwise, depthwise, bias, residual, ctx.activation, ctx.precision = inputs
     ctx.has_bias = bias is not None
     if ctx.activation != "gelu":  # the others do not need what went into them
         bias = residual = None
@@ -80,11 +118,22 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     need_x, need_pointwise, need_depthwise, need_bias, need_residual = ctx.needs_input_grad[:5]
     need = (need_x, need_pointwise, need_depthwise, need_bias and ctx.has_bias, need_residual)
     x, pointwise, depthwise, bias, residual, y = ctx.saved_tensors
+    # gradients of gradients need a backward pass that autograd knows
+    if _fused_backward(x, depthwise) and not torch.is_grad_enabled():
+        if ctx.activation == "relu":
+            grad = torch.ops.aten.threshold_backward(grad, y, 0)
+        operands = (grad, x, pointwise, depthwise, bias, residual)
+        dx, weights, inner = _bsconv2d_backward(*operands, ctx.activation, ctx.precision)
+        d_pointwise, d_depthwise, d_bias = weights.split([pointwise.numel(), depthwise.numel(), len(depthwise)])
+        d_residual = inner if ctx.activation == "gelu" else grad
+        grads = (dx, d_pointwise.view_as(pointwise), d_depthwise.view_as(depthwise), d_bias, d_residual)
+        return *(g if wanted else None for g, wanted in zip(grads, need, strict=True)), None, None
     return *cpu.backward(grad, x, pointwise, depthwise, bias, residual, y, ctx.activation, need), None, None
 
 
 _bsconv2d.register_autograd(_backward, setup_context=_setup_context)
-_bsconv2d.register_vmap(vmap_rule(_bsconv2d))
+for _operator in (_bsconv2d, _bsconv2d_backward):
+    _operator.register_vmap(vmap_rule(_operator))
 
 
 @register_flop_formula(torch.ops.nsrlib.bsconv2d)
@@ -93,6 +142,13 @@ def _flops(x_shape: Any, pointwise_shape: Any, depthwise_shape: Any, *args: Any,
     n, c_in, h, w = x_shape
     c_out, _, kernel, _ = depthwise_shape
     return 2 * n * h * w * c_out * (c_in + kernel * kernel)
+
+
+@register_flop_formula(torch.ops.nsrlib.bsconv2d_backward)
+def _backward_flops(grad: Any, x: Any, pointwise: Any, depthwise: Any, *more: Any, **__: Any) -> int:
+    """z once more, and once more with what goes into a GELU; two products and two depthwise convolutions."""
+    n, c_in, h, w = x
+    return 2 * n * h * w * depthwise[0] * (3 * c_in + 2 * 9 + (c_in + 9 if "gelu" in more else 0))
 
 
 def bsconv2d(
