@@ -243,7 +243,16 @@ def _adder2d() -> dict[str, Entry]:
 
 
 def _bsconv2d() -> dict[str, Entry]:
-    from nsrlib.ops.bsconv2d.kernels import fused_launch
+    from nsrlib.ops.bsconv2d.kernels import backward_launch, fused_launch
+
+    def gradient(kind: str) -> Entry:
+        sizes = (16, 64, 48, 48), (64, 64, 1, 1), (64, 1, 3, 3), (64,)
+        x, pointwise, depthwise, bias = (_meta(*size, dtype=torch.bfloat16) for size in sizes)
+        launch: dict[str, Callable[[bool], Launch]] = {
+            "GELU gradient": lambda cuda: fused_launch(x, pointwise, depthwise, bias, None, x, x, grad=x),
+            "backward": lambda cuda: backward_launch(x, pointwise, depthwise, x, x),
+        }
+        return Entry(launch[kind], MATRIX)
 
     def layer(c_in: int, c_out: int, dtype: torch.dtype, activation: str | None, residual: bool = False) -> Entry:
         x, y = (_meta(1, c, 180, 320, dtype=dtype, last=last) for c, last in ((c_in, False), (c_out, True)))
@@ -261,6 +270,7 @@ def _bsconv2d() -> dict[str, Entry]:
         "bsconv2d 12->64 bfloat16, head": layer(12, 64, torch.bfloat16, None),
         "bsconv2d 16->16 GELU bfloat16, ESA": layer(16, 16, torch.bfloat16, "gelu"),
         "bsconv2d 256->256 GELU bfloat16": layer(256, 256, torch.bfloat16, "gelu"),
+        **{f"bsconv2d {kind} 64->64 bfloat16": gradient(kind) for kind in ("GELU gradient", "backward")},
     }
 
 

@@ -92,7 +92,13 @@ for variant, options in variants.items():
 """
 
 BSCONV = """
-from nsrlib.ops.bsconv2d.kernels import fused_launch
+from nsrlib.ops.bsconv2d.kernels import backward_launch, fused_launch
+
+def gradients(case, target, dtype, c_in, c_out):
+    x, g = meta(16, c_in, 48, 48, dtype=dtype), meta(16, c_out, 48, 48, dtype=dtype)
+    weights = [meta(c_out, c_in, 1, 1, dtype=dtype), meta(c_out, 1, 3, 3, dtype=dtype)]
+    add(f"GELU gradient {case}", target, fused_launch(x, *weights, meta(c_out, dtype=dtype), None, g, g, grad=g))
+    add(f"backward {case}", target, backward_launch(x, *weights, g, x))
 
 def layer(name, target, dtype, c_in, c_out, activation, with_residual, precision="tf32x3"):
     x, y = meta(1, c_in, 180, 320, dtype=dtype), meta(1, c_out, 180, 320, dtype=dtype)
@@ -105,6 +111,11 @@ for target in TARGETS:
     layer("float32", target, torch.float32, 64, 64, "gelu", True, precision)
 for c_in, c_out, activation in ((12, 64, None), (64, 32, None), (16, 16, "gelu"), (256, 256, "gelu")):
     layer(f"{c_in} to {c_out}", "sm_90", torch.bfloat16, c_in, c_out, activation, False)
+for target in TARGETS:
+    gradients("bfloat16", target, torch.bfloat16, 64, 64)
+gradients("float16", "sm_90", torch.float16, 64, 64)
+for c_in, c_out in ((12, 64), (64, 32), (16, 16)):
+    gradients(f"{c_in} to {c_out}", "sm_90", torch.bfloat16, c_in, c_out)
 layer("plain", "sm_90", torch.bfloat16, 64, 64, None, False)
 for precision in ("ieee", "tf32"):
     layer(precision, "sm_90", torch.float32, 64, 64, "gelu", True, precision)
@@ -302,6 +313,24 @@ def test_as_many_bsconv_programs_fit_on_an_h100_as_their_launch_counts_on(bsconv
     registers = 8 * -(-row["registers"] // 8) * 32 * row["num_warps"]  # handed out by eights
     fit = min(65536 // registers, 228 * 1024 // (row["shared"] + 1024))  # the system takes a KB of each
     assert fit == PROGRAMS[getattr(torch, dtype)], row
+
+
+@pytest.mark.slow
+def test_bsconv_gradients_use_the_matrix_units_without_spills(bsconv2d):
+    """One program of 128 threads on an SM of sm_80 (65,536 registers), two on the others, in any shared memory."""
+    from nsrlib.ops.bsconv2d.kernels import BACKWARD_PROGRAMS
+
+    rows = {name: row for name, row in bsconv2d.items() if name.startswith(("GELU gradient", "backward"))}
+    assert len(rows) == 16
+    for name, row in rows.items():
+        assert sum(row[unit] for unit in UNIT.values()) > 0, row
+        assert row["stack"] == row["loop_spills"] == 0, row
+        assert row["shared"] <= 48 * 1024, row
+        if row["target"] != "gfx942":
+            assert row["spills"] == 0, row
+        if row["target"] in ("sm_90", "sm_100"):
+            assert 65536 // (8 * -(-row["registers"] // 8) * 128) >= BACKWARD_PROGRAMS, row
+        assert not name.startswith("backward") or row["loop"] <= 600, row
 
 
 @pytest.mark.slow
