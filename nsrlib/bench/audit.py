@@ -197,6 +197,7 @@ class Entry(NamedTuple):
 # AMD's packed addition takes no absolute value: there it is a mask.
 ADD = ("FADD", "FADD2", "v_add_f32", "v_sub_f32", "v_subrev_f32", "v_pk_add_f32", "v_and_b32")
 SATURATE_AND_MULTIPLY_ADD = ("FADD.SAT", "FFMA", "FFMA2", "v_add_f32", "v_sub_f32", "v_fma*_f32", "v_pk_fma_f32")
+MULTIPLY_ADD = ("FFMA", "FFMA2", "v_fma*_f32", "v_pk_fma_f32")
 COMPARE = ("FSETP", "FSEL", "v_cmp*", "v_cndmask*")
 DIFFERENCE = ("VABSDIFF4", "v_sub*", "v_add*", "v_max*")
 MULTIPLY_ADD = ("FFMA", "FFMA2", "v_fma*", "v_pk_fma*", "v_mad*")
@@ -218,27 +219,34 @@ def _meta(*size: int, dtype: torch.dtype = torch.float32, last: bool = False) ->
 
 
 def _adder2d() -> dict[str, Entry]:
-    from nsrlib.ops.adder2d.kernels import forward_launch, input_grad_launch, int8_launch, weight_sign_grad_launch
+    from nsrlib.ops.adder2d.launches import backward_launches, forward_launches, int8_launches
 
     def entry(kind: str, c: int, dtype: torch.dtype = torch.float32, last: bool = False) -> Entry:
         x, weight = _meta(16, c, 48, 48, dtype=dtype, last=last), _meta(c, c, 3, 3, dtype=dtype)
         x8, y8 = (_meta(16, c, 48, 48, dtype=d, last=True) for d in (torch.int8, torch.int32))
-        weight8, parts, one = _meta(c, c, 3, 3, dtype=torch.int8), _meta(c, c, c, 3, 3), ((1, 1), (1, 1))
+        weight8, one = _meta(c, c, 3, 3, dtype=torch.int8), ((1, 1), (1, 1))
+        back = (x, x, weight, x, weight, *one)
         return {
-            "forward": Entry(lambda cuda: forward_launch(x, weight, x, *one), ADD),
-            "input gradient": Entry(lambda cuda: input_grad_launch(x, x, weight, x, *one), SATURATE_AND_MULTIPLY_ADD),
-            "input sign gradient": Entry(lambda cuda: input_grad_launch(x, x, weight, x, *one, "sign"), COMPARE),
-            "weight sign gradient": Entry(lambda cuda: weight_sign_grad_launch(x, x, weight, parts, *one), COMPARE),
-            "int8": Entry(lambda cuda: int8_launch(x8, weight8, y8, *one, vabsdiff4=cuda), DIFFERENCE),
+            "forward": Entry(lambda cuda: forward_launches(x, weight, x, *one)[-1], ADD),
+            "input gradient": Entry(lambda cuda: backward_launches(*back)[2], SATURATE_AND_MULTIPLY_ADD),
+            "input sign gradient": Entry(lambda cuda: backward_launches(*back, "sign")[2], COMPARE),
+            "weight gradient": Entry(lambda cuda: backward_launches(*back)[1], MULTIPLY_ADD),
+            "weight sign gradient": Entry(lambda cuda: backward_launches(*back, "sign")[1], COMPARE),
+            "int8": Entry(lambda cuda: int8_launches(x8, weight8, y8, *one, vabsdiff4=cuda)[-1], DIFFERENCE),
+            "copies forward": Entry(lambda cuda: forward_launches(x, weight, x, *one)[0], ()),
+            "copies backward": Entry(lambda cuda: backward_launches(*back)[0], ()),
+            "copies int8": Entry(lambda cuda: int8_launches(x8, weight8, y8, *one)[0], ()),
         }[kind]
 
-    kinds = ("forward", "input gradient", "int8")
+    kinds = ("forward", "input gradient", "weight gradient", "int8")
     return {
         **{f"adder2d {kind} {c}->{c}": entry(kind, c) for c in (64, 256) for kind in kinds},
         "adder2d forward 64->64 channels last": entry("forward", 64, last=True),
         "adder2d forward 64->64 bfloat16": entry("forward", 64, torch.bfloat16),
         "adder2d input sign gradient 64->64": entry("input sign gradient", 64),
         "adder2d weight sign gradient 64->64": entry("weight sign gradient", 64),
+        "adder2d copies forward 64->64 channels last": entry("copies forward", 64, last=True),
+        **{f"adder2d copies {kind} 64->64": entry(f"copies {kind}", 64) for kind in ("backward", "int8")},
     }
 
 

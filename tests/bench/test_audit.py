@@ -70,18 +70,23 @@ def add(name, target, launch, *useful):
 """
 
 ADDER = """
-from nsrlib.ops.adder2d.kernels import forward_launch, input_grad_launch, int8_launch, weight_sign_grad_launch
+from nsrlib.ops.adder2d.launches import backward_launches, forward_launches, int8_launches
 
 def launches(dtype=torch.float32, last=False):
-    x, weight = meta(16, 64, 48, 48, dtype=dtype, last=last), meta(64, 64, 3, 3, dtype=dtype)
+    # many waves: whole tiles
+    x, weight = meta(64, 64, 48, 48, dtype=dtype, last=last), meta(64, 64, 3, 3, dtype=dtype)
     x8, weight8, y8 = (t.to(d) for t, d in ((x, torch.int8), (weight, torch.int8), (x, torch.int32)))
     one = (1, 1), (1, 1)
-    yield "forward", ["FADD"], forward_launch(x, weight, x, *one)
-    yield "input gradient", ["FADD.SAT", "FFMA"], input_grad_launch(x, x, weight, x, *one)
-    yield "input sign gradient", ["FSETP"], input_grad_launch(x, x, weight, x, *one, "sign")
-    yield "weight sign gradient", ["FSETP"], weight_sign_grad_launch(x, x, weight, meta(64, 64, 64, 3, 3), *one)
-    yield "int8", ["VABSDIFF4"], int8_launch(x8, weight8, y8, *one)
-    yield "int8 portable", ["IABS"], int8_launch(x8, weight8, y8, *one, vabsdiff4=False)
+    both, few = (x, x, weight, x, weight, *one), x[:16]
+    yield "forward", ["FADD"], forward_launches(x, weight, x, *one)[-1]
+    yield "forward half a tile", ["FADD"], forward_launches(few, weight, few, *one)[-1]
+    yield "input gradient", ["FADD.SAT", "FFMA"], backward_launches(*both)[2]
+    yield "input gradient alone", ["FADD.SAT", "FFMA"], backward_launches(x, x, weight, x, None, *one)[1]
+    yield "input sign gradient", ["FSETP"], backward_launches(*both, "sign")[2]
+    yield "weight gradient", ["FFMA"], backward_launches(*both)[1]
+    yield "weight sign gradient", ["FSETP"], backward_launches(*both, "sign")[1]
+    yield "int8", ["VABSDIFF4"], int8_launches(x8, weight8, y8, *one)[-1]
+    yield "int8 portable", ["IABS"], int8_launches(x8, weight8, y8, *one, vabsdiff4=False)[-1]
 
 variants = {"": {}, " channels_last": {"last": True}, " bfloat16": {"dtype": torch.bfloat16}}
 for variant, options in variants.items():
@@ -168,7 +173,7 @@ for unit, dtype in (("additions", torch.float32), ("vabsdiff4", torch.int32)):
 """
 
 SAMPLE = """
-names = ["adder2d forward 64->64", "bsconv2d 64->64 GELU residual bfloat16", "mixed_conv2d soft 64->64 bfloat16"]
+names = ["adder2d forward 256->256", "bsconv2d 64->64 GELU residual bfloat16", "mixed_conv2d soft 64->64 bfloat16"]
 rows = {row["case"]: row for row in audit_all(names, ["sm_90"]).to_dict("records")}
 """
 
@@ -260,6 +265,21 @@ def test_adder_input_gradient_is_a_saturating_and_a_plain_multiply_add(adder2d):
 
 
 @pytest.mark.slow
+def test_adder_forward_in_half_tiles_keeps_what_the_choice_of_tiles_counts_on(adder2d):
+    for variant in ("", " bfloat16"):
+        half, whole = adder2d[f"forward half a tile{variant} sm_90"], adder2d[f"forward{variant} sm_90"]
+        assert half["share"] >= 0.93 * whole["share"], half
+
+
+@pytest.mark.slow
+def test_adder_weight_gradient_has_no_barrier_in_its_loop(adder2d):
+    for name, bar in {"weight gradient": 0.65, "weight sign gradient": 0.30}.items():
+        row = adder2d[f"{name} sm_90"]
+        assert row["share"] >= bar, row
+        assert (row["loop_barriers"], row["spills"], row["stack"]) == (0, 0, 0), row
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["sm_80", "sm_90"])
 def test_adder_int8_takes_four_taps_an_instruction(adder2d, target):
     row = adder2d[f"int8 {target}"]
@@ -270,7 +290,13 @@ def test_adder_int8_takes_four_taps_an_instruction(adder2d, target):
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_adder_kernels_compile_and_do_not_spill_in_their_loops(adder2d, target):
-    names = ["forward", "input gradient", "weight sign gradient", "int8 portable" if target == "gfx942" else "int8"]
+    names = [
+        "forward",
+        "input gradient",
+        "weight gradient",
+        "weight sign gradient",
+        "int8 portable" if target == "gfx942" else "int8",
+    ]
     for row in (adder2d[f"{name} {target}"] for name in names):
         assert row["loop_spills"] == 0, row
         assert row["stack"] <= 16, row  # bytes: ptxas saves registers before the loop to fit another program

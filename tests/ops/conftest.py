@@ -22,8 +22,9 @@ class Interpreted:
             bfloat16 = {k: v for k, v in arguments.items() if isinstance(v, Tensor) and v.dtype == torch.bfloat16}
             wide = {k: v.float() for k, v in bfloat16.items()}
             self.function[grid](**arguments | wide)
-            for name in bfloat16.keys() & {"y_ptr", "d_ptr"}:
-                bfloat16[name].copy_(wide[name])
+            for name in bfloat16:
+                if name in ("y_ptr", "d_ptr", "dw_ptr") or name.startswith("to_"):
+                    bfloat16[name].copy_(wide[name])
 
         return launch
 

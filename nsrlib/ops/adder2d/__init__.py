@@ -16,10 +16,11 @@ carry the work. ``sum_n G (X - W) = G X^T - diag(G 1) W``: the weight gradient o
 ``HardTanh(t) = 2 sat((t + 1) / 2) - 1`` with ``sat`` the clamp to [0, 1]: one saturating addition and one fused
 multiply-add a tap, and outside the loop a box filter over the sum of ``G``.
 
-Memory beyond inputs and outputs: the repacked weight, a padded ``G``, its channel sum and box filter, and for 16-bit
-weight gradients ``x`` and ``G`` in float32; nothing of size ``D O N`` or ``D N``. Sums are float32 (float64 for
-float64), in groups of a few dozen taps, which keeps their rounding near that of PyTorch's pairwise sum. On a CPU numba
-compiles the loops at the first call (the extra ``native``); without it, and in float64, ``torch.cdist`` runs.
+Memory beyond inputs and outputs, on a GPU: for large results and channels_last input repacked filters and a copy of
+``x``; backward a padded copy of ``x``, two of ``G`` (one is padded), the sum of its channels, the repacked filters and
+up to 64 partial sums of the weight gradient; nothing of size ``D O N`` or ``D N``. Sums are float32 (float64 for
+float64), in groups, which keeps their rounding near that of PyTorch's pairwise sum. On a CPU numba compiles the loops
+at the first call (the extra ``native``); without it, and in float64, ``torch.cdist`` runs.
 """
 
 from __future__ import annotations
@@ -60,12 +61,16 @@ __all__ = [
 GRADIENTS: tuple[str, ...] = ("adder", "sign")
 
 
+def _has_kernel(x: Tensor) -> bool:
+    return has_kernel(x, torch.float64, torch.int8)
+
+
 def _way(x: Tensor) -> Any:
     """The module that computes with ``x``."""
-    if has_kernel(x, torch.float64, torch.int8):
-        from nsrlib.ops.adder2d import kernels  # here, because it brings Triton along
+    if _has_kernel(x):
+        from nsrlib.ops.adder2d import launches  # here, because it brings Triton along
 
-        return kernels
+        return launches
     return _native() if x.device.type == "cpu" and x.dtype != torch.float64 else cpu
 
 
@@ -97,8 +102,20 @@ def _adder2d_input_grad(
 def _adder2d_weight_grad(
     grad: Tensor, x: Tensor, weight: Tensor, stride: list[int], padding: list[int], gradient: str
 ) -> Tensor:
-    backward = _way(x).weight_sign_grad if gradient == "sign" else cpu.weight_grad
-    return backward(grad, x, weight, pair(stride), pair(padding))
+    way, arguments = _way(x), (grad, x, weight, pair(stride), pair(padding))
+    if _has_kernel(x):
+        return way.weight_grad(*arguments, gradient)
+    return way.weight_sign_grad(*arguments) if gradient == "sign" else cpu.weight_grad(*arguments)
+
+
+@torch.library.custom_op("nsrlib::adder2d_grads", mutates_args=())
+def _adder2d_grads(
+    grad: Tensor, x: Tensor, weight: Tensor, stride: list[int], padding: list[int], gradient: str
+) -> tuple[Tensor, Tensor]:
+    if _has_kernel(x):
+        return _way(x).grads(grad, x, weight, pair(stride), pair(padding), gradient)
+    arguments = grad, x, weight, stride, padding, gradient
+    return _adder2d_input_grad(*arguments), _adder2d_weight_grad(*arguments)
 
 
 @torch.library.custom_op("nsrlib::adder2d_int8", mutates_args=())
@@ -121,6 +138,11 @@ def _(grad: Tensor, x: Tensor, weight: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(weight, memory_format=torch.contiguous_format)
 
 
+@_adder2d_grads.register_fake
+def _(grad: Tensor, x: Tensor, weight: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return empty(x, x.shape, is_channels_last(x)), torch.empty_like(weight, memory_format=torch.contiguous_format)
+
+
 @_adder2d_int8.register_fake
 def _(x: Tensor, weight: Tensor, stride: list[int], padding: list[int], scale: float | None) -> Tensor:
     return cpu.empty_result(x, weight, pair(stride), pair(padding), torch.int32 if scale is None else torch.float32)
@@ -133,13 +155,15 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     arguments = (grad, *ctx.saved_tensors, ctx.stride, ctx.padding, ctx.gradient)
+    if all(ctx.needs_input_grad[:2]):
+        return *_adder2d_grads(*arguments), None, None, None
     dx = _adder2d_input_grad(*arguments) if ctx.needs_input_grad[0] else None
     dw = _adder2d_weight_grad(*arguments) if ctx.needs_input_grad[1] else None
     return dx, dw, None, None, None
 
 
 _adder2d.register_autograd(_backward, setup_context=_setup_context)
-for _operator in (_adder2d, _adder2d_input_grad, _adder2d_weight_grad, _adder2d_int8):
+for _operator in (_adder2d, _adder2d_input_grad, _adder2d_weight_grad, _adder2d_grads, _adder2d_int8):
     _operator.register_vmap(vmap_rule(_operator))
 
 
@@ -160,6 +184,11 @@ def _input_grad_flops(grad: Any, x: Any, weight: Any, stride: Any, padding: Any,
 @register_flop_formula(torch.ops.nsrlib.adder2d_weight_grad)
 def _weight_grad_flops(grad: Any, x: Any, weight: Any, stride: Any, padding: Any, *_: Any, **__: Any) -> int:
     return 2 * _taps(x, weight, stride, padding)
+
+
+@register_flop_formula(torch.ops.nsrlib.adder2d_grads)
+def _grads_flops(*arguments: Any, **_: Any) -> int:
+    return _input_grad_flops(*arguments) + _weight_grad_flops(*arguments)
 
 
 def _taps(x: Any, weight: Any, stride: Any, padding: Any) -> int:
@@ -205,7 +234,7 @@ def adder2d_int8(
     """Adder layer on int8 features and weights that share one scale; exact, inference only.
 
     ``|s a - s b| = s |a - b|``, so with a common scale ``s`` (Wang et al., arXiv 2101.10015) nothing is rounded here.
-    Channels_last input with ``C_in`` a multiple of 4 is read in place, any other layout is repacked first.
+    On a GPU any layout is first copied into planes of words of four channels, which reads whole cache lines.
 
     Args:
         x: ``(N, C_in, H, W)`` int8, see :func:`quantize_int8`.

@@ -88,7 +88,7 @@ def weight_sign_grad(grad: Tensor, x: Tensor, weight: Tensor, stride: HW, paddin
 def weight_grad(grad: Tensor, x: Tensor, weight: Tensor, stride: HW, padding: HW) -> Tensor:
     """``G X^T - diag(G 1) W``: the first term is large where ``X`` is, so both are kept in float32 without TF32.
 
-    On a GPU too: it is the weight gradient of a convolution.
+    On a GPU without Triton, too: it is the weight gradient of a convolution.
     """
     acc = accumulator(x.dtype)
     cudnn = torch.backends.cudnn  # flags() resets what it is not told, and switches cuDNN off
