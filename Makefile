@@ -99,7 +99,7 @@ DEVICE  ?= cuda
 MINUTES ?= 9
 OUT     ?= $(if $(filter cpu,$(DEVICE)),runs/bench-cpu,data/results/ops)
 bench-gpu: $(if $(filter $(BIN)/python,$(PY)),$(READY))
-	PYTHONPATH=$(CURDIR)$(PYTHONPATH:%=:%) $(PY) -m nsrlib.cli bench session --device $(DEVICE) --budget $(MINUTES) \
+	PYTHONPATH=$(CURDIR)$(PYTHONPATH:%=:%) $(PY) -m nsrlib.cli bench all --device $(DEVICE) --budget $(MINUTES) \
 	    --out $(OUT)
 
 notebooks: $(READY)

@@ -410,7 +410,7 @@ def models() -> None:
 
 @app.command()
 def bench(
-    what: Annotated[str, typer.Argument(help="models, kernels, or session: all, with tests and trainings")] = "models",
+    what: Annotated[str, typer.Argument(help="models, kernels, or all, with tests and trainings")] = "models",
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: PyTorch's.")] = None,
     repeats: Annotated[int, typer.Option(help="models: best of so many.")] = 7,
     paper: Annotated[str | None, typer.Option(help="models: those of one paper; default: of all.")] = None,
@@ -425,14 +425,14 @@ def bench(
     out: Annotated[Path | None, typer.Option(help="Write here (tables: .csv or .json; times: a folder, too).")] = None,
 ) -> None:
     """Time the networks, or the operators and their rivals, on this machine."""
-    if what not in ("models", "kernels", "session"):
-        raise ValueError(f"nsr bench takes 'models', 'kernels' or 'session', got {what!r}")
-    if what == "session":
-        from nsrlib.bench import session
+    if what not in ("models", "kernels", "all"):
+        raise ValueError(f"nsr bench takes 'models', 'kernels' or 'all', got {what!r}")
+    if what == "all":
+        from nsrlib.bench import everything
 
         if out is None:
-            raise ValueError("nsr bench session needs --out, a folder")
-        passed = session.run([sys.executable, "-m", "nsrlib.cli"], device, budget, out, paper or "bsrn", typer.echo)
+            raise ValueError("nsr bench all needs --out, a folder")
+        passed = everything.run([sys.executable, "-m", "nsrlib.cli"], device, budget, out, paper or "bsrn", typer.echo)
         raise typer.Exit(0 if passed else 1)
     if out and not out.parent.is_dir():
         raise FileNotFoundError(f"no such folder: {out.parent}")

@@ -43,7 +43,7 @@ def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         ("test-browser", r"-m pytest .* tests/browser"),
         ("docs", r"-m pdoc .*--output-directory docs"),
         ("bench", r"\.venv/bin/nsr bench models"),
-        ("bench-gpu", r"\.venv/bin/python -m nsrlib\.cli bench session --device cuda --budget 9 "),
+        ("bench-gpu", r"\.venv/bin/python -m nsrlib\.cli bench all --device cuda --budget 9 "),
     ],
 )
 def test_a_target_installs_first_and_into_its_own_folder_only(copy, target, last):
@@ -67,7 +67,7 @@ def test_a_target_installs_first_and_into_its_own_folder_only(copy, target, last
 @needs_make
 def test_a_bare_machine_measures_with_its_own_python_and_installs_nothing(copy):
     done = make(copy, "-n", "bench-gpu", "PY=python3", "DEVICE=cpu", "MINUTES=2")
-    command = f"PYTHONPATH={copy}\\S* python3 -m nsrlib.cli bench session --device cpu --budget 2 --out runs/bench-cpu"
+    command = f"PYTHONPATH={copy}\\S* python3 -m nsrlib.cli bench all --device cpu --budget 2 --out runs/bench-cpu"
     assert re.fullmatch(command, " ".join(done.stdout.replace("\\\n", " ").split()))
 
 

@@ -1,4 +1,4 @@
-from . import audit, clock, kernels, networks, operators, session
+from . import audit, clock, kernels, networks, operators
 from .clock import CpuClock, CudaClock, limits, measure
 from .kernels import BARS, RESULTS, errors, table, time_kernels, verdicts
 from .networks import latency
@@ -17,13 +17,13 @@ __all__ = [
     "cases_of",
     "clock",
     "errors",
+    "everything",
     "kernels",
     "latency",
     "limits",
     "measure",
     "networks",
     "operators",
-    "session",
     "table",
     "time_kernels",
     "verdicts",

@@ -197,7 +197,6 @@ class Entry(NamedTuple):
 # AMD's packed addition takes no absolute value: there it is a mask.
 ADD = ("FADD", "FADD2", "v_add_f32", "v_sub_f32", "v_subrev_f32", "v_pk_add_f32", "v_and_b32")
 SATURATE_AND_MULTIPLY_ADD = ("FADD.SAT", "FFMA", "FFMA2", "v_add_f32", "v_sub_f32", "v_fma*_f32", "v_pk_fma_f32")
-MULTIPLY_ADD = ("FFMA", "FFMA2", "v_fma*_f32", "v_pk_fma_f32")
 COMPARE = ("FSETP", "FSEL", "v_cmp*", "v_cndmask*")
 DIFFERENCE = ("VABSDIFF4", "v_sub*", "v_add*", "v_max*")
 MULTIPLY_ADD = ("FFMA", "FFMA2", "v_fma*", "v_pk_fma*", "v_mad*")

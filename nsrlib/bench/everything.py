@@ -1,7 +1,7 @@
-"""One visit to a graphics card: all that it shall tell, in order of value, within a few minutes.
+"""One run on a graphics card: all that it shall tell, in order of value, within a few minutes.
 
-Every step is a process of its own with its share of the time. What it says goes to ``session.log`` at once, and what it
-measures to files that are whole after each row, so whatever ends a step, or the visit, costs only what was still to
+Every step is a process of its own with its share of the time. What it says goes to ``bench.log`` at once, and what it
+measures to files that are whole after each row, so whatever ends a step, or the run, costs only what was still to
 come. The machine needs PyTorch, Triton and pytest for it, and no installation: ``make bench-gpu PY=python3``.
 """
 
@@ -90,7 +90,7 @@ def run(
     paper: str,
     say: Callable[[str], object] = print,
 ) -> bool:
-    """Run all :func:`steps` in so many minutes; the folder ``out`` gets results, ``session.log`` and ``summary.md``.
+    """Run all :func:`steps` in so many minutes; the folder ``out`` gets results, ``bench.log`` and ``summary.md``.
 
     Args:
         nsr: what runs this project's command of that name.
@@ -115,7 +115,7 @@ def run(
         raise FileNotFoundError(f"the tests of the operators are not in {files.ROOT}: this needs a checkout")
     folder.mkdir(parents=True, exist_ok=True)
     end, rows, started = begun + 60 * minutes - RESERVE, [], time.time()
-    with tempfile.TemporaryDirectory() as name, (folder / "session.log").open("wb", buffering=0) as log:
+    with tempfile.TemporaryDirectory() as name, (folder / "bench.log").open("wb", buffering=0) as log:
         for step in steps(device, minutes, paper, folder, Path(name)):
             left = end - time.monotonic()
             step = step._replace(command=[word for part in step.command for word in (nsr if part == "nsr" else [part])])

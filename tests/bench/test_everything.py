@@ -1,4 +1,4 @@
-"""One visit to a graphics card: a step that fails, hangs or crashes costs no other; a bare machine lacks nothing."""
+"""One run on a graphics card: a step that fails, hangs or crashes costs no other; a bare machine lacks nothing."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from nsrlib.bench import cases_of, session
-from nsrlib.bench.session import Step
+from nsrlib.bench import cases_of, everything
+from nsrlib.bench.everything import Step
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,27 +24,27 @@ def python(code: str) -> list[str]:
 
 
 @pytest.fixture
-def visit(tmp_path, monkeypatch):
-    """``visit(steps, minutes)``: what it said, whether no step failed, and the folder of results."""
-    monkeypatch.setattr(session, "GRACE", 0.5)
-    monkeypatch.setattr(session, "RESERVE", 0.5)
-    monkeypatch.setattr(session, "LEAST", 0.0)
-    monkeypatch.setattr(session, "WORTH", 1.0)
+def run(tmp_path, monkeypatch):
+    """``run(steps, minutes)``: what it said, whether no step failed, and the folder of results."""
+    monkeypatch.setattr(everything, "GRACE", 0.5)
+    monkeypatch.setattr(everything, "RESERVE", 0.5)
+    monkeypatch.setattr(everything, "LEAST", 0.0)
+    monkeypatch.setattr(everything, "WORTH", 1.0)
 
     def run(steps, minutes=0.5):
         monkeypatch.setattr(time, "process_time", lambda: 0.0)  # the tests before this one
-        monkeypatch.setattr(session, "steps", lambda device, minutes, paper, out, scratch: steps(out, scratch))
+        monkeypatch.setattr(everything, "steps", lambda device, minutes, paper, out, scratch: steps(out, scratch))
         said: list[str] = []
-        passed = session.run(["nsr"], "cpu", minutes, tmp_path / "out", "bsrn", said.append)
+        passed = everything.run(["nsr"], "cpu", minutes, tmp_path / "out", "bsrn", said.append)
         return said, passed, tmp_path / "out"
 
     return run
 
 
-def test_a_step_that_fails_hangs_or_is_absent_costs_no_other(visit):
+def test_a_step_that_fails_hangs_or_is_absent_costs_no_other(run):
     hang = "import time; print('begun', flush=True); time.sleep(60)"
     begun = time.monotonic()
-    said, passed, out = visit(
+    said, passed, out = run(
         lambda out, scratch: [
             Step("wrong", 0.3, python("print('before'); raise SystemExit(3)")),
             Step("slow", 0.2, python(hang)),
@@ -66,43 +66,43 @@ def test_a_step_that_fails_hangs_or_is_absent_costs_no_other(visit):
     for name, last in {"wrong": "before", "slow": "KeyboardInterrupt", "good": "fine"}.items():
         [line] = [line for line in summary.splitlines() if line.split()[:1] == [name]]
         assert line.endswith(last)
-    log = (out / "session.log").read_text()
+    log = (out / "bench.log").read_text()
     assert log.index("===== wrong: ") < log.index("before") < log.index("===== slow: ") < log.index("begun")
-    assert sorted(p.name for p in out.iterdir()) == ["session.log", "summary.md"]
+    assert sorted(p.name for p in out.iterdir()) == ["bench.log", "summary.md"]
 
 
-def test_a_step_goes_on_after_a_crash_with_what_is_kept(visit):
+def test_a_step_goes_on_after_a_crash_with_what_is_kept(run):
     code = "import sys; print(sys.argv[1:], flush=True); sys.exit('--resume' not in sys.argv)"
-    said, passed, out = visit(lambda out, scratch: [Step("times", 0.9, python(code), ("--resume",))])
+    said, passed, out = run(lambda out, scratch: [Step("times", 0.9, python(code), ("--resume",))])
     assert passed
     assert said[0].startswith("times: passed")
-    assert (out / "session.log").read_text().splitlines()[-2:] == ["[]", "['--resume']"]
+    assert (out / "bench.log").read_text().splitlines()[-2:] == ["[]", "['--resume']"]
 
 
-def test_nothing_runs_on_after_a_step(visit, tmp_path):
+def test_nothing_runs_on_after_a_step(run, tmp_path):
     child = f"import time; time.sleep(2.5); open({str(tmp_path / 'late')!r}, 'w')"
     parent = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(60)"
-    visit(lambda out, scratch: [Step("parent", 0, python(parent))], minutes=0.04)
+    run(lambda out, scratch: [Step("parent", 0, python(parent))], minutes=0.04)
     time.sleep(2)
     assert not (tmp_path / "late").exists()
 
 
-def test_trainings_become_one_table(visit):
+def test_trainings_become_one_table(run):
     runs = {f"v-seed{s}-x.json": {"variant": "v", "seed": s, "metrics": {"psnr_set5": 30 + s}} for s in (0, 1)}
     code = "import json, pathlib, sys; [pathlib.Path(sys.argv[1], k).write_text(json.dumps(v)) for k, v in {}.items()]"
     command = python(code.format(runs))
-    _, passed, out = visit(lambda out, scratch: [Step("trainings", 0, [*command, str(scratch)])])
+    _, passed, out = run(lambda out, scratch: [Step("trainings", 0, [*command, str(scratch)])])
     assert passed
     assert (out / "trainings.csv").read_text().split() == ["variant,seed,psnr_set5", "v,0,30", "v,1,31"]
 
 
-def test_what_the_launches_and_times_say_is_in_the_summary(visit):
+def test_what_the_launches_and_times_say_is_in_the_summary(run):
     row = {"case": "c", "op": "adder2d", "mode": "forward", "dtype": "float32", "shape": [1, 1, 1, 1], "way": "nsrlib"}
     where = {"device": "a card", "cuda": "13.0"}
     rows = [{**row, "median_ms": 1.0, "percent_of_limit": 61.0, "peak_bytes": 1}]
     table = {"provenance": where, "limits": {}, "left_out": [], "launched": {"d": "did not return"}, "rows": rows}
     code = "import pathlib, sys; pathlib.Path(sys.argv[1], 'a-card.json').write_text(sys.argv[2])"
-    _, _, out = visit(lambda out, scratch: [Step("times", 0.9, [*python(code), str(out), json.dumps(table)])])
+    _, _, out = run(lambda out, scratch: [Step("times", 0.9, [*python(code), str(out), json.dumps(table)])])
     summary = (out / "summary.md").read_text()
     assert "a card: 1 rows of ours, 1 timed; 0 rows of others, 0 timed\n\nd: did not return\n" in summary
     [aim] = [line for line in summary.splitlines() if "adder2d float32: percent of the limit" in line]
@@ -119,12 +119,12 @@ def test_what_the_launches_and_times_say_is_in_the_summary(visit):
 def test_a_visit_that_cannot_be_is_refused_at_once(tmp_path, monkeypatch, device, minutes, message):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match=message):
-        session.run(["nsr"], device, minutes, tmp_path / "out", "bsrn")
+        everything.run(["nsr"], device, minutes, tmp_path / "out", "bsrn")
     assert not (tmp_path / "out").exists()
 
 
 def test_the_commands_are_those_of_the_card_or_of_the_rehearsal(tmp_path):
-    card, rehearsal = (session.steps(device, 9, "bsrn", tmp_path, tmp_path) for device in ("cuda", "cpu"))
+    card, rehearsal = (everything.steps(device, 9, "bsrn", tmp_path, tmp_path) for device in ("cuda", "cpu"))
     names = ["first launches", "times of operators", "ncu", "compute-sanitizer", "times of networks", "trainings"]
     assert [step.name for step in card] == ["operators, compiled", *names]
     assert [step.name for step in rehearsal] == ["operators, interpreted", *names]
@@ -173,7 +173,7 @@ def test_nothing_on_the_way_imports_what_a_bare_machine_lacks():
     """Its tests are collected, those that need hypothesis skipped; a case is launched; every module is imported."""
     out = run_bare("""
 import contextlib, tempfile
-import nsrlib.cli, nsrlib.bench.audit, nsrlib.bench.session, nsrlib.studies
+import nsrlib.cli, nsrlib.bench.audit, nsrlib.bench.everything, nsrlib.studies
 from nsrlib import bench, data, evaluation, papers, training
 
 assert all(p.studies_at("gpu") for p in papers.every().values() if p.studies)
@@ -200,12 +200,12 @@ def test_the_rehearsal_ends_in_its_time_with_a_row_for_each_case_and_a_summary(t
     assert time.monotonic() - begun < 130, done.stdout
     names = {path.name for path in tmp_path.iterdir()}
     assert len(names) <= 8
-    assert {"session.log", "summary.md"} <= names
+    assert {"bench.log", "summary.md"} <= names
     [times] = tmp_path.glob("*.json")
     rows = json.loads(times.read_text())["rows"]
     assert {row["case"] for row in rows} == {str(case) for case in cases_of("cpu")}
     assert all("median_ms" in row or row["skipped"] for row in rows)
     summary = (tmp_path / "summary.md").read_text()
     assert summary in done.stdout
-    for step in session.steps("cpu", 2, "bsrn", tmp_path, tmp_path):
+    for step in everything.steps("cpu", 2, "bsrn", tmp_path, tmp_path):
         assert step.name in summary
