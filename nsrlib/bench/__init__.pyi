@@ -1,4 +1,4 @@
-from . import audit, clock, kernels, networks, operators
+from . import audit, clock, everything, kernels, networks, operators
 from .clock import CpuClock, CudaClock, limits, measure
 from .kernels import BARS, RESULTS, errors, table, time_kernels, verdicts
 from .networks import latency

@@ -69,6 +69,7 @@ def inputs(layer: Layer, n: int, h: int, w: int) -> tuple[Tensor, ...]:
 
 
 @each_layer
+@torch.no_grad()
 def test_operators_are_exported_with_free_sizes(name):
     layer = LAYERS[name]
     module = Module(layer).eval()
