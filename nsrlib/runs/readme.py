@@ -83,7 +83,8 @@ def kernels_markdown() -> str:
             lines.append((case, shown, best["way"], f"{best['speedup']:.2f}"))
     where = rows.attrs["provenance"]
     threads = f", {where['threads']} thread" + "s" * (where["threads"] != 1) if where["cuda"] is None else ""
-    note = f"{where['device']}{threads}, PyTorch {where['versions']['torch']}; `{where['command']}`."
+    software = f"PyTorch {where['versions']['torch']}, commit {where['commit'][:7]}"
+    note = f"{where['device']}{threads}, {software}; `{where['command']}`."
     aims = kernels.verdicts(rows)["verdict"].value_counts()
     reached = f"Aims reached: {aims.get('reached', 0)} of {aims.sum()}."
     text = _table(("operator", "ours (ms)", "strongest alternative", "times as long"), "lrlr", lines)
