@@ -92,13 +92,15 @@ def test_the_kernels_table_names_the_strongest_rival_of_each_case(toy):
         row("adder2d", "a convolution", 1, 0.1, equal=False), row("bsconv2d", "nsrlib", 8, 1),
         row("bsconv2d", "eager", 6, 0.75),
     ]  # fmt: skip
-    where = {"device": "a processor", "threads": 1, "cuda": None, "versions": {"torch": "2"}, "command": "nsr bench"}
+    where = {"device": "a processor", "threads": 1, "cuda": None, "command": "nsr bench", "commit": "0123456789"}
+    where |= {"versions": {"torch": "2"}}
     content = {"rows": rows, "limits": {}, "left_out": [], "provenance": where}
     write_json(toy / "data" / "results" / "ops" / "a.json", content)
     lines = readme.kernels_markdown().splitlines()
     assert lines[2:4] == ["| adder2d | 10 | cdist | 1.40 |", "| bsconv2d | 8 | eager | 0.75 |"]
     assert lines[-1] == (
-        "Below 1 the alternative is faster. Aims reached: 0 of 5. a processor, 1 thread, PyTorch 2; `nsr bench`."
+        "Below 1 the alternative is faster. Aims reached: 0 of 5. "
+        "a processor, 1 thread, PyTorch 2, commit 0123456; `nsr bench`."
     )
 
 
