@@ -59,7 +59,8 @@ def main() -> None:
         _stop(_one_line(error))
     except (MemoryError, RuntimeError) as error:
         # PyTorch's allocators raise RuntimeError: "out of memory" on a GPU, "can't allocate memory" on the CPU
-        if not isinstance(error, MemoryError) and "memory" not in str(error):
+        said = ("out of memory", "allocate memory")
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in said):
             raise
         _stop("not enough memory; try a smaller --tile")
     except KeyboardInterrupt:

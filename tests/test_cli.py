@@ -258,12 +258,13 @@ def test_what_goes_wrong_on_the_way_gives_one_line_and_a_status(nsr, pictures, m
     assert sorted(p.name for p in pictures.iterdir()) == ["a.png", "b.png"]
 
 
-def test_another_runtime_error_is_not_hidden(nsr, monkeypatch):
+@pytest.mark.parametrize("message", ["shapes do not match", "CUDA error: an illegal memory access was encountered"])
+def test_another_runtime_error_is_not_hidden(nsr, monkeypatch, message):
     def broken():
-        raise RuntimeError("shapes do not match")
+        raise RuntimeError(message)
 
     monkeypatch.setattr(models, "list_models", broken)
-    with pytest.raises(RuntimeError, match="shapes do not match"):
+    with pytest.raises(RuntimeError, match=message):
         nsr("models")
 
 

@@ -26,11 +26,11 @@ LEFT_OUT = "left out, no time"
 
 
 @contextlib.contextmanager
-def float32_products(tf32: bool) -> Iterator[None]:
-    """Float32 products in TF32 or not; and cuDNN tries its algorithms, to give libraries their best."""
+def float32_products(tf32: bool, search: bool = True) -> Iterator[None]:
+    """Float32 products in TF32 or not; ``search``: cuDNN tries its algorithms, to give libraries their best."""
     matmul = torch.backends.cuda.matmul
     before = matmul.allow_tf32
-    with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=tf32):
+    with torch.backends.cudnn.flags(enabled=True, benchmark=search, allow_tf32=tf32):
         matmul.allow_tf32 = tf32
         try:
             yield
@@ -101,6 +101,7 @@ class CudaClock:
         cache = getattr(torch.cuda.get_device_properties(device), "L2_cache_size", 0)
         self._flush = torch.empty(max(2 * cache, 2**26), dtype=torch.int8, device=device)
         self._cycles = 0
+        self._no_graph = ""
         cycles = 10**7
         self._between(lambda: torch.cuda._sleep(cycles))  # the first launch of a kernel loads it
         self._cycles = int(cycles / max(self._between(lambda: torch.cuda._sleep(cycles)), 1e-3))  # a millisecond
@@ -134,6 +135,8 @@ class CudaClock:
 
     def graph(self, call: Callable[[], object], repeats: int) -> float | str | None:
         """Median milliseconds of a call replayed by a CUDA graph, from a cold L2 cache; or why there is no graph."""
+        if self._no_graph:
+            return self._no_graph
         before = torch.cuda.current_stream(self.device)
         try:
             side, graph = torch.cuda.Stream(self.device), torch.cuda.CUDAGraph()
@@ -147,6 +150,8 @@ class CudaClock:
             graph.replay()
             return statistics.median(self(graph.replay, 0.1) for _ in range(repeats))
         except Exception as error:
+            # the allocator stays as the capture left it, so this process tries no other
+            self._no_graph = f"a capture failed before: {first_line(error)}"
             return first_line(error)
         finally:
             torch.cuda.set_stream(before)  # a capture that fails stays in its own

@@ -26,8 +26,9 @@ import torch
 from nsrlib import files
 from nsrlib.bench import kernels
 from nsrlib.bench.clock import LEFT_OUT, first_line
+from nsrlib.bench.operators import OPERATORS
 
-GRACE = 3.0  # seconds that an interrupted step has to say what it knows
+GRACE = 12.0  # seconds, at most a quarter of its limit, that an interrupted step has to say what it knows
 RESERVE = 6.0  # seconds for the summary
 WORTH = 5.0  # seconds below which no step is begun
 LEAST = 12.0  # seconds of a step, most of which PyTorch's import takes on a slow machine
@@ -35,10 +36,15 @@ TRIES = 3  # of a step that goes on after a crash
 
 TOOLS = {
     "ncu": [
-        *("--target-processes", "all", "--kernel-name", "regex:_(adder2d|bsconv2d|mixed_conv2d).*kernel"),
+        *("ncu", "--clock-control", "none", "--target-processes", "all"),
+        *("--kernel-name", "regex:_(adder2d|bsconv2d|mixed_conv2d).*kernel"),
         *("--section", "SpeedOfLight", "--section", "LaunchStats", "--section", "Occupancy"),
     ],
-    "compute-sanitizer": ["--tool", "memcheck", "--error-exitcode", "9"],
+    # within the blocks that PyTorch keeps, no access would be out of bounds
+    "compute-sanitizer": [
+        *("env", "PYTORCH_NO_CUDA_MEMORY_CACHING=1"),
+        *("compute-sanitizer", "--tool", "memcheck", "--report-api-errors", "no", "--error-exitcode", "9"),
+    ],
 }
 
 
@@ -59,24 +65,28 @@ def steps(device: str, minutes: float, paper: str, out: Path, scratch: Path) -> 
     profile = "gpu" if gpu else "quick"
     studies = papers.get(paper).studies_at(profile)
     shortest = min(studies, key=lambda name: studies[name].common["recipe"]["iterations"])
-    tests = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", "tests/ops"]
+    tests = [sys.executable, "-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider", "tests/ops"]
     tests += ["-m", "not hypothesis and not timing and not slow"]
-    tests += ["-n", str(min(12, cores))] if gpu else ["-k", "past_the_input or outside_its_input or registered_layout"]
+    tests += ["-n", str(min(16, cores))] if gpu else ["-k", "past_the_input or outside_its_input or registered_layout"]
     launches = ["nsr", "bench", "kernels", "--device", device, "--once", "--budget", f"{0.6 * minutes / 12:.3f}"]
     times = ["nsr", "bench", "kernels", "--device", device, "--seconds", "0.03", "--resume"]
     times += ["--budget", f"{0.8 * minutes / 3:.3f}"]
     networks = ["nsr", "bench", "models", "--device", device, "--budget", f"{0.5 * minutes / 18:.3f}"]
     networks += [] if gpu else ["--paper", paper]
     study = ["nsr", "study", paper, shortest, "--profile", profile]
-    study += ["--data", "t91", "--on", "set5", "--jobs", str(min(6, cores))]
+    study += ["--data", "t91", "--on", "set5", "--jobs", str(min(12, cores))]
     # operators, without the networks that consist of them
     inspected = [*launches, "--only", "2d", "--out", str(scratch / "inspected.json")]
-    tools = {tool: [tool, *options, *inspected] if shutil.which(tool) else [] for tool, options in TOOLS.items()}
+    tools = {tool: [*command, *inspected] if shutil.which(tool) else [] for tool, command in TOOLS.items()}
+    # Triton compiles on one core: all operators at once fill its cache
+    script = f'for op in {" ".join(OPERATORS)}; do "$@" --only $op --out "$0/$op.json" & done; wait'
+    compilations = ["sh", "-c", script, str(scratch), *launches]
     return [
         Step("operators, compiled" if gpu else "operators, interpreted", 1 / 6, tests),
+        *([Step("compilations", 1 / 12, compilations)] if gpu else []),
         Step("first launches", 1 / 12, [*launches, "--out", str(out)], ("--resume",)),
         Step("times of operators", 1 / 3, [*times, "--out", str(out)], ("--resume",)),
-        *(Step(tool, 1 / 12, command) for tool, command in tools.items()),
+        *(Step(tool, 1 / 18, command) for tool, command in tools.items()),
         Step("times of networks", 1 / 18, [*networks, "--out", str(out / "networks.csv")]),
         Step("trainings", 0, [*study, "--out", str(scratch)]),
     ]
@@ -120,6 +130,8 @@ def run(
             left = end - time.monotonic()
             step = step._replace(command=[word for part in step.command for word in (nsr if part == "nsr" else [part])])
             row = _run_step(step, min(left, max(LEAST, 60 * minutes * step.share) if step.share else left), log, device)
+            if row["result"] == "out of time":
+                _forget_interrupted(folder)
             rows.append(row)
             say(f"{row['step']}: {row['result']}, {row['seconds']:.0f} s")
             summary = _summary(rows, folder, started)
@@ -147,6 +159,7 @@ def _run_step(step: Step, limit: float, log: BinaryIO, device: str) -> dict[str,
 
 def _process(command: Sequence[str], limit: float, log: BinaryIO, device: str) -> str:
     """``passed``, ``failed: status 1``, or ``out of time``; nothing of it runs on."""
+    grace = min(GRACE, limit / 4)
     environment = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONUNBUFFERED": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(files.ROOT), os.environ.get("PYTHONPATH")]))
     environment.pop("TRITON_INTERPRET", None)
@@ -162,17 +175,26 @@ def _process(command: Sequence[str], limit: float, log: BinaryIO, device: str) -
         start_new_session=True,
     )
     try:
-        status = process.wait(max(limit - GRACE, 0.1))
+        status = process.wait(limit - grace)
         return "passed" if status == 0 else f"failed: status {status}"
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGINT)  # pytest lists the failures that it has
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(GRACE)
+            process.wait(grace)
         return "out of time"
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def _forget_interrupted(folder: Path) -> None:
+    """A launch that the clock cut short may be tried again; one that ended its process may not."""
+    for path in folder.glob("*.json"):
+        result = json.loads(path.read_text())
+        launched = result.get("launched", {})
+        result["launched"] = {case: fate for case, fate in launched.items() if fate != kernels.NO_RETURN}
+        files.write_json(path, result)
 
 
 def _last_line(log: Path, start: int) -> str:

@@ -79,6 +79,16 @@ def test_a_step_goes_on_after_a_crash_with_what_is_kept(run):
     assert (out / "bench.log").read_text().splitlines()[-2:] == ["[]", "['--resume']"]
 
 
+@pytest.mark.parametrize(("end", "kept"), [("time.sleep(60)", {"a", "c"}), ("sys.exit(1)", {"a", "b", "c"})])
+def test_a_launch_that_the_clock_cut_short_is_not_held_against_its_kernel(run, end, kept):
+    launched = {"a": "returned", "b": "did not return", "c": "RuntimeError: no"}
+    table = {"provenance": {"device": "a card", "cuda": None}, "limits": {}, "left_out": [], "rows": []}
+    code = f"import pathlib, sys, time; pathlib.Path(sys.argv[1], 'card.json').write_text(sys.argv[2]); {end}"
+    command = [*python(code), "OUT", json.dumps({**table, "launched": launched})]
+    _, _, out = run(lambda out, scratch: [Step("launches", 0, [str(out) if w == "OUT" else w for w in command])], 0.05)
+    assert set(json.loads((out / "card.json").read_text())["launched"]) == kept
+
+
 def test_nothing_runs_on_after_a_step(run, tmp_path):
     child = f"import time; time.sleep(2.5); open({str(tmp_path / 'late')!r}, 'w')"
     parent = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(60)"
@@ -116,7 +126,7 @@ def test_what_the_launches_and_times_say_is_in_the_summary(run):
         ("cpu", 0, "minutes must be positive, got 0"),
     ],
 )
-def test_a_visit_that_cannot_be_is_refused_at_once(tmp_path, monkeypatch, device, minutes, message):
+def test_a_run_that_cannot_be_is_refused_at_once(tmp_path, monkeypatch, device, minutes, message):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match=message):
         everything.run(["nsr"], device, minutes, tmp_path / "out", "bsrn")
@@ -126,7 +136,7 @@ def test_a_visit_that_cannot_be_is_refused_at_once(tmp_path, monkeypatch, device
 def test_the_commands_are_those_of_the_card_or_of_the_rehearsal(tmp_path):
     card, rehearsal = (everything.steps(device, 9, "bsrn", tmp_path, tmp_path) for device in ("cuda", "cpu"))
     names = ["first launches", "times of operators", "ncu", "compute-sanitizer", "times of networks", "trainings"]
-    assert [step.name for step in card] == ["operators, compiled", *names]
+    assert [step.name for step in card] == ["operators, compiled", "compilations", *names]
     assert [step.name for step in rehearsal] == ["operators, interpreted", *names]
     seconds = {step.name: 540 * step.share for step in card}
     assert seconds["operators, compiled"] <= 90
