@@ -231,6 +231,18 @@ def test_a_cpu_path_equals_the_definition_for_any_shape(path, shape, o, kernel, 
         torch.testing.assert_close(value.double(), expected[name], rtol=1e-5, atol=1e-5, msg=name)
 
 
+def test_the_weight_gradient_of_many_pixels_errs_no_more_than_eagers():
+    generator = torch.Generator().manual_seed(0)
+    x, weight, grad = (
+        torch.randn(size, generator=generator) for size in ((2, 64, 16, 32), (64, 64, 3, 3), (2, 64, 16, 32))
+    )
+    exact, eager = (
+        adder2d_grads_ref(*(t.to(d) for t in (grad, x, weight)), 1, 1)[1] for d in (torch.float64, torch.float32)
+    )
+    found = cpu.weight_grad(grad, x, weight, (1, 1), (1, 1))
+    assert (found - exact).abs().max() <= 2 * (eager - exact).abs().max()
+
+
 def test_without_numba_a_line_says_what_runs_instead():
     program = """
 import logging, sys

@@ -17,6 +17,7 @@ from nsrlib.ops.common import HW, accumulator, empty, is_channels_last, output_s
 
 CPU_BLOCK = 2**18  # elements of a block, 1 MiB of float32
 CPU_TAPS = 64  # taps summed at a time
+SUMMED = 128  # pixels summed at a time by a library, for the gradient of the weight
 
 
 def empty_result(x: Tensor, weight: Tensor, stride: HW, padding: HW, dtype: torch.dtype | None = None) -> Tensor:
@@ -88,18 +89,24 @@ def weight_sign_grad(grad: Tensor, x: Tensor, weight: Tensor, stride: HW, paddin
 def weight_grad(grad: Tensor, x: Tensor, weight: Tensor, stride: HW, padding: HW) -> Tensor:
     """``G X^T - diag(G 1) W``: the first term is large where ``X`` is, so both are kept in float32 without TF32.
 
-    On a GPU without Triton, too: it is the weight gradient of a convolution.
+    On a GPU without Triton, too: it is the weight gradient of a convolution. That adds up all pixels one by one; rows
+    of about ``SUMMED`` pixels at a time, added in float64, err a tenth as much.
     """
-    acc = accumulator(x.dtype)
+    acc, (oh, ow) = accumulator(x.dtype), grad.shape[2:]
+    x, g, w = F.pad(x.to(acc), (padding[1], padding[1], padding[0], padding[0])), grad.to(acc), weight.to(acc)
+    product, count = torch.zeros_like(weight, dtype=torch.float64), max(1, SUMMED // max(ow, 1))
     cudnn = torch.backends.cudnn  # flags() resets what it is not told, and switches cuDNN off
     kept = {name: getattr(cudnn, name) for name in ("enabled", "benchmark", "deterministic")}
     with cudnn.flags(**kept, allow_tf32=False):
-        product = torch.ops.aten.convolution_backward(
-            grad.to(acc), x.to(acc), weight.to(acc), None, stride, padding, (1, 1), False, (0, 0), 1,
-            (False, True, False),
-        )[1]  # fmt: skip
+        for n in range(x.shape[0]):
+            for a in range(0, oh, count):
+                b = min(a + count, oh)
+                rows = x[n : n + 1, :, a * stride[0] : (b - 1) * stride[0] + weight.shape[2]]
+                product += torch.ops.aten.convolution_backward(
+                    g[n : n + 1, :, a:b], rows, w, None, stride, (0, 0), (1, 1), False, (0, 0), 1, (False, True, False)
+                )[1]
     total = grad.sum((0, 2, 3), dtype=torch.float64)[:, None, None, None]
-    return (product.double() - total * weight.double()).to(weight.dtype).contiguous()
+    return (product - total * weight.double()).to(weight.dtype).contiguous()
 
 
 def _rows(x: Tensor, weight: Tensor, stride: HW, padding: HW, out: HW) -> Iterator[tuple[int, slice, slice, Tensor]]:
