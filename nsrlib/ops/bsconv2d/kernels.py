@@ -45,6 +45,21 @@ def _gelu_slope(y):
     return tl.where(y < 0, tail, 1 - tail) + y * e * 0.3989422804014327
 
 
+@triton.jit
+def _taps(dw_ptr, o, ok_o):
+    """The nine taps of channels ``o``, row by row, each (BLOCK_O, 1)."""
+    w00 = tl.load(dw_ptr + o * 9 + 0, mask=ok_o, other=0).to(tl.float32)[:, None]
+    w01 = tl.load(dw_ptr + o * 9 + 1, mask=ok_o, other=0).to(tl.float32)[:, None]
+    w02 = tl.load(dw_ptr + o * 9 + 2, mask=ok_o, other=0).to(tl.float32)[:, None]
+    w10 = tl.load(dw_ptr + o * 9 + 3, mask=ok_o, other=0).to(tl.float32)[:, None]
+    w11 = tl.load(dw_ptr + o * 9 + 4, mask=ok_o, other=0).to(tl.float32)[:, None]
+    w12 = tl.load(dw_ptr + o * 9 + 5, mask=ok_o, other=0).to(tl.float32)[:, None]
+    w20 = tl.load(dw_ptr + o * 9 + 6, mask=ok_o, other=0).to(tl.float32)[:, None]
+    w21 = tl.load(dw_ptr + o * 9 + 7, mask=ok_o, other=0).to(tl.float32)[:, None]
+    w22 = tl.load(dw_ptr + o * 9 + 8, mask=ok_o, other=0).to(tl.float32)[:, None]
+    return w00, w01, w02, w10, w11, w12, w20, w21, w22
+
+
 @triton.jit(do_not_specialize=["height", "width", "rows"])
 def _bsconv2d_fwd_kernel(
     x_ptr,  # (N, H, W, C_IN)
@@ -84,15 +99,7 @@ def _bsconv2d_fwd_kernel(
 
     # Sums are (BLOCK_O, BLOCK_P). This way round a thread's elements of a product lie in two rows, and it holds
     # two numbers for each tap; the other way round it is sixteen, and registers spill.
-    w00 = tl.load(dw_ptr + o * 9 + 0, mask=ok_o, other=0).to(tl.float32)[:, None]
-    w01 = tl.load(dw_ptr + o * 9 + 1, mask=ok_o, other=0).to(tl.float32)[:, None]
-    w02 = tl.load(dw_ptr + o * 9 + 2, mask=ok_o, other=0).to(tl.float32)[:, None]
-    w10 = tl.load(dw_ptr + o * 9 + 3, mask=ok_o, other=0).to(tl.float32)[:, None]
-    w11 = tl.load(dw_ptr + o * 9 + 4, mask=ok_o, other=0).to(tl.float32)[:, None]
-    w12 = tl.load(dw_ptr + o * 9 + 5, mask=ok_o, other=0).to(tl.float32)[:, None]
-    w20 = tl.load(dw_ptr + o * 9 + 6, mask=ok_o, other=0).to(tl.float32)[:, None]
-    w21 = tl.load(dw_ptr + o * 9 + 7, mask=ok_o, other=0).to(tl.float32)[:, None]
-    w22 = tl.load(dw_ptr + o * 9 + 8, mask=ok_o, other=0).to(tl.float32)[:, None]
+    w00, w01, w02, w10, w11, w12, w20, w21, w22 = _taps(dw_ptr, o, ok_o)
     if bias_ptr is not None:
         bias = tl.load(bias_ptr + o, mask=ok_o, other=0).to(tl.float32)[:, None]
     pw = tl.load(pw_ptr + o[:, None] * C_IN + i[None, :], mask=ok_o[:, None] & (i < C_IN)[None, :], other=0)
@@ -180,15 +187,7 @@ def _bsconv2d_bwd_kernel(
     ok_o = o < C_OUT
     ok_i = i < C_IN
 
-    w00 = tl.load(dw_ptr + o * 9 + 0, mask=ok_o, other=0).to(tl.float32)[:, None]
-    w01 = tl.load(dw_ptr + o * 9 + 1, mask=ok_o, other=0).to(tl.float32)[:, None]
-    w02 = tl.load(dw_ptr + o * 9 + 2, mask=ok_o, other=0).to(tl.float32)[:, None]
-    w10 = tl.load(dw_ptr + o * 9 + 3, mask=ok_o, other=0).to(tl.float32)[:, None]
-    w11 = tl.load(dw_ptr + o * 9 + 4, mask=ok_o, other=0).to(tl.float32)[:, None]
-    w12 = tl.load(dw_ptr + o * 9 + 5, mask=ok_o, other=0).to(tl.float32)[:, None]
-    w20 = tl.load(dw_ptr + o * 9 + 6, mask=ok_o, other=0).to(tl.float32)[:, None]
-    w21 = tl.load(dw_ptr + o * 9 + 7, mask=ok_o, other=0).to(tl.float32)[:, None]
-    w22 = tl.load(dw_ptr + o * 9 + 8, mask=ok_o, other=0).to(tl.float32)[:, None]
+    w00, w01, w02, w10, w11, w12, w20, w21, w22 = _taps(dw_ptr, o, ok_o)
     pw = tl.load(pw_ptr + o[:, None] * C_IN + i[None, :], mask=ok_o[:, None] & ok_i[None, :], other=0)
 
     # g times 1: so it reaches the threads that hold z as any product does, without a detour of its own
