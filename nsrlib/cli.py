@@ -113,6 +113,7 @@ def reproduce(
 ) -> None:
     """Execute the notebooks and write a report: the main job."""
     from nsrlib import claims, runs
+    from nsrlib.files import ROOT
 
     if store and parameter:
         raise ValueError("--store keeps runs with the notebooks' own parameters; leave out -p")
@@ -132,7 +133,7 @@ def reproduce(
     typer.echo(runs.summary(run))
     if store and run.ok:
         for path in claims.store(run.folder):
-            typer.echo(f"stored {path.relative_to(claims.ROOT) if path.is_relative_to(claims.ROOT) else path}")
+            typer.echo(f"stored {path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}")
     raise typer.Exit(0 if run.ok else 1)
 
 

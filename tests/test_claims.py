@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsrlib import claims, papers
+from nsrlib import claims, files, papers
 from nsrlib.claims import Ledger, VerdictError, as_printed, decimals, judge
 from nsrlib.studies import StudyResult
 
@@ -44,7 +44,7 @@ abl/a->-d/ordering,abl,a > d,BSRN,4,ordering,>0,dB,a summary
 @pytest.fixture
 def toy(tmp_path, monkeypatch) -> Path:
     """A repository with one paper, ``toy``, and no results."""
-    monkeypatch.setattr(claims, "ROOT", tmp_path)
+    monkeypatch.setattr(claims.numbers, "ROOT", tmp_path)
     (tmp_path / "data" / "published").mkdir(parents=True)
     (tmp_path / "data" / "published" / "toy.csv").write_text(TOY)
     return tmp_path
@@ -326,7 +326,7 @@ def test_show_keeps_the_mark_of_what_was_only_recalled(toy):
     assert table.loc["t/BSRN/set5/ssim", "source"].endswith("to the last digit")  # the table itself is left alone
 
 
-@pytest.mark.parametrize("paper", sorted(p.stem for p in (claims.ROOT / "data" / "published").glob("*.csv")))
+@pytest.mark.parametrize("paper", sorted(p.stem for p in (files.ROOT / "data" / "published").glob("*.csv")))
 def test_recalled_numbers_stay_marked_through_show(paper):
     ledger = Ledger(paper)
     numbers = ledger.published[ledger.published["metric"] != "ordering"]["value"]
@@ -372,11 +372,11 @@ def interrupted(*_):
 def test_a_failure_while_writing_leaves_no_half_file(toy, monkeypatch, name, replacement, old):
     path = toy / "out" / "toy.json"
     if old:
-        claims.write_json(path, {"a": 1})
+        files.write_json(path, {"a": 1})
     before = path.read_text() if old else None
     monkeypatch.setattr(name, replacement)
     with pytest.raises((OSError, KeyboardInterrupt)):
-        claims.write_json(path, {"a": 2})
+        files.write_json(path, {"a": 2})
     assert [p.name for p in path.parent.iterdir()] == (["toy.json"] if old else [])
     assert not old or path.read_text() == before
 
@@ -387,9 +387,9 @@ def test_a_failure_while_writing_leaves_no_half_file(toy, monkeypatch, name, rep
     ids=["nan", "inf", "object"],
 )
 def test_what_json_cannot_hold_is_refused(tmp_path, content, error):
-    claims.write_json(tmp_path / "x.json", {"old": True})
+    files.write_json(tmp_path / "x.json", {"old": True})
     with pytest.raises(error):
-        claims.write_json(tmp_path / "x.json", content)
+        files.write_json(tmp_path / "x.json", content)
     assert json.loads((tmp_path / "x.json").read_text()) == {"old": True}
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -397,13 +397,13 @@ def test_what_json_cannot_hold_is_refused(tmp_path, content, error):
 def test_numpy_numbers_are_written_as_numbers(tmp_path):
     import numpy as np
 
-    claims.write_json(tmp_path / "x.json", {"a": np.float32(0.5), "b": np.int64(3), "c": np.bool_(True)})
+    files.write_json(tmp_path / "x.json", {"a": np.float32(0.5), "b": np.int64(3), "c": np.bool_(True)})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": 0.5, "b": 3, "c": True}
 
 
 def test_results_can_be_read_by_whoever_can_read_other_files(tmp_path):
     (tmp_path / "plain").touch()
-    claims.write_json(tmp_path / "x.json", {})
+    files.write_json(tmp_path / "x.json", {})
     assert (tmp_path / "x.json").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
@@ -438,12 +438,12 @@ def test_provenance_names_no_path_no_user_and_no_machine(toy, monkeypatch):
 
 
 def test_a_folder_without_git_has_no_commit(toy):
-    assert claims.commit(claims.ROOT) == "unknown"
+    assert files.commit(toy) == "unknown"
 
 
-@pytest.mark.skipif(shutil.which("git") is None or not (claims.ROOT / ".git").exists(), reason="no git checkout")
+@pytest.mark.skipif(shutil.which("git") is None or not (files.ROOT / ".git").exists(), reason="no git checkout")
 def test_the_commit_is_short_and_hexadecimal():
-    assert re.fullmatch(r"[0-9a-f]{7,16}(-dirty)?", claims.commit(claims.ROOT))
+    assert re.fullmatch(r"[0-9a-f]{7,16}(-dirty)?", files.commit(files.ROOT))
 
 
 # --- trained orderings ------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from nsrlib import claims, cli, evaluation, models, papers, runs
+from nsrlib import claims, cli, evaluation, files, models, papers, runs
 from nsrlib.bench import audit
 from nsrlib.data import sources
 from nsrlib.images import imresize, read_picture
@@ -361,7 +361,7 @@ def test_reproduce_takes_all_papers_by_default(nsr, reproduced):
 def test_reproduce_stores_the_numbers_of_a_good_run_only(nsr, reproduced, monkeypatch, ok):
     kept = []
     monkeypatch.setattr(FakeRun, "ok", ok)
-    stored = claims.ROOT / "data/results/x/cpu.json"
+    stored = files.ROOT / "data/results/x/cpu.json"
     monkeypatch.setattr(claims, "store", lambda folder: kept.append(folder) or [stored])
     done = nsr("reproduce", "--store")
     assert done.code == (0 if ok else 1)
@@ -691,7 +691,7 @@ def test_scoreboard_counts_verdicts(nsr):
 
 
 def test_damaged_results_are_one_line(nsr, tmp_path, monkeypatch):
-    table = claims.ROOT / "data" / "published" / "bsrn.csv"
+    table = files.ROOT / "data" / "published" / "bsrn.csv"
     monkeypatch.setattr(claims, "ROOT", tmp_path)
     for folder in ("published", "results/bsrn"):
         (tmp_path / "data" / folder).mkdir(parents=True)

@@ -31,7 +31,7 @@ README = (
 @pytest.fixture
 def toy(tmp_path, monkeypatch) -> Path:
     """A repository with one paper, ``toy``, and no results."""
-    for module in (claims, readme):
+    for module in (claims.numbers, readme):
         monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setattr(kernels, "RESULTS", tmp_path / "data" / "results" / "ops")
     paper = papers.Paper("toy", tmp_path, networks=lambda device: {})

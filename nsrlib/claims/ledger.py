@@ -1,19 +1,7 @@
-"""The ledger of claims: what a paper printed, what we measured, and a verdict that code computed.
-
-``data/published/<paper>.csv`` holds the papers' numbers, one a row, with the source of each. A notebook opens a
-:class:`Ledger`, compares and saves; ``data/results/<paper>/<profile>.json`` keeps the stored runs that
-:func:`scoreboard` reads. A number is reproduced when
-
-- ``exact``, it follows without training (counts, arithmetic), and equals every printed digit;
-- ``weights``, published weights on the real benchmark give the PSNR within 0.01 dB, the SSIM within 0.0005.
-
-An ordering that was ``trained`` here, smaller or shorter than in the paper, gets its verdict from a study. What was not
-measured is ``open``, with the reason, or ``quoted``, if the paper itself has it from other papers.
-"""
+"""One run of a paper's notebook: measured beside published, and what became of every number."""
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import fnmatch
 import json
@@ -22,95 +10,18 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from decimal import ROUND_HALF_UP, Decimal
-from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
+from nsrlib.claims.numbers import PROFILES, How, as_printed, decimals, judge, numbers_of, published
 from nsrlib.files import ROOT, commit, device_name, versions, write_json
 from nsrlib.studies import StudyResult, ordering
-
-PROTOCOL = "protocol"
-"""What others measured with our metrics: numbers of no paper."""
-PROFILES = ("quick", "cpu", "gpu", "paper")
-
-TOLERANCE = {"psnr": 0.01, "ssim": 0.0005}
-"""Largest difference of a ``weights`` cell that counts as reproduced, by metric."""
-
-How = Literal["exact", "weights", "trained"]
-
-
-@dataclass(frozen=True)
-class Numbers:
-    """Where the numbers of one paper lie; ``root`` holds ``data/published/<name>.csv`` and ``data/results/<name>``."""
-
-    name: str
-    root: Path = ROOT
-
-    @property
-    def published(self) -> Path:
-        return self.root / "data" / "published" / f"{self.name}.csv"
-
-    @property
-    def results(self) -> Path:
-        return self.root / "data" / "results" / self.name
-
-
-def known() -> dict[str, Numbers]:
-    """The papers whose numbers are at hand: the repository's, and those of entry points in ``nsrlib.papers``."""
-    stems = sorted(path.stem for path in (ROOT / "data" / "published").glob("*.csv"))
-    table = {stem: Numbers(stem, ROOT) for stem in stems}
-    for point in metadata.entry_points(group="nsrlib.papers"):
-        with contextlib.suppress(Exception):  # nsrlib.papers.every says what is wrong with it
-            table.setdefault(point.name, point.load())
-    return {name: numbers for name, numbers in table.items() if numbers.published.is_file()}
 
 
 class VerdictError(AssertionError):
     """A claim that was expected to hold does not; the message names every cell."""
-
-
-def published(paper: str) -> pd.DataFrame:
-    """The paper's numbers: id, table, row, column, scale, metric, value (as printed), unit, source.
-
-    Raises:
-        ValueError: no such paper; lists those there are.
-    """
-    table = pd.read_csv(_numbers(paper).published, dtype=str, keep_default_na=False)
-    table["scale"] = pd.to_numeric(table["scale"], errors="coerce").astype("Int64")
-    return table
-
-
-def _numbers(paper: str) -> Numbers:
-    table = known()
-    if paper not in table:
-        raise ValueError(f"no published numbers for {paper!r}; there are: {', '.join(table)}")
-    return table[paper]
-
-
-def decimals(printed: str) -> int:
-    """Digits after the point."""
-    return len(printed.partition(".")[2])
-
-
-def as_printed(value: float, printed: str) -> str:
-    """``value`` with as many decimals as ``printed``, rounded half up as papers do."""
-    step = Decimal(1).scaleb(-decimals(printed))
-    return str(Decimal(repr(float(value))).quantize(step, ROUND_HALF_UP) + 0)  # adding 0 makes -0.00 into 0.00
-
-
-def judge(value: float, printed: str, metric: str, how: How) -> str:
-    """``reproduced`` or ``differs``, by the rules of the module's table."""
-    if how == "exact":
-        same = Decimal(as_printed(value, printed)) == Decimal(printed)
-    else:
-        # a printed cell is itself rounded: 32.35 stands for anything up to 32.355
-        tolerance = TOLERANCE.get(metric, 0.5 * 10.0 ** -decimals(printed))
-        same = abs(value - float(printed)) <= tolerance + 1e-12
-    return "reproduced" if same else "differs"
 
 
 class Ledger:
@@ -411,7 +322,7 @@ def _executing() -> int | None:
 
 def stored_results(paper: str) -> dict[str, Any] | None:
     """The stored run of the longest profile, or None. Damaged files raise ValueError naming the file."""
-    numbers = _numbers(paper)
+    numbers = numbers_of(paper)
     for profile in reversed(PROFILES):
         path = numbers.results / f"{profile}.json"
         if path.is_file():
@@ -431,27 +342,6 @@ def _read_ledger(path: Path, name: str) -> dict[str, Any]:
     return content
 
 
-def scoreboard(papers: Sequence[str] | None = None) -> pd.DataFrame:
-    """Every published number of papers (default: all) with its verdict and the command that measures it.
-
-    Papers without stored results are all ``open``.
-    """
-    frames = []
-    for paper in [name for name in known() if name != PROTOCOL] if papers is None else papers:
-        frame = published(paper).rename(columns={"value": "published"})
-        result = stored_results(paper)
-        outcome = ["id", "ours", "difference", "how", "verdict", "reason"]
-        frame = frame.merge(pd.DataFrame(result["rows"] if result else [], columns=outcome), on="id", how="left")
-        frame[["how", "verdict"]] = frame[["how", "verdict"]].fillna("open")
-        frame["reason"] = frame["reason"].fillna("")
-        frame.insert(0, "paper", paper)
-        frame["command"] = result["provenance"]["command"] if result else f"nsr reproduce {paper}"
-        frames.append(frame)
-    columns = ["paper", "table", "row", "column", "scale", "metric", "published", "ours", "difference"]
-    columns += ["how", "verdict", "reason", "source", "command", "id"]
-    return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
-
-
 def store(results: str | os.PathLike) -> list[Path]:
     """Copy the ledgers of a run folder to ``data/results/<paper>/<profile>.json`` and return their places."""
     folder = Path(results)
@@ -459,7 +349,7 @@ def store(results: str | os.PathLike) -> list[Path]:
     contents = [_read_ledger(path, path.name) for path in sorted(folder.glob("*.json"))]
     if not contents:
         raise ValueError(f"no results in {folder.name}")
-    targets = [_numbers(content["paper"]).results / f"{content['profile']}.json" for content in contents]
+    targets = [numbers_of(content["paper"]).results / f"{content['profile']}.json" for content in contents]
     for content, target in zip(contents, targets, strict=True):
         stored = _measured_cells(_read_ledger(target, target.name)) if target.is_file() else set()
         if lost := sorted(stored - _measured_cells(content)):

@@ -1,0 +1,26 @@
+from . import board, ledger, numbers
+from .board import scoreboard
+from .ledger import Ledger, VerdictError, show, store, stored_results
+from .numbers import PROFILES, PROTOCOL, TOLERANCE, How, Numbers, as_printed, decimals, judge, known, published
+
+__all__ = [
+    "PROFILES",
+    "PROTOCOL",
+    "TOLERANCE",
+    "How",
+    "Ledger",
+    "Numbers",
+    "VerdictError",
+    "as_printed",
+    "board",
+    "decimals",
+    "judge",
+    "known",
+    "ledger",
+    "numbers",
+    "published",
+    "scoreboard",
+    "show",
+    "store",
+    "stored_results",
+]
