@@ -361,29 +361,47 @@ def study(
     profile: Annotated[str, typer.Option(help="quick, cpu, gpu or paper.")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="Folder of the runs; default: runs/studies/PAPER-PROFILE.")] = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", help="Runs at once, a thread each.")] = 1,
-    store: Annotated[bool, typer.Option(help="Keep the results in data/results.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Time a few steps and say what it would take; train nothing.")] = False,
+    budget: Annotated[str | None, typer.Option(help="Train what fits into 2h, 90min, ..., most valuable first.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Seeds of every variant; default: the study's own.")] = None,
+    store: Annotated[bool, typer.Option(help="Keep rows in data/results as runs finish, and go on from those.")] = False,
+    worktree: Annotated[bool, typer.Option("--worktree", help="Run the code of the last commit.")] = False,
+    into: Annotated[Path | None, typer.Option(hidden=True)] = None,
     data: Annotated[list[str] | None, typer.Option("--data", help="Train on these sets instead, repeatable.")] = None,
     on: Annotated[str, typer.Option(help="Score on these sets instead, separated by commas.")] = "",
 ) -> None:
-    """Train a paper's ablations; finished runs are not repeated."""
-    from nsrlib import papers, studies
+    """Train a paper's studies; finished runs are not repeated.
 
-    if store and (data or on):
-        raise ValueError("--store keeps studies with their own data; leave out --data and --on")
-    chosen = papers.get(paper)
-    table = chosen.studies_at(profile)
-    if unknown := sorted(set(names or []) - set(table)):
-        raise ValueError(f"{paper} has no study {unknown[0]!r}; there are: {', '.join(table)}")
-    folder = out or Path("runs") / "studies" / f"{paper}-{profile}"
-    for name in names or table:
-        result = (
-            table[name].on_data(data, on.split(",") if on else None).run(folder / name.replace(" ", "-"), jobs=jobs)
-        )
+    \b
+    nsr study bsrn --plan                                      hours that it would take
+    nsr study bsrn decompositions --budget 2h --jobs 2         what fits into two hours
+    nsr study bsrn --store --worktree                          rows go to data/results, with the commit of their code
+    """
+    from nsrlib import papers, statistics
+    from nsrlib.files import ROOT
+    from nsrlib.papers import evidence
+
+    if store and (data or on or seeds):
+        raise ValueError("--store keeps studies as they are; leave out --data, --on and --seeds")
+    limit = None if budget is None else evidence.hours(budget)
+    folder = (out or Path("runs") / "studies" / f"{paper}-{profile}").absolute()
+    chosen = evidence.Evidence(
+        papers.get(paper), profile, folder, names or (), seeds, data, [s.strip() for s in on.split(",")] if on else None
+    )
+    if plan:
+        table = chosen.plan(jobs, chosen.costs(typer.echo))
+        typer.echo(table.to_string(index=False, float_format=lambda v: f"{v:.3g}"))
+        return typer.echo(f"all that is missing: about {table['hours missing'].sum():.1f} hours with --jobs {jobs}")
+    target = (into or ROOT) if store else None
+    if worktree:
+        rest = [a for a in sys.argv[1:] if a != "--worktree"]
+        rest += ["--out", str(folder)] + (["--into", str(target)] if target else [])
+        raise typer.Exit(evidence.in_worktree(rest, folder))
+    for name, result in chosen.run(jobs=jobs, budget=limit, into=target, say=typer.echo).items():
         typer.echo(f"{name}: {result.describe()}")
         for metric in (c for c in result.table.columns if c.startswith("psnr")):
-            typer.echo(studies.summary(result.table, metric).to_string(float_format=lambda v: f"{v:.3f}"))
-        if store:
-            result.store(chosen.study_file(name, profile))
+            shown = statistics.summary(result.scores(metric=metric)).to_string(float_format=lambda v: f"{v:.3f}")
+            typer.echo(f"{metric}\n{shown}")
 
 
 @app.command("new-paper")

@@ -63,6 +63,22 @@ def commit(repository: Path = ROOT) -> str:
     return done.stdout.strip() if done.returncode == 0 else "unknown"
 
 
+def code_commit(repository: Path = ROOT) -> str:
+    """As :func:`commit`, in twelve digits; stored results that have changed do not count."""
+    if not (repository / ".git").exists():
+        return "unknown"
+
+    def git(*command: str) -> str:
+        done = subprocess.run(["git", *command], cwd=repository, capture_output=True, text=True, timeout=30, check=True)
+        return done.stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--", ".", ":(exclude)data/results")
+        return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
 def one_line(text: str, limit: int = 300) -> str:
     """``text`` without line breaks and terminal colours, cut to ``limit`` characters."""
     text = " ".join(re.sub(r"\x1b\[[\d;]*m", "", text).split())

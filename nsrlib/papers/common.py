@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nsrlib.studies import Study, Task
+from nsrlib.studies import Study
+from nsrlib.studies.study import Task
 
 DATA: dict[str, dict[str, Sequence[str]]] = {
     "quick": {"train": ["embedded_train"], "test": ["embedded"]},
@@ -26,8 +27,15 @@ def study(
     common: Mapping[str, Any],
     data: Mapping[str, Sequence[str]] | None = None,
     task: Task | str = Study.task,
+    seeds: int = 5,
+    budgets: Mapping[float, int] | None = None,
 ) -> Study:
-    """A study whose note tells the scale of its training: ``trained`` says what, the rest follows from the settings."""
+    """A study whose note tells the scale of its training: ``trained`` says what, the rest follows from the settings.
+
+    Args:
+        seeds: how many; at profile ``quick`` one. budgets: share of the steps -> seeds, not at ``quick``.
+    """
+    quick = profile == "quick"
     recipe = {"channels_last": profile != "paper", **recipe}
     data = data or DATA[profile]
     steps = f"{recipe['iterations']:,} steps of {recipe['batch']} patches of {recipe['patch']}x{recipe['patch']}"
@@ -35,7 +43,8 @@ def study(
         name,
         variants,
         {**common, **data, "recipe": recipe},
-        seeds=(0,) if profile == "quick" else (0, 1, 2),
+        seeds=range(1 if quick else seeds),
+        budgets={} if quick else {share: range(number) for share, number in (budgets or {}).items()},
         task=task,
         note=f"{trained}, {steps} from {' and '.join(data['train'])}",
     )

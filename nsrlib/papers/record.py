@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nsrlib.claims import PROFILES, Numbers
-from nsrlib.studies import Study, StudyResult, load_study
+from nsrlib.studies import PILOT, Study, StudyResult, load_study
 from nsrlib.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -78,11 +78,11 @@ class Paper(Numbers):
         return self.studies(profile)
 
     def study_file(self, study: str, profile: str) -> Path:
-        return self.results / "studies" / f"{study.replace(' ', '-')}.{profile}.json"
+        return self.results / "studies" / f"{study.replace(' ', '-')}.{profile}.csv"
 
     def stored_study(self, study: str) -> StudyResult | None:
-        """The stored results of the longest profile, or None."""
-        paths = [self.study_file(study, profile) for profile in reversed(PROFILES)]
+        """The stored results of the longest profile, or of the pilot, or None."""
+        paths = [self.study_file(study, profile) for profile in (*reversed(PROFILES), PILOT)]
         return next((load_study(path) for path in paths if path.is_file()), None)
 
     def study_results(self, profile: str = "quick", out_dir: str | Path = "") -> dict[str, StudyResult]:

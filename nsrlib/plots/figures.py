@@ -21,7 +21,8 @@ from nsrlib.evaluation import upscale
 from nsrlib.images import to_tensor, to_uint8
 from nsrlib.metrics import Protocol, psnr
 from nsrlib.plots.style import BLUE, EDGE, GRAY, GREEN, GRID, HEAD, LINES, ORANGE, PALE, RED
-from nsrlib.studies import StudyResult, summary
+from nsrlib.statistics import summary
+from nsrlib.studies import StudyResult
 
 Crop = tuple[int, int, int, int]
 
@@ -180,7 +181,7 @@ def study(
         metric: a column of ``result.table``.
         reference: name and value of a line to compare with, bicubic for example.
     """
-    table = summary(result.table, metric, baseline)
+    table = summary(result.scores(metric=metric), baseline)
     names = list(table.index)
     fig, (left, right) = plt.subplots(1, 2, figsize=(8.6, 0.9 + 0.42 * len(names)), width_ratios=[1.1, 1], sharey=True)
     for y, name in enumerate(names):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 from torch import nn
@@ -29,12 +30,8 @@ def at_best_rate(result: StudyResult, metric: str) -> StudyResult:
     means = by_rate(result).pivot_table(index="variant", columns="rate", values=metric, sort=False)
     rate = means[sorted(means.columns)].idxmax(axis=1)
     chosen = {f"{name} x{value:g}": str(name) for name, value in rate.items()} | {"CNN": "CNN"}
-    return StudyResult(
-        "addersr ablation, each variant at its best rate",
-        [run | {"variant": chosen[run["variant"]]} for run in result.runs if run["variant"] in chosen],
-        {name: result.settings[key] for key, name in chosen.items()},
-        f"{result.note}, each variant at its own best rate",
-    )
+    best = result.only(chosen, "addersr ablation, each variant at its best rate")
+    return replace(best, note=f"{result.note}, each variant at its own best rate")
 
 
 def untrained(variant: str, profile: str, seed: int = 0) -> nn.Module:

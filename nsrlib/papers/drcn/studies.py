@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from nsrlib.papers.common import DATA, Variants, study
@@ -165,15 +166,21 @@ def against_singles(result: StudyResult, variant: str, metric: str = "psnr_set5"
     Raises:
         ValueError: a variant or metric that the study lacks.
     """
-    rows = [run for run in result.runs if run["variant"] == variant]
-    if not rows or metric not in rows[0]["metrics"] or "psnr_best" not in rows[0]["metrics"]:
+    import pandas as pd
+
+    table = result.table
+    runs = table[table["variant"] == variant]
+    if runs.empty or metric not in runs or "psnr_best" not in runs:
         raise ValueError(f"study {result.name!r} has no {metric} of single recursions for {variant!r}")
     depth = result.settings[variant]["config"]["recursions"]
     columns = {"ensemble": metric, "best single": "psnr_best", "equal weights": "psnr_equal"}
     columns |= {str(d): f"psnr_{d}" for d in range(1, depth + 1)}
-    runs = [
-        {**run, "variant": name, "metrics": {"psnr": run["metrics"][column]}, "curve": []}
+    one = result.only([variant], f"{result.name}, {variant}")
+    about = one.rows.drop_duplicates("seed").set_index("seed")[["steps", "commit", "device"]]
+    outputs = [
+        runs[["seed"]].assign(variant=name, set="", image="", psnr=runs[column]).join(about, on="seed")
         for name, column in columns.items()
-        for run in rows
     ]
-    return StudyResult(f"{result.name}, {variant}", runs, dict.fromkeys(columns, result.settings[variant]), result.note)
+    rows = pd.concat(outputs, ignore_index=True)
+    settings = dict.fromkeys(columns, result.settings[variant])
+    return replace(one, rows=rows, curve_rows=one.curve_rows[:0], settings=settings)

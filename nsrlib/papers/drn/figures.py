@@ -40,9 +40,7 @@ def network() -> Figure:
 
 def variants(result: StudyResult, metric: str, names: Sequence[str], baseline: str, title: str, **more: Any) -> Figure:
     """Some variants of a study, in this order, as :func:`nsrlib.plots.study` draws them; ``more``: its arguments."""
-    runs = sorted((r for r in result.runs if r["variant"] in names), key=lambda r: names.index(r["variant"]))
-    some = StudyResult(result.name, runs, {name: result.settings[name] for name in names}, result.note)
-    return study(some, metric, baseline=baseline, title=title, **more)
+    return study(result.only(names), metric, baseline=baseline, title=title, **more)
 
 
 def overlap(chosen: Mapping[str, Collection[int]], width: int, layer: str) -> Figure:

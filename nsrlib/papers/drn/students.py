@@ -26,7 +26,7 @@ from nsrlib.papers.drn.costs import channel_costs, widths_at_cost
 from nsrlib.papers.drn.criteria import CRITERIA, calibration
 from nsrlib.papers.drn.pruning import fine_tune, prune
 from nsrlib.papers.drn.search import candidate_widths, search_widths
-from nsrlib.studies import training_patches
+from nsrlib.studies import scored, training_patches
 from nsrlib.training import Hooks, Recipe, fit, seeded
 
 WIDTHS = ("full", "uniform", "searched", "searched with cost", "uniform at cost", "random at cost")
@@ -90,9 +90,9 @@ def student(settings: Settings, seed: int, out: str | None = None) -> dict[str, 
     and kept beside ``out`` for the others.
 
     Returns:
-        ``psnr_<set>`` and ``ssim_<set>``, ``psnr_<set>_untuned`` just after pruning, ``params``, ``multi_adds`` (of a
-        96x96 input), ``error`` (mean relative reconstruction error of the pruned layers), ``seconds`` of pruning and
-        tuning; ``curve``: a row for each layer, with its width before and after.
+        ``scores`` and ``data`` as of :func:`~nsrlib.studies.train_and_score`; ``psnr_<set>_untuned`` just after
+        pruning, ``params``, ``multi_adds`` (of a 96x96 input), ``error`` (mean relative reconstruction error of the
+        pruned layers), ``seconds`` of pruning and tuning; ``curve``: a row for each layer, its width before and after.
     """
     s = settings
     recipe = Recipe(**{**s.recipe, "seed": seed})
@@ -116,11 +116,10 @@ def student(settings: Settings, seed: int, out: str | None = None) -> dict[str, 
     # another stream of patches than the one of training
     last = recipe.replace(**{**s.tune, "seed": seed + 1_000})
     tuned = fine_tune(model, patches, last, duals=duals, lambda_=s.lambda_, out=out, progress=False)
-    for name, images in tests.items():
-        table = evaluation.evaluate(tuned.model, images)
-        scores[f"psnr_{name}"], scores[f"ssim_{name}"] = float(table["psnr"].mean()), float(table["ssim"].mean())
     cost = count(model, (96, 96))
     return scores | {
+        "scores": scored(tuned.model, tests),
+        "data": {"train": patches.sha256, **{name: images.sha256 for name, images in tests.items()}},
         "params": cost.params,
         "multi_adds": cost.multi_adds,
         "error": sum(row["error"] for row in rows) / len(rows),
