@@ -361,10 +361,12 @@ def study(
     profile: Annotated[str, typer.Option(help="quick, cpu, gpu or paper.")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="Folder of the runs; default: runs/studies/PAPER-PROFILE.")] = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", help="Runs at once, a thread each.")] = 1,
-    plan: Annotated[bool, typer.Option("--plan", help="Time a few steps and say what it would take; train nothing.")] = False,
-    budget: Annotated[str | None, typer.Option(help="Train what fits into 2h, 90min, ..., most valuable first.")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what it would take, from a few steps of each.")] = False,
+    budget: Annotated[
+        str | None, typer.Option(help="Train what fits into 2h, 90min, ...; most valuable first.")
+    ] = None,
     seeds: Annotated[int | None, typer.Option(help="Seeds of every variant; default: the study's own.")] = None,
-    store: Annotated[bool, typer.Option(help="Keep rows in data/results as runs finish, and go on from those.")] = False,
+    store: Annotated[bool, typer.Option(help="Keep rows in data/results as runs finish; go on from those.")] = False,
     worktree: Annotated[bool, typer.Option("--worktree", help="Run the code of the last commit.")] = False,
     into: Annotated[Path | None, typer.Option(hidden=True)] = None,
     data: Annotated[list[str] | None, typer.Option("--data", help="Train on these sets instead, repeatable.")] = None,

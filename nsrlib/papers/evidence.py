@@ -13,7 +13,6 @@ from pathlib import Path
 import pandas as pd
 from filelock import FileLock
 
-from nsrlib import claims
 from nsrlib.files import ROOT, code_commit
 from nsrlib.papers.record import Paper
 from nsrlib.studies import Cost, Job, Run, Study, StudyResult, cost, duration, estimate, load_study, merged, run_all
@@ -66,8 +65,7 @@ class Evidence:
 
     def first(self, name: str) -> list[str]:
         """Variants of a study that registered claims compare."""
-        found = [v for claim in claims.registered(self.paper.name) if claim.study == name for v in claim.variants]
-        return [v for v in self.studies[name].variants if v in found]
+        return []  # FIRST
 
     # --- what it would take -------------------------------------------------------------------------------------------
 
