@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from nsrlib.files import ROOT, code_commit
 from nsrlib.papers.record import Paper
-from nsrlib.studies import Cost, Job, Run, Study, StudyResult, cost, duration, estimate, load_study, merged, run_all
+from nsrlib.studies import Cost, Job, Run, Study, StudyResult, cost, estimate, load_study, merged, run_all
 
 
 @dataclass(frozen=True)
@@ -168,8 +168,10 @@ class Evidence:
 
 def _done(stored: StudyResult | None) -> list[tuple[str, int, int | None]]:
     """Runs that are stored: variant, seed, steps."""
-    rows = [] if stored is None else stored.rows[["variant", "seed", "steps"]].drop_duplicates().values.tolist()
-    return [(str(v), int(s), None if steps != steps else int(steps)) for v, s, steps in rows]
+    if stored is None:
+        return []
+    runs = stored.rows[["variant", "seed", "steps"]].drop_duplicates().itertuples(index=False)
+    return [(str(v), int(s), None if steps != steps else int(steps)) for v, s, steps in runs]
 
 
 def in_worktree(arguments: Sequence[str], folder: Path, repository: Path = ROOT) -> int:
@@ -203,6 +205,7 @@ def hours(text: str) -> float:
     """Seconds of a budget such as ``2h``, ``90min``, ``1h30`` or ``45s``.
 
     Example:
+        >>> from nsrlib.studies import duration
         >>> hours("1h30"), hours("90min"), duration(hours("45s"))
         (5400.0, 5400.0, '45 s')
 

@@ -105,7 +105,7 @@ class StudyResult:
         if metric not in self._measures():
             table = self.table
             if metric not in table or metric in ("variant", "seed"):
-                measures = [*self._measures(), *(c for c in table if c not in self.rows)]
+                measures = [*self._measures(), *(str(c) for c in table if c not in self.rows)]
                 raise ValueError(f"study {self.name!r} has no metric {metric!r}; there are: {', '.join(measures)}")
             means = table[["variant", "seed", metric]].rename(columns={metric: "value"}).assign(set="", image="")
             return means.dropna(subset="value")[["variant", "seed", "set", "image", "value"]].reset_index(drop=True)

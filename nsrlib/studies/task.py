@@ -115,7 +115,7 @@ def train_and_score(
         **(measure(result.model) if measure else {}),
         "params": sum(p.numel() for p in network.parameters()),
         "loss": float(result.history["loss"].iloc[-1]),
-        "seconds": result.seconds,
+        "seconds": round(result.seconds, 1),
         "curve": result.history.drop(columns=["lr", "seconds"]).to_dict("records"),
         "data": {"train": cut.sha256, **{name: images.sha256 for name, images in tests.items()}},
     }
