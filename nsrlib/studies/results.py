@@ -88,7 +88,7 @@ class StudyResult:
     @property
     def curves(self) -> pd.DataFrame:
         """A row a point of every learning curve of the whole budget: variant, seed, step, ..."""
-        return self._whole(self.curve_rows).drop(columns="steps", errors="ignore")
+        return self._whole(self.curve_rows).drop(columns="steps", errors="ignore").reset_index(drop=True)
 
     def scores(self, sets: Sequence[str] | None = None, metric: str = "psnr", steps: int | None = None) -> pd.DataFrame:
         """What :mod:`nsrlib.statistics` takes: variant, seed, set, image, value.
@@ -159,8 +159,7 @@ class StudyResult:
         order = {name: place for place, name in enumerate(self.settings)}
 
         def placed(table: pd.DataFrame) -> pd.DataFrame:
-            keys = [k for k in (*KEY, "set") if k in table]
-            return table.sort_values(keys, key=lambda c: c.map(order) if c.name == "variant" else c, kind="stable")
+            return table.sort_values(KEY, key=lambda c: c.map(order) if c.name == "variant" else c, kind="stable")
 
         _write_csv(path, placed(self.rows))
         curves = path.with_suffix(".curves.csv")
