@@ -398,7 +398,7 @@ def study(
     if worktree:
         rest = [a for a in sys.argv[1:] if a != "--worktree"]
         rest += ["--out", str(folder)] + (["--into", str(target)] if target else [])
-        raise typer.Exit(evidence.in_worktree(rest, folder))
+        raise typer.Exit(evidence.in_worktree([sys.executable, "-P", "-m", "nsrlib.cli", *rest], folder))
     for name, result in chosen.run(jobs=jobs, budget=limit, into=target, say=typer.echo).items():
         typer.echo(f"{name}: {result.describe()}")
         for metric in (c for c in result.table.columns if c.startswith("psnr")):

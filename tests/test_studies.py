@@ -258,7 +258,7 @@ def test_a_study_on_other_data_says_so_and_is_another():
 
 
 def test_a_digest_changes_with_the_settings_and_only_with_them():
-    named = study(task="nsrlib.studies:train_and_score", common={"scale": 4, "recipe": {"iterations": 9}})
+    named = study(task="nsrlib.studies.task:train_and_score", common={"scale": 4, "recipe": {"iterations": 9}})
     assert named.digest("a") != named.digest("b") != named.digest("b", 1 / 3)
     assert named.digest("a") == replace(named, seeds=(5,), note="other", name="other").digest("a")
     again = study(variants={"a": {"recipe": {"iterations": 9}, "gain": 0.5, "scale": 4}}, task=named.task)

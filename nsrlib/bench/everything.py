@@ -58,13 +58,12 @@ class Step(NamedTuple):
 
 
 def steps(device: str, minutes: float, paper: str, out: Path, scratch: Path) -> list[Step]:
-    """What is run, with the shortest study of ``paper``; on a CPU less of it, to rehearse."""
+    """What is run, with the first study of ``paper``; on a CPU less of it, to rehearse."""
     from nsrlib import papers  # here, since papers use other parts of this package
 
     gpu, cores = device != "cpu", os.cpu_count() or 1
     profile = "gpu" if gpu else "quick"
-    studies = papers.get(paper).studies_at(profile)
-    shortest = min(studies, key=lambda name: studies[name].common["recipe"]["iterations"])
+    first = next(iter(papers.get(paper).studies_at(profile)))
     tests = [sys.executable, "-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider", "tests/ops"]
     tests += ["-m", "not hypothesis and not timing and not slow"]
     tests += ["-n", str(min(16, cores))] if gpu else ["-k", "past_the_input or outside_its_input or registered_layout"]
@@ -73,7 +72,7 @@ def steps(device: str, minutes: float, paper: str, out: Path, scratch: Path) -> 
     times += ["--budget", f"{0.8 * minutes / 3:.3f}"]
     networks = ["nsr", "bench", "models", "--device", device, "--budget", f"{0.5 * minutes / 18:.3f}"]
     networks += [] if gpu else ["--paper", paper]
-    study = ["nsr", "study", paper, shortest, "--profile", profile]
+    study = ["nsr", "study", paper, first, "--profile", profile]
     study += ["--data", "t91", "--on", "set5", "--jobs", str(min(12, cores))]
     # operators, without the networks that consist of them
     inspected = [*launches, "--only", "2d", "--out", str(scratch / "inspected.json")]
@@ -231,8 +230,7 @@ def _times(table: pd.DataFrame) -> list[str]:
 
 
 def _store_trainings(folder: Path, target: Path) -> None:
-    """A row for each finished run of a study."""
+    """The rows of all finished runs of a study."""
     runs = [json.loads(path.read_text()) for path in sorted(folder.rglob("*-seed*.json"))]
     if runs:
-        rows = [{"variant": r["variant"], "seed": r["seed"], **r["metrics"]} for r in runs]
-        pd.DataFrame(rows).to_csv(target, index=False)
+        pd.DataFrame([row for run in runs for row in run["rows"]]).to_csv(target, index=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -174,11 +173,11 @@ def _done(stored: StudyResult | None) -> list[tuple[str, int, int | None]]:
     return [(str(v), int(s), None if steps != steps else int(steps)) for v, s, steps in runs]
 
 
-def in_worktree(arguments: Sequence[str], folder: Path, repository: Path = ROOT) -> int:
-    """Run ``nsr`` with the code of the last commit, in a worktree of its own that is gone afterwards; its exit status.
+def in_worktree(command: Sequence[str], folder: Path, repository: Path = ROOT) -> int:
+    """Run a command with the code of the last commit, in a worktree that is gone afterwards; its exit status.
 
     Args:
-        arguments: of the command; paths in them must be absolute.
+        command: a Python that does not look into the current folder first (``python -P``), and its arguments.
         folder: where the worktree is made, outside of what git tracks.
 
     Raises:
@@ -196,7 +195,7 @@ def in_worktree(arguments: Sequence[str], folder: Path, repository: Path = ROOT)
     git("add", "--detach", str(place), commit)
     try:
         environment = {**os.environ, "PYTHONPATH": str(place)}
-        return subprocess.run([sys.executable, "-P", "-m", "nsrlib.cli", *arguments], env=environment).returncode
+        return subprocess.run(command, env=environment).returncode
     finally:
         git("remove", "--force", str(place))
 

@@ -54,6 +54,31 @@ class StudyResult:
     tests: dict[str, str] = field(default_factory=dict)
     profile: str = ""
 
+    @classmethod
+    def of_rows(
+        cls,
+        name: str,
+        rows: Iterable[Mapping[str, Any]],
+        curves: Iterable[Mapping[str, Any]] = (),
+        settings: dict[str, dict[str, Any]] | None = None,
+        note: str = "",
+        tests: dict[str, str] | None = None,
+    ) -> StudyResult:
+        """Of rows and points that may lack columns; ``settings``: by default none, for the variants in their order.
+
+        Example:
+            >>> rows = [{"variant": v, "seed": s, "set": "set5", "psnr": 30.0 + s} for v in "ab" for s in (0, 1)]
+            >>> StudyResult.of_rows("an example", rows).table
+              variant  seed  psnr_set5
+            0       a     0       30.0
+            1       a     1       31.0
+            2       b     0       30.0
+            3       b     1       31.0
+        """
+        table = _frame([{"set": "", "image": "", **row} for row in rows], COLUMNS)
+        named = {v: {} for v in table["variant"]} if settings is None else settings
+        return cls(name, table, _frame([dict(point) for point in curves], KEY), named, note, tests or {})
+
     @property
     def pilot(self) -> bool:
         return self.profile == PILOT
@@ -172,7 +197,8 @@ class StudyResult:
 
 def _write_csv(path: Path, table: pd.DataFrame) -> None:
     with whole_file(path) as draft:
-        table.dropna(axis=1, how="all").to_csv(draft, index=False, lineterminator="\n")
+        kept = table.dropna(axis=1, how="all") if len(table) else table
+        kept.to_csv(draft, index=False, lineterminator="\n")
 
 
 def collected(name: str, files: Iterable[Path], settings: dict[str, dict[str, Any]], note: str) -> StudyResult:
@@ -191,7 +217,7 @@ def collected(name: str, files: Iterable[Path], settings: dict[str, dict[str, An
             raise ValueError(
                 f"{path.name} is not a finished run ({type(error).__name__}: {error}); delete it, and it is run again"
             ) from None
-    return StudyResult(name, _frame(rows, COLUMNS), _frame(curves, KEY), settings, note, tests)
+    return StudyResult.of_rows(name, rows, curves, settings, note, tests)
 
 
 def _frame(rows: list[dict[str, Any]], columns: Sequence[str]) -> pd.DataFrame:

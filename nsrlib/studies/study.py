@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 
 from nsrlib.files import code_commit, device_name, versions, write_json
 from nsrlib.studies.results import StudyResult, collected, rows_of
+from nsrlib.studies.task import train_and_score
 
 Task = Callable[..., Mapping[str, Any]]
 """``task(seed=..., out=folder, **settings) -> {metric: number}``.
@@ -61,7 +62,7 @@ class Study:
     common: Mapping[str, Any] = field(default_factory=dict)
     seeds: Sequence[int] = range(ENOUGH)
     budgets: Mapping[float, Sequence[int]] = field(default_factory=dict)
-    task: Task | str = "nsrlib.studies:train_and_score"
+    task: Task | str = train_and_score
     note: str = ""
 
     def __post_init__(self) -> None:

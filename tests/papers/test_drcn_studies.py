@@ -78,20 +78,14 @@ def test_a_run_measures_every_recursion_and_their_weights(monkeypatch):
 
 
 def result() -> StudyResult:
-    runs = [
-        {
-            "variant": variant,
-            "seed": seed,
-            "metrics": {"psnr_set5": 32 + seed, "psnr_best": 31 + seed, "psnr_equal": 30}
-            | {"psnr_1": 31 + seed, "psnr_2": 29},
-            "curve": [{"step": 1}],
-            "provenance": {"device": "a CPU"},
-        }
+    rows = [
+        {"variant": variant, "seed": seed, "set": "set5", "psnr": 32 + seed, "device": "a CPU"}
+        | {"psnr_best": 31 + seed, "psnr_equal": 30, "psnr_1": 31 + seed, "psnr_2": 29}
         for seed in (0, 1, 2)
         for variant in ("D=2", "other")
     ]
     settings = {"D=2": {"config": {"recursions": 2}}, "other": {"config": {"recursions": 2}}}
-    return StudyResult("a study", runs, settings, "short")
+    return StudyResult.of_rows("a study", rows, settings=settings, note="short")
 
 
 def test_a_variant_becomes_a_study_of_its_outputs():

@@ -336,7 +336,7 @@ def test_only_whole_sets_stand_beside_published_cells():
 
 def test_a_study_of_references_becomes_rows():
     def run(variant, seed, **metrics):
-        return {"variant": variant, "seed": seed, "metrics": metrics, "curve": [], "provenance": {"device": "a"}}
+        return {"variant": variant, "seed": seed, **metrics}
 
     def noisy(value):
         return {"psnr set12 noise 25": value, "ssim set12 noise 25": 0.5, "images set12 noise 25": 12}
@@ -345,7 +345,7 @@ def test_a_study_of_references_becomes_rows():
     runs = [run("input", s, **noisy(20.0), **jpeg10) for s in (0, 1)] + [
         run("DnCNN", s, **noisy(30.0 + s)) for s in (0, 1)
     ]
-    rows = restoration.rows_of(StudyResult("references", runs, {"input": {}, "DnCNN": {}}))
+    rows = restoration.rows_of(StudyResult.of_rows("references", runs))
     assert rows[["method", "set", "task", "psnr", "ssim", "images"]].to_numpy().tolist() == [
         ["input", "set12", "noise 25", 20.0, 0.5, 12],
         ["input", "classic5", "jpeg 10", 27.0, 0.75, 5],
@@ -378,7 +378,7 @@ def test_the_usual_task_of_studies_restores(degradation, tmp_path):
     }  # fmt: skip
     first, again = (studies.train_and_score(seed=0, out=str(tmp_path / str(k)), **settings) for k in range(2))
     assert {**first, "seconds": 0} == {**again, "seconds": 0}
-    assert first["curve"][-1]["psnr"] == pytest.approx(first["psnr_embedded"], abs=1e-3)
+    assert first["curve"][-1]["psnr"] == pytest.approx(first["scores"][0]["psnr"], abs=1e-3)
     with pytest.raises(ValueError, match="is for sets without a scale"):
         studies.train_and_score(seed=0, **settings | {"scale": 2, "model": "vdsr", "config": {}})
 

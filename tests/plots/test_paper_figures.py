@@ -123,12 +123,8 @@ def test_the_marked_window_is_the_one_whose_mean_decides(at, patch):
 
 def test_recursions_are_drawn_against_the_ensemble():
     names = ("ensemble", "best single", "equal weights", "1", "2")
-    runs = [
-        {"variant": v, "seed": s, "metrics": {"psnr": 30 + k + s}, "curve": []}
-        for k, v in enumerate(names)
-        for s in (0, 1)
-    ]
-    result = StudyResult("a study", runs, {name: {} for name in names})
+    rows = [{"variant": v, "seed": s, "psnr": 30 + k + s} for k, v in enumerate(names) for s in (0, 1)]
+    result = StudyResult.of_rows("a study", rows)
     fig = drawn(drcn.recursions({"x2": result, "x3": result}))
     left, right = fig.axes
     line = next(one for one in left.lines if one.get_label() == "single recursion")

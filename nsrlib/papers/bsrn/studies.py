@@ -13,7 +13,7 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
     recipes: dict[str, dict[str, Any]] = {
         "quick": {"iterations": 20, "batch": 4, "patch": 16, "lr": 1e-3},
         "cpu": {"iterations": 10_000, "batch": 16, "patch": 24, "lr": 1e-3},
-        "gpu": {"iterations": 20_000, "batch": 16, "patch": 48, "lr": 1e-3, "precision": "bfloat16"},
+        "gpu": {"iterations": 3_000, "batch": 16, "patch": 48, "lr": 1e-3, "precision": "bfloat16"},
         "paper": {"iterations": 1_000_000, "batch": 64, "patch": 48, "lr": 1e-3},
     }
     recipe = recipes[profile]

@@ -90,8 +90,8 @@ def recursions(panels: Mapping[str, StudyResult]) -> Figure:
 
     Example:
         >>> names = ("1", "2", "ensemble", "equal weights")
-        >>> runs = [{"variant": name, "seed": 0, "metrics": {"psnr": 30.0}} for name in names]
-        >>> fig = recursions({"x3": StudyResult("x3", runs, dict.fromkeys(names, {}))})
+        >>> rows = [{"variant": name, "seed": 0, "psnr": 30.0} for name in names]
+        >>> fig = recursions({"x3": StudyResult.of_rows("x3", rows)})
         >>> fig.axes[0].get_xlabel()
         'recursion d'
     """

@@ -175,12 +175,9 @@ def against_singles(result: StudyResult, variant: str, metric: str = "psnr_set5"
     depth = result.settings[variant]["config"]["recursions"]
     columns = {"ensemble": metric, "best single": "psnr_best", "equal weights": "psnr_equal"}
     columns |= {str(d): f"psnr_{d}" for d in range(1, depth + 1)}
-    one = result.only([variant], f"{result.name}, {variant}")
-    about = one.rows.drop_duplicates("seed").set_index("seed")[["steps", "commit", "device"]]
-    outputs = [
-        runs[["seed"]].assign(variant=name, set="", image="", psnr=runs[column]).join(about, on="seed")
-        for name, column in columns.items()
-    ]
-    rows = pd.concat(outputs, ignore_index=True)
+    about = result.only([variant]).rows.drop_duplicates("seed").set_index("seed")[["steps", "commit", "device"]]
+    outputs = [runs[["seed"]].assign(variant=name, psnr=runs[column]) for name, column in columns.items()]
+    rows = pd.concat(outputs).join(about, on="seed").to_dict("records")
     settings = dict.fromkeys(columns, result.settings[variant])
-    return replace(one, rows=rows, curve_rows=one.curve_rows[:0], settings=settings)
+    duel = StudyResult.of_rows(f"{result.name}, {variant}", rows, settings=settings, note=result.note)
+    return replace(duel, profile=result.profile)
