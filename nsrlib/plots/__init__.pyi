@@ -10,6 +10,7 @@ from .figures import (
     maps,
     study,
     sweep,
+    verdicts,
 )
 from .style import (
     BLUE,
@@ -53,5 +54,6 @@ __all__ = [
     "style_numbers",
     "sweep",
     "use_style",
+    "verdicts",
     "viewers",
 ]
