@@ -62,7 +62,7 @@ def judge_claims(
     trained = [one for one in found if one.claim.test.of_training]
     strict = [one for one in trained if one.registered != "exploratory"]
     for family, theirs in ((trained, [o for o in trained if o.registered == "exploratory"]), (strict, strict)):
-        adjusted = statistics.holm([one.p for one in family])
+        adjusted = statistics.holm([one.deciding_p for one in family])
         for one, p in zip(family, adjusted, strict=True):
             if one in theirs:
                 one.p_holm = float(p)
@@ -133,10 +133,14 @@ class _Judged:
 
     @property
     def p(self) -> float:
-        """Two-sided p of what Holm corrects; NaN where there is none."""
-        if self.contrast is None or self.floor_missed or not self.decides:
-            return math.nan
-        return self._tested(self.contrast).p
+        """Two-sided, of what the claim is tested for; NaN where there is nothing to test."""
+        return math.nan if self.contrast is None or self.floor_missed else self._tested(self.contrast).p
+
+    @property
+    def deciding_p(self) -> float:
+        """What Holm corrects: NaN too where too little was measured for a verdict."""
+        enough = self.contrast is not None and self.contrast.seeds >= MIN_SEEDS and self.decides
+        return self.p if enough else math.nan
 
     def _tested(self, c: Contrast) -> Contrast:
         """The contrast as its claim is tested: ``no less`` asks whether the difference passes a bound, not 0."""
@@ -287,7 +291,10 @@ class _Compared:
         short = {variant: self._short(variant) for variant in arms}
         if None in short.values():
             return "", f"the floor {floor.base} is not known without the test images"
-        words = [f"{v} is {db:.1f} dB below its floor on {name}" for v, sets in short.items() for name, db in sets or ()]
+        words = []
+        for variant, sets in short.items():
+            below = " and ".join(f"{db:.1f} dB on {name}" for name, db in sets or ())
+            words += [f"{variant} is below its floor by {below}"] if below else []
         return "; ".join(words), ""
 
     def _short(self, variant: str) -> list[tuple[str, float]] | None:
