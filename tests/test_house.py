@@ -24,7 +24,7 @@ FLOORS = (
     ("metrics", "layers", "data"),
     ("models",),
     ("complexity", "evaluation", "training"),
-    ("studies", "claims"),
+    ("studies", "claims", "statistics"),
     ("papers", "plots", "bench"),
     ("runs",),
     ("cli",),
