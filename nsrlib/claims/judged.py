@@ -13,20 +13,20 @@ from scipy import special
 
 from nsrlib import statistics
 from nsrlib.claims import floors
-from nsrlib.claims.registered import NO_HISTORY, Arm, Claim, registered, when_registered
+from nsrlib.claims.registered import Arm, Claim, registered, when_registered
 from nsrlib.statistics import MIN_SEEDS, Contrast
 
 if TYPE_CHECKING:
     from nsrlib.studies import StudyResult
 
 VERDICTS = (*statistics.VERDICTS, "does not hold", "open")
-"""All that may become of a claim. ``does not hold``: printed numbers or theorem checks say so; ``open``: not measured."""
+"""All that may become of a claim. ``does not hold``: numbers or theorem checks say so; ``open``: not measured."""
 TARGET = 0.1
 """Effect in dB that :func:`~nsrlib.statistics.seeds_needed` is asked for where the paper prints none."""
 COLUMNS = (
     "id", "where", "statement", "effect", "unit", "kind", "sets", "margin", "direction", "ours", "low", "high", "ratio",
     "p", "p_holm", "seeds", "detectable", "seeds_needed", "probability", "probability_low", "probability_high",
-    "by_set", "steps", "verdict", "registered", "reason", "source",
+    "by_set", "steps", "verdict", "reason", "registered", "history", "source",
 )  # fmt: skip
 
 
@@ -47,8 +47,8 @@ def judge_claims(
     Returns:
         :data:`COLUMNS`. ``ours``, ``low``, ``high`` (95 %) and ``detectable`` are in ``unit``; ``ratio`` is ours over
         ``effect``. ``by_set`` and ``steps`` are dicts of label -> [difference, low, high]: each test set alone, each
-        step of a trend. ``registered`` says whether the claim stood before its runs (empty: it needs none). Numbers
-        that do not exist are NaN.
+        step of a trend. ``sets`` are those measured. ``registered`` says whether the claim stood before its runs
+        (empty: it needs none or has none), and ``history`` why not. Numbers that do not exist are NaN.
 
         Holm's correction is over the registered claims about training, measured or not, so that a claim that holds
         still does when more is measured; those that were registered later are corrected over all claims.
@@ -68,6 +68,70 @@ def judge_claims(
                 one.p_holm = float(p)
     rows = [one.row() if one.claim.test.of_training else _exact_row(one.claim, checks or {}, known) for one in found]
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def line(row: Mapping[str, Any]) -> str:
+    """A row of :func:`judge_claims` as a sentence, with the same digits on every machine.
+
+    Example:
+        >>> row = dict(statement="A is better than B.", verdict="holds", ours=0.213, low=0.12, high=0.3, unit="dB")
+        >>> row |= dict(kind="study", sets="set5,set14", seeds=8, effect=float("nan"), registered="registered")
+        >>> print(line(row))
+        A is better than B: holds, +0.21 dB (+0.12 to +0.30) on Set5 and Set14, 8 seeds; published: words only
+    """
+    head = f"{str(row['statement']).rstrip('.')}: {row['verdict']}"
+    if row["kind"] not in ("study", "trend") or _missing(row["ours"]) or row["verdict"] == "identical":
+        return f"{head} ({row['reason']})"
+    unit = f" {row['unit']}" if row["unit"] not in ("", "1") else ""
+    sets = [floors.title(name) for name in str(row["sets"]).split(",") if name]
+    where = f" on {', '.join(sets[:-1])}{' and ' if sets[:-1] else ''}{sets[-1]}" if sets else ""
+    seeds = int(row["seeds"])
+    found = [f"{head}, {_signed(row['ours'])}{unit}"]
+    if not _missing(row["low"]):
+        found.append(f" ({_signed(row['low'])} to {_signed(row['high'])})")
+    found.append(f"{where}, {seeds} seed{'s' if seeds != 1 else ''}")
+    if row["verdict"] == "undecided" and seeds < MIN_SEEDS:
+        found.append(f" of at least {MIN_SEEDS}")
+    elif row["verdict"] == "undecided":
+        found.append(f"; this study would have found {row['detectable']:.2f}{unit}")
+    elif row["verdict"] == "equivalent":
+        found.append(f"; up to {row['margin']:g}{unit} do not matter")
+    found.append("; published: " + ("words only" if _missing(row["effect"]) else f"{row['effect']:+g}{unit}"))
+    decided = row["verdict"] != "undecided"
+    return "".join(found) + (" (exploratory)" if decided and row["registered"] == "exploratory" else "")
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 2) + 0.0:+.2f}"  # adding 0 makes -0.00 into +0.00
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """The judged claims for a page: a claim a row, in words and short numbers; not measured is empty."""
+
+    def number(value: Any, form: str) -> str:
+        return "" if _missing(value) else format(value, form)
+
+    def shown(row: Mapping[str, Any]) -> dict[str, str]:
+        trained = row["kind"] in ("study", "trend")
+        ours = number(row["ours"], ".3g") if not trained or _missing(row["ours"]) else _signed(row["ours"])
+        interval = "" if _missing(row["low"]) else f" ({_signed(row['low'])} to {_signed(row['high'])})"
+        unit = f" {row['unit']}" if row["unit"] not in ("", "1") else ""
+        words = "words only" if trained else ""
+        return {
+            "where": row["where"],
+            "claim": row["statement"],
+            "published": words if _missing(row["effect"]) else f"{row['effect']:{'+g' if trained else 'g'}}{unit}",
+            "ours": f"{ours}{unit}{interval}" if ours else "",
+            "ratio": number(row["ratio"], ".2f"),
+            "seeds": number(row["seeds"], ".0f"),
+            "detectable": f"{number(row['detectable'], '.2f')}{unit}" if not _missing(row["detectable"]) else "",
+            "verdict": row["verdict"],
+            "registered": row["registered"],
+            "reason": "; ".join(text for text in (row["reason"], row["history"]) if text),
+        }
+
+    rows = [shown(row) for row in table.to_dict("records")]
+    return pd.DataFrame(rows, index=pd.Index(table["id"], name="id"))
 
 
 # --- claims that need no training -------------------------------------------------------------------------------------
@@ -101,7 +165,7 @@ def _empty_row(claim: Claim) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(COLUMNS, math.nan)
     row |= {name: getattr(claim, name) for name in ("id", "where", "statement", "unit", "direction", "source")}
     row |= {"effect": math.nan if claim.effect is None else claim.effect, "kind": claim.test.kind, "registered": ""}
-    row |= {"sets": ",".join(claim.sets), "margin": claim.margin or math.nan, "by_set": {}, "steps": {}, "reason": ""}
+    row |= {"sets": "", "margin": claim.margin or math.nan, "by_set": {}, "steps": {}, "reason": "", "history": ""}
     return row
 
 
@@ -126,6 +190,8 @@ class _Judged:
     floor_missed: bool = False
     decides: bool = True
     registered: str = ""
+    history: str = ""
+    sets: Sequence[str] = ()
     pooled: int = 2
     by_set: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     steps: dict[str, list[float]] = dataclasses.field(default_factory=dict)
@@ -153,7 +219,8 @@ class _Judged:
 
     def row(self) -> dict[str, Any]:
         row, c, claim = _empty_row(self.claim), self.contrast, self.claim
-        row |= {"registered": self.registered, "reason": self.reason}
+        row |= {"registered": self.registered, "history": self.history, "reason": self.reason}
+        row["sets"] = ",".join(self.sets)
         if c is None:
             return row | {"verdict": "open"}
         row["seeds"] = c.seeds
@@ -210,12 +277,11 @@ def _evidence(claim: Claim, studies: Mapping[str, StudyResult | None]) -> tuple[
         few = contrast.seeds < MIN_SEEDS
         seeds = f"{contrast.seeds} seed{'s' if contrast.seeds != 1 else ''}"
         reasons.append(f"only {seeds}" if few else f"{seeds} of {claim.seeds} so far")
-    reasons.append(why if when == NO_HISTORY else f"exploratory: {why}" if why else "")
     by_set = {floors.title(name): _three(compared.contrast([name])) for name in sets if len(sets) > 1}
     steps = {} if test.kind == "study" else dict(compared.steps(sets))
     decides = not absent and not unknown
     text = "; ".join(reason for reason in reasons if reason)
-    return contrast, text, bool(missed), decides, when, compared.pooled, by_set, steps
+    return contrast, text, bool(missed), decides, when, why, sets, compared.pooled, by_set, steps
 
 
 def _three(c: Contrast) -> list[float]:
@@ -231,6 +297,7 @@ class _Compared:
         metrics = {arm.metric or claim.metric for arm in self.arms}
         self.inside = len(metrics) > 1 or metrics != {claim.metric}
         self.names = [str(arm) if self.inside else arm.variant for arm in self.arms]
+        self.levels = self._scores("psnr").groupby(["variant", "set"])["value"].mean()
         self.pool = self._pooled()
 
     def _best(self, arm: Arm, sets: Sequence[str]) -> Arm:
@@ -299,14 +366,14 @@ class _Compared:
 
     def _short(self, variant: str) -> list[tuple[str, float]] | None:
         """The sets on which a variant's mean misses the floor, and by how many dB; None where no floor is known."""
-        floor, scores = self.claim.floor, self._scores("psnr")
-        scores = scores[scores["variant"] == variant]
-        missed = []
+        floor, missed = self.claim.floor, []
         for name in self.claim.sets:
+            if (variant, name) not in self.levels:
+                continue
             base = floors.psnr_of(floor.base, name, self.result.settings[variant])
             if base is None:
                 return None
-            below = base + floor.above - float(scores[scores["set"] == name]["value"].mean())
-            if below > 0:  # not of a set that was not measured, whose mean is NaN
+            below = base + floor.above - float(self.levels[variant, name])
+            if below > 0:
                 missed.append((floors.title(name), below))
         return missed
