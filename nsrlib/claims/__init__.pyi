@@ -1,9 +1,33 @@
-from . import board, ledger, numbers
-from .board import scoreboard
-from .ledger import Ledger, VerdictError, show, store, stored_results
-from .numbers import PROFILES, PROTOCOL, TOLERANCE, How, Numbers, as_printed, decimals, judge, known, published
+from . import board, ledger, needs, numbers
+from .board import count, count_claims, facts, lines, scoreboard, sentence, stored_claims
+from .ledger import COMMAND, Ledger, VerdictError, show, store, stored_results
+from .needs import NEEDS, lacking
+from .numbers import (
+    AGREE,
+    CLAIMS,
+    HOW,
+    PROFILES,
+    PROTOCOL,
+    TOLERANCE,
+    How,
+    Numbers,
+    as_printed,
+    decimals,
+    errata,
+    is_cut,
+    judge,
+    known,
+    published,
+    significant,
+    to_the_digit,
+)
 
 __all__ = [
+    "AGREE",
+    "CLAIMS",
+    "COMMAND",
+    "HOW",
+    "NEEDS",
     "PROFILES",
     "PROTOCOL",
     "TOLERANCE",
@@ -13,14 +37,26 @@ __all__ = [
     "VerdictError",
     "as_printed",
     "board",
+    "count",
+    "count_claims",
     "decimals",
+    "errata",
+    "facts",
+    "is_cut",
     "judge",
     "known",
+    "lacking",
     "ledger",
+    "lines",
+    "needs",
     "numbers",
     "published",
     "scoreboard",
+    "sentence",
     "show",
+    "significant",
     "store",
+    "stored_claims",
     "stored_results",
+    "to_the_digit",
 ]
