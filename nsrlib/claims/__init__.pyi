@@ -1,5 +1,6 @@
-from . import board, ledger, needs, numbers
+from . import board, floors, judged, ledger, needs, numbers, registered
 from .board import count, count_claims, facts, lines, scoreboard, sentence, stored_claims
+from .judged import judge_claims
 from .ledger import COMMAND, Ledger, VerdictError, show, store, stored_results
 from .needs import NEEDS, lacking
 from .numbers import (
@@ -42,8 +43,11 @@ __all__ = [
     "decimals",
     "errata",
     "facts",
+    "floors",
     "is_cut",
     "judge",
+    "judge_claims",
+    "judged",
     "known",
     "lacking",
     "ledger",
@@ -51,6 +55,7 @@ __all__ = [
     "needs",
     "numbers",
     "published",
+    "registered",
     "scoreboard",
     "sentence",
     "show",

@@ -245,7 +245,7 @@ class Ledger:
         self.save()
 
     def keep_claims(self, table: pd.DataFrame) -> None:
-        """Store what became of the paper's claims, see :func:`nsrlib.claims.registered.judge_claims`.
+        """Store what became of the paper's claims, see :func:`nsrlib.claims.judge_claims`.
 
         Raises:
             ValueError: a table without a column ``verdict``.

@@ -1,4 +1,4 @@
-from . import diagrams, figures, reports, style, viewers
+from . import diagrams, figures, registered, reports, style, viewers
 from .figures import (
     bars,
     bubbles,
@@ -11,6 +11,7 @@ from .figures import (
     study,
     sweep,
 )
+from .registered import claims
 from .style import (
     BLUE,
     GRAY,
@@ -37,6 +38,7 @@ __all__ = [
     "YELLOW",
     "bars",
     "bubbles",
+    "claims",
     "compare",
     "diagrams",
     "figures",
@@ -46,6 +48,7 @@ __all__ = [
     "learning_curves",
     "left_aligned",
     "maps",
+    "registered",
     "reports",
     "save",
     "study",
