@@ -156,8 +156,10 @@ def _exact_row(claim: Claim, checks: Mapping[str, bool], cells: Mapping[str, Map
         lost = f"not run: {', '.join(missing)}" if missing else "none of its numbers was measured"
         return row | {"verdict": "open", "reason": lost}
     against = [name for name in (names if what == "check" else there) if name not in right]
-    counted = f"{len(right)} of {total} {what}s {'agrees' if len(right) == 1 else 'agree'}"
-    reason = f"{counted}; not {', '.join(against[:3])}{', ...' if len(against) > 3 else ''}" if against else counted
+    if against:
+        reason = f"{len(right)} of {total} {what}s agree; not {', '.join(against[:3])}{', ...' if against[3:] else ''}"
+    else:
+        reason = f"{total} {what}{'s agree' if total > 1 else ' agrees'}"
     return row | {"verdict": "does not hold" if against else "holds", "reason": reason}
 
 
