@@ -204,11 +204,12 @@ def report(run: Annotated[Path, typer.Argument(help="The folder of a run or of a
 
 @app.command()
 def scoreboard(
+    everything: Annotated[bool, typer.Option("--all", help="Every table of every paper.")] = False,
     markdown: Annotated[bool, typer.Option(help="As a Markdown table.")] = False,
     write: Annotated[bool, typer.Option(help="Bring the README up to date.")] = False,
     paper: Annotated[str | None, typer.Option(help="Only this paper.")] = None,
 ) -> None:
-    """What is reproduced, from the stored results."""
+    """What is reproduced, a line a paper, from the stored results."""
     from nsrlib import claims, papers
     from nsrlib.runs import readme
 
@@ -216,9 +217,13 @@ def scoreboard(
         return typer.echo("README.md was up to date" if readme.update_readme() else "README.md updated")
     chosen = [papers.get(paper).name] if paper else [name for name in papers.every() if name in claims.known()]
     board = claims.scoreboard(chosen)
+    if everything:
+        return typer.echo(readme.tables_markdown(board) if markdown else readme.tables(board).to_string())
     if markdown:
-        return typer.echo(readme.scoreboard_markdown(board))
-    typer.echo(board.groupby(["paper", "table", "verdict"]).size().unstack(fill_value=0).to_string())
+        return typer.echo(readme.scoreboard_markdown(chosen))
+    counts = claims.count(board)
+    judged = claims.count_claims(claims.stored_claims(chosen))
+    typer.echo(f"{claims.sentence(counts)}\n\n{claims.lines(counts, judged).to_string(max_colwidth=None)}")
 
 
 @app.command()

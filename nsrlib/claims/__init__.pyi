@@ -1,9 +1,34 @@
-from . import board, ledger, numbers
-from .board import scoreboard
-from .ledger import Ledger, VerdictError, show, store, stored_results
-from .numbers import PROFILES, PROTOCOL, TOLERANCE, How, Numbers, as_printed, decimals, judge, known, published
+from . import board, floors, judged, ledger, needs, numbers, registered
+from .board import count, count_claims, facts, lines, scoreboard, sentence, stored_claims
+from .judged import judge_claims
+from .ledger import COMMAND, Ledger, VerdictError, show, store, stored_results
+from .needs import NEEDS, lacking
+from .numbers import (
+    AGREE,
+    CLAIMS,
+    HOW,
+    PROFILES,
+    PROTOCOL,
+    TOLERANCE,
+    How,
+    Numbers,
+    as_printed,
+    decimals,
+    errata,
+    is_cut,
+    judge,
+    known,
+    published,
+    significant,
+    to_the_digit,
+)
 
 __all__ = [
+    "AGREE",
+    "CLAIMS",
+    "COMMAND",
+    "HOW",
+    "NEEDS",
     "PROFILES",
     "PROTOCOL",
     "TOLERANCE",
@@ -13,14 +38,30 @@ __all__ = [
     "VerdictError",
     "as_printed",
     "board",
+    "count",
+    "count_claims",
     "decimals",
+    "errata",
+    "facts",
+    "floors",
+    "is_cut",
     "judge",
+    "judge_claims",
+    "judged",
     "known",
+    "lacking",
     "ledger",
+    "lines",
+    "needs",
     "numbers",
     "published",
+    "registered",
     "scoreboard",
+    "sentence",
     "show",
+    "significant",
     "store",
+    "stored_claims",
     "stored_results",
+    "to_the_digit",
 ]

@@ -15,19 +15,35 @@ from typing import Any
 
 import pandas as pd
 
-from nsrlib.claims.numbers import PROFILES, How, as_printed, decimals, judge, numbers_of, published
+from nsrlib.claims.needs import lacking
+from nsrlib.claims.numbers import (
+    HOW,
+    PROFILES,
+    How,
+    as_printed,
+    decimals,
+    is_cut,
+    judge,
+    numbers_of,
+    published,
+    to_the_digit,
+)
+from nsrlib.data import used
 from nsrlib.files import ROOT, commit, device_name, versions, write_json
-from nsrlib.studies import StudyResult, ordering
+
+COMMAND = "NSRLIB_COMMAND"
+"""Environment variable by which ``nsr reproduce`` tells a notebook the command that runs it, with its parameters."""
 
 
 class VerdictError(AssertionError):
-    """A claim that was expected to hold does not; the message names every cell."""
+    """Numbers differ and nobody said why; the message names every one."""
 
 
 class Ledger:
-    """The claims of one paper in one run of its notebook.
+    """The numbers and claims of one paper in one run of its notebook.
 
-    ``<paper>.json`` is written into ``out_dir`` after every change; into nothing, where that is empty.
+    ``<paper>.json`` is written into ``out_dir`` after every change; into nothing, where that is empty. It says which
+    data sets and weights were used since the ledger was opened.
     """
 
     def __init__(self, paper: str, profile: str = "quick", out_dir: str | os.PathLike = "") -> None:
@@ -38,9 +54,9 @@ class Ledger:
         self.published = published(paper).set_index("id", drop=False)
         self.rows: dict[str, dict[str, Any]] = {}
         self._started = time.time()
-        self._data: dict[str, dict[str, str]] = {}
-        self._weights: dict[str, dict[str, str]] = {}
+        self._opened = used.now()
         self._tables: dict[str, dict[str, Any]] = {}
+        self._claims: list[dict[str, Any]] = []
         self._notes: list[str] = []
 
     def compare(
@@ -48,29 +64,43 @@ class Ledger:
     ) -> pd.DataFrame:
         """Put measured values beside the published ones, keep the verdicts, and return :meth:`table` of these cells.
 
+        A value that is not finite leaves its number open.
+
         Args:
             measured: id of the published number -> our value in the same unit.
-            known: id -> reason, for cells that are known to differ; they do not raise in :meth:`verdict`.
+            how: ``exact``, ``data`` or ``weights``, see :func:`nsrlib.claims.judge`.
+            known: id -> reason, for cells that are known to differ; they do not raise in :meth:`finish`.
 
         Raises:
             KeyError: an id that was never published; the message gives the nearest one.
-            ValueError: a value that is not finite. The ledger is unchanged then.
+            ValueError: another ``how``. The ledger is unchanged then.
         """
-        rows = {}
-        for key, value in measured.items():
-            row = self._row(key)
-            if not math.isfinite(value):
-                raise ValueError(f"{key} is not a finite number: {value}")
-            rows[key] = row | {
-                "ours": float(value),
-                "difference": float(value) - float(row["published"]),
-                "how": how,
-                "verdict": judge(float(value), row["published"], row["metric"], how),
-                "reason": (known or {}).get(key, ""),
-            }
+        if how not in HOW:
+            raise ValueError(f"how must be one of {', '.join(HOW)}, got {how!r}")
+        rows = {
+            key: self._measured(key, float(value), how, (known or {}).get(key, "")) for key, value in measured.items()
+        }
         self.rows |= rows
         self.save()
         return self.table(list(measured))
+
+    def _measured(self, key: str, value: float, how: How, known: str) -> dict[str, Any]:
+        """The row of a measured number."""
+        row = self._row(key)
+        printed = row["published"]
+        if not math.isfinite(value):
+            return row | _unmeasured("open", "not a number" if math.isnan(value) else "infinite", "run")
+        verdict = judge(value, printed, row["metric"], how, own=row["own"], source=row["source"])
+        cut = "the printed number is cut, not rounded" if verdict != "differs" and is_cut(value, printed) else ""
+        return row | {
+            "ours": value,
+            "difference": value - float(printed),
+            "how": how,
+            "verdict": verdict,
+            "to_the_digit": to_the_digit(value, printed),
+            "needs": "",
+            "reason": known if verdict == "differs" else cut,
+        }
 
     def cells(self, table: str, frame: pd.DataFrame, **same: Any) -> dict[str, float]:
         """Our numbers by the ids of the printed cells that they belong to, for :meth:`compare`.
@@ -104,58 +134,6 @@ class Ledger:
                 raise ValueError(f"{table}: cells and numbers do not pair: {', '.join(dict.fromkeys(twice['id']))}")
         return {str(key): float(value) for key, value in zip(both["id"], both["ours"], strict=True)}
 
-    def orderings(
-        self, table: str, pairs: Mapping[str, tuple[str, str]] | Sequence[tuple[str, str]], **same: Any
-    ) -> dict[str, tuple[str, str]]:
-        """Printed orderings by their ids, for :meth:`trend`.
-
-        Args:
-            pairs: (better variant, worse variant), as printed; or the printed row ``better > worse`` -> such a pair.
-            same: as in :meth:`cells`.
-
-        Raises:
-            ValueError: an ordering that the table does not print.
-        """
-        named = pairs if isinstance(pairs, Mapping) else {f"{a} > {b}": (a, b) for a, b in pairs}
-        frame = pd.DataFrame({"row": list(named), "ordering": range(len(named))})
-        found = self.cells(table, frame, **same)
-        variants = list(named.values())
-        if missing := set(range(len(named))) - set(found.values()):
-            raise ValueError(f"{table} prints no ordering {', '.join(list(named)[int(k)] for k in sorted(missing))}")
-        return {key: variants[int(k)] for key, k in found.items()}
-
-    def trend(self, study: StudyResult | None, metric: str, claims: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
-        """Test orderings that the paper claims (published value ``>0``) on a trained study.
-
-        Args:
-            study: None, where it is not stored, gives an empty table.
-            metric: one of its columns, in the claims' unit.
-            claims: id of the published ordering -> (better variant, worse variant).
-
-        Returns:
-            :meth:`table` of these cells; ours is the mean difference, the verdict that of :func:`studies.ordering`.
-
-        Raises:
-            KeyError: an id that was never published.
-            ValueError: an unknown variant or metric; an id that is no ordering.
-        """
-        if study is None:
-            return self.table([])
-        for key in claims:
-            if (found := self._published_row(key)["metric"]) != "ordering":
-                raise ValueError(f"{key} is no ordering, its metric is {found}")
-        tested = ordering(study.table, metric, list(claims.values()))
-        words = {"ordering holds": "trend holds", "does not": "differs", "too few seeds": "open"}
-        for key, test in zip(claims, tested.to_dict("records"), strict=True):
-            verdict = words.get(test["verdict"], test["verdict"])
-            interval = f"95 %: {test['low']:+.3f} to {test['high']:+.3f}, {test['seeds']} seeds"
-            measured = {"ours": float(test["difference"]), "how": "trained", "reason": interval}
-            few = {"ours": None, "how": "open", "reason": f"only {test['seeds']} seeds"}
-            outcome = {"difference": None, "verdict": verdict, "scale of training": study.describe()}
-            self.rows[key] = self._row(key) | outcome | (few if verdict == "open" else measured)
-        self.save()
-        return self.table(list(claims))
-
     def _published_row(self, key: str) -> Any:
         if key not in self.published.index:
             near = "".join(f"; near: {one}" for one in difflib.get_close_matches(key, list(self.published.index), 1))
@@ -169,6 +147,7 @@ class Ledger:
             "id": key,
             "paper": self.paper,
             **{k: cell[k] for k in ("table", "row", "column", "metric", "unit", "source")},
+            "own": bool(cell["own"]),
             "scale": None if pd.isna(cell["scale"]) else int(cell["scale"]),
             "published": cell["value"],
             "cell": _executing(),
@@ -186,9 +165,7 @@ class Ledger:
             d = decimals(r["published"]) + 1
             unit = "" if r["unit"] == "1" else f" {r['unit']}"
             ours = difference = ""
-            if r["metric"] == "ordering":
-                ours, difference = "" if r["ours"] is None else f"{r['ours']:+.3f}{unit}", r["reason"]
-            elif r["ours"] is not None:
+            if r["ours"] is not None:
                 ours, difference = f"{r['ours']:.{d}f}", f"{r['difference']:+.{d}f}"
             scale = f"x{r['scale']}" if r["scale"] else ""
             shown = {"published": r["published"] + unit, "scale": scale, "ours": ours, "difference": difference}
@@ -196,83 +173,66 @@ class Ledger:
         return pd.DataFrame(rows, columns=columns, index=pd.Index(ids, name="id"))
 
     def verdict(self, table: pd.DataFrame) -> str:
-        """One line for each cell of ``table`` (or a word that there is none); the same text in all runs that agree.
+        """One line for each cell of ``table`` (or a word that there is none); the same text in all runs that agree."""
+        return "\n".join(self._line(str(key)) for key in table.index) or "not measured in this run"
 
-        Raises:
-            VerdictError: a cell differs and no reason was given for it.
-        """
-        if table.empty:
-            return "not measured: data or weights are not at hand"
-        lines, wrong = [], []
-        for key in table.index:
-            r = self.rows[str(key)]
-            scale = f" x{r['scale']}" if r["scale"] else ""
-            column = "" if r["column"] == "model" else f" {r['column']}"
-            unit = "" if r["unit"] in ("1", "") else f" {r['unit']}"
-            if r["metric"] == "ordering" and r["ours"] is not None:
-                lines.append(f"{r['row']}: {r['verdict']}, {r['ours']:+.3f}{unit} ({r['reason']})")
-                continue
-            ours = "" if r["ours"] is None else f"{as_printed(r['ours'], r['published'])} ours, "
-            cell = f"{r['row']}{scale}{column} {r['metric']}"
-            line = f"{cell}: {r['published']}{unit} published, {ours}{r['verdict']}"
-            if r["ours"] is None or (r["verdict"] == "differs" and r["reason"]):
-                line += f" ({r['reason']})"
-            elif r["verdict"] == "differs":
-                wrong.append(line)
-            lines.append(line)
-        if wrong:
-            raise VerdictError(f"{len(wrong)} of {len(lines)} cells differ: " + "; ".join(wrong))
-        return "\n".join(lines)
+    def _line(self, key: str) -> str:
+        r = self.rows[key]
+        scale = f" x{r['scale']}" if r["scale"] else ""
+        column = "" if r["column"] == "model" else f" {r['column']}"
+        unit = "" if r["unit"] in ("1", "") else f" {r['unit']}"
+        ours = "" if r["ours"] is None else f"{as_printed(r['ours'], r['published'])} ours, "
+        exactly = " to the digit" if r["how"] == "weights" and r["to_the_digit"] else ""
+        why = f" ({r['reason']})" if r["reason"] else ""
+        cell = f"{r['row']}{scale}{column} {r['metric']}"
+        return f"{cell}: {r['published']}{unit} published, {ours}{r['verdict']}{exactly}{why}"
 
-    def close(self, reasons: Mapping[str, str], *, quoted: Sequence[str] = ()) -> pd.DataFrame:
-        """Mark every published number that was not compared as open, or as quoted.
+    def close(self, needed: Mapping[str, str] | None = None) -> pd.DataFrame:
+        """Mark every published number that was not compared as open, or as quoted, with a reason that is computed.
 
         Args:
-            reasons: pattern of ids (``comparison/*/Manga109/*``; the first match counts) -> why.
-            quoted: patterns of ids that the paper took from other papers and does not claim; ``reasons`` come first.
+            needed: pattern of ids (``comparison/*/Manga109/*``; the first that fits counts) -> what measuring takes in
+                general. It follows the reason, unless all that is lacking is a run that asks for the number.
+
+        Returns:
+            verdict, needs (see :data:`nsrlib.claims.NEEDS`), reason, number of cells, an example.
         """
-        for key in self.published.index:
-            if key in self.rows:
+        at_hand: dict[tuple[str, str, int | None], tuple[str, str]] = {}
+        for cell in self.published.to_dict("records"):
+            if cell["id"] in self.rows:
                 continue
-            why = next((text for pattern, text in reasons.items() if fnmatch.fnmatchcase(str(key), pattern)), "")
-            is_quoted = not why and any(fnmatch.fnmatchcase(str(key), pattern) for pattern in quoted)
-            why = why or ("quoted by the paper from other papers" if is_quoted else "not attempted")
-            outcome = {"verdict": "quoted" if is_quoted else "open", "reason": why}
-            self.rows[str(key)] = self._row(str(key)) | {"ours": None, "difference": None, "how": "open"} | outcome
+            row = self._row(cell["id"])
+            needs, reason = "", "not the paper's own number"
+            if row["own"]:
+                what = (cell["needs"], row["column"], row["scale"])
+                needs, reason = at_hand[what] = at_hand.get(what) or lacking(*what)
+            patterns = (text for pattern, text in (needed or {}).items() if fnmatch.fnmatchcase(cell["id"], pattern))
+            if needs != "run" and (more := next(patterns, "")):
+                reason += f": {more}"
+            self.rows[cell["id"]] = row | _unmeasured("open" if row["own"] else "quoted", reason, needs)
         self.save()
-        rows = pd.DataFrame(self.rows.values(), columns=["how", "verdict", "reason", "id"])
-        groups = (
-            rows[rows["how"] == "open"]
-            .groupby(["verdict", "reason"], sort=False)["id"]
-            .agg(["size", "first"])
-            .reset_index()
-        )
-        return groups.set_axis(["verdict", "reason", "cells", "example"], axis=1)
+        rows = pd.DataFrame(self.rows.values(), columns=["how", "verdict", "needs", "reason", "id"])
+        unmeasured = rows[rows["how"] == "open"].groupby(["verdict", "needs", "reason"], sort=False)["id"]
+        groups = unmeasured.agg(["size", "first"]).reset_index()
+        return groups.set_axis(["verdict", "needs", "reason", "cells", "example"], axis=1)
+
+    def finish(self) -> str:
+        """The last call of a notebook: a sentence, if every number that differs has a reason.
+
+        Raises:
+            VerdictError: some have none; the message names all of them.
+        """
+        measured = [key for key, row in self.rows.items() if row["ours"] is not None]
+        differs = [key for key in measured if self.rows[key]["verdict"] == "differs"]
+        wrong = [self._line(key) for key in differs if not self.rows[key]["reason"]]
+        if wrong:
+            all_of_them = "; ".join(wrong)
+            raise VerdictError(f"{len(wrong)} of {len(measured)} numbers differ without a reason: {all_of_them}")
+        return f"{len(measured)} numbers measured, {len(differs)} differ, each with a reason"
 
     def counts(self) -> pd.DataFrame:
         rows = pd.DataFrame(self.rows.values(), columns=["table", "how", "verdict"])
         return rows.groupby(["table", "how", "verdict"]).size().rename("cells").reset_index()
-
-    def used_results(self, results: pd.DataFrame) -> None:
-        """Remember which data an :func:`nsrlib.evaluation.benchmark` table came from."""
-        for table in results.attrs["tables"].values():
-            a = table.attrs
-            self._data[f"{a['dataset']} x{a['scale']}"] = {"origin": a["origin"], "sha256": a["sha256"]}
-
-    def used_weights(self, *filenames: str) -> None:
-        """Remember published weights by their hash and repository, as far as they are at hand."""
-        from nsrlib import data
-        from nsrlib.data.download import sha256_of
-
-        for filename in filenames:
-            try:
-                path = data.weights_path(filename, download=False)
-            except data.DataUnavailable:
-                continue
-            source = data.sources()[f"weights/{filename}"]
-            owner, repository, commit = source.url.split("/")[3:6]
-            origin = f"{owner}/{repository}@{commit[:7]}" + ("" if source.verified else ", unverified")
-            self._weights[filename] = {"origin": origin, "sha256": sha256_of(path)}
 
     def note(self, sentence: str) -> None:
         """Tell the reader of the report something first: which data was used, what was missing."""
@@ -281,9 +241,18 @@ class Ledger:
 
     def keep(self, name: str, table: pd.DataFrame, note: str) -> None:
         """Store a measured table that is no claim of the paper (times, say) with the results; ``note`` says how."""
-        rows = table.reset_index().astype(object)
-        rows = rows.where(rows.notna(), None)  # JSON has no NaN
-        self._tables[name] = {"note": note, "rows": rows.to_dict("records")}
+        self._tables[name] = {"note": note, "rows": _records(table.reset_index())}
+        self.save()
+
+    def keep_claims(self, table: pd.DataFrame) -> None:
+        """Store what became of the paper's claims, see :func:`nsrlib.claims.judge_claims`.
+
+        Raises:
+            ValueError: a table without a column ``verdict``.
+        """
+        if "verdict" not in table:
+            raise ValueError(f"the judged claims need a column verdict; there are: {', '.join(map(str, table))}")
+        self._claims = _records(table)
         self.save()
 
     def provenance(self) -> dict[str, Any]:
@@ -296,9 +265,8 @@ class Ledger:
             "threads": torch.get_num_threads(),
             "commit": commit(ROOT),
             "seconds": round(time.time() - self._started, 1),
-            "data": self._data,
-            "weights": self._weights,
-            "command": f"nsr reproduce {self.paper} --profile {self.profile}",
+            **used.since(self._opened),
+            "command": os.environ.get(COMMAND) or f"nsr reproduce {self.paper} --profile {self.profile}",
         }
 
     def save(self) -> None:
@@ -306,8 +274,25 @@ class Ledger:
         if self.out_dir is None:
             return
         content: dict[str, Any] = {"paper": self.paper, "profile": self.profile, "rows": list(self.rows.values())}
-        content |= {"tables": self._tables, "notes": self._notes, "provenance": self.provenance()}
+        content |= {
+            "claims": self._claims,
+            "tables": self._tables,
+            "notes": self._notes,
+            "provenance": self.provenance(),
+        }
         write_json(self.out_dir / f"{self.paper}.json", content)
+
+
+def _unmeasured(verdict: str, reason: str, needs: str) -> dict[str, Any]:
+    """What the ledger says of a number without a value of ours."""
+    nothing = {"ours": None, "difference": None, "how": "open", "to_the_digit": False}
+    return nothing | {"verdict": verdict, "needs": needs, "reason": reason}
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows for JSON, which has no NaN."""
+    rows = table.astype(object)
+    return rows.where(rows.notna(), None).to_dict("records")
 
 
 def _executing() -> int | None:

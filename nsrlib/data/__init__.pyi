@@ -1,4 +1,4 @@
-from . import catalogue, download, patches, sets
+from . import catalogue, download, patches, sets, used
 from .catalogue import LR_CONVENTIONS, SETS, UNVERIFIED, SetInfo, fetch_set, list_sets, verify
 from .download import DataUnavailable, DownloadPolicy, Source, cache_dir, sources, weights_path
 from .patches import Batch, Patches
@@ -27,6 +27,7 @@ __all__ = [
     "sets",
     "sources",
     "training_set",
+    "used",
     "verify",
     "weights_path",
 ]

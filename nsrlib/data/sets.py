@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Literal, overload
 
 import numpy as np
 
+from nsrlib.data import used
 from nsrlib.data.catalogue import (
     COMPUTED_LR,
     FROM_SCIKIT_LEARN,
@@ -141,7 +142,24 @@ class ImageSet(Sequence[Pair]):
     def __getitem__(self, index: int | slice) -> Pair | ImageSet:
         if isinstance(index, slice):  # shares the decoded images
             return replace(self, items=self.items[index])
+        used.note("data", *self._about)
         return self.items[index].pair
+
+    @cached_property
+    def _about(self) -> tuple[Hashable, str, str, Callable[[], str]]:
+        """What :mod:`nsrlib.data.used` is told: key, origin, name, and how to hash without keeping the pictures."""
+        title = f"{self.name} x{self.scale}" if self.scale else self.name
+        title += " gray" if any(item.gray for item in self.items) else ""
+        if (spec := SETS.get(self.name)) and spec.count != len(self):
+            title += f", {len(self)} of {spec.count} images"
+        again, hashed = replace(self, items=[replace(item) for item in self.items]), self._hashed
+        key = (self.name, self.scale, *((item.files, item.gray, item.as_luma) for item in self.items))
+        return key, self.origin, title, lambda: hashed[0] if hashed else again.sha256
+
+    @cached_property
+    def _hashed(self) -> list[str]:
+        """The hash, once it is known."""
+        return []
 
     @property
     def names(self) -> list[str]:
@@ -152,10 +170,11 @@ class ImageSet(Sequence[Pair]):
     def sha256(self) -> str:
         """Hash of the names, shapes and decoded HR pixels: the same for every origin and file format."""
         digest = hashlib.sha256()
-        for pair in self:
+        for pair in (item.pair for item in self.items):
             digest.update(f"{pair.name}{pair.hr.shape}".encode())
             digest.update(pair.hr.tobytes())
-        return digest.hexdigest()
+        self._hashed.append(digest.hexdigest())
+        return self._hashed[0]
 
     def __repr__(self) -> str:
         scale = f" x{self.scale}" if self.scale else ""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -41,6 +42,30 @@ class Bicubic(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         check_input(x, "bicubic", x.shape[1], self.min_size)
         return imresize(x.double(), self.scale).to(x.dtype)
+
+
+class NonLocalMeans(nn.Module):
+    """Non-local means (Buades et al., CVPR 2005) of scikit-image, in the settings its documentation shows: patches of
+    5x5 within 6 pixels, ``h = 0.8 sigma``, the fast form.
+
+    Told the noise (0..255), it takes one gray plane, ``(N, 1, H, W)``, to the same, on the CPU.
+    """
+
+    scale, channels, min_size, halo = 1, 1, 16, 16
+
+    def __init__(self, noise: float) -> None:
+        super().__init__()
+        if not 0 < noise <= 255:
+            raise ValueError(f"noise must be a standard deviation above 0 and up to 255, got {noise!r}")
+        self.sigma = noise / 255
+
+    def forward(self, x: Tensor) -> Tensor:
+        from skimage.restoration import denoise_nl_means
+
+        check_input(x, type(self).__name__, self.channels, self.min_size)
+        settings = {"patch_size": 5, "patch_distance": 6, "h": 0.8 * self.sigma, "sigma": self.sigma}
+        planes = [denoise_nl_means(plane.double().cpu().numpy(), fast_mode=True, **settings) for plane in x[:, 0]]
+        return torch.from_numpy(np.stack(planes)[:, None]).to(x)
 
 
 class ChannelAttention(nn.Module):

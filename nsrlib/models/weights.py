@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from nsrlib import data
+from nsrlib.data.download import sha256_of
 from nsrlib.files import ROOT
 
 WEIGHTS_DIR = ROOT / "data" / "weights"
@@ -93,4 +95,18 @@ def load_weights(model: nn.Module, path: str | os.PathLike, strict: bool = True)
             parts.append(f"{len(misshapen)} of another shape ({k}: {shapes})")
         raise ValueError(f"{Path(path).name} does not fit {type(model).__name__}: {'; '.join(parts)}")
     model.load_state_dict(usable, strict=strict)
+    note_weights(path)
     return model
+
+
+def note_weights(path: str | os.PathLike) -> None:
+    """Tell :mod:`nsrlib.data.used` that the weights of a file are used: where the file is from, and its hash."""
+    path = Path(path)
+    source, origin = data.sources().get(f"weights/{path.name}"), "a file"
+    if path.resolve().is_relative_to(WEIGHTS_DIR.resolve()):
+        origin = "trained with this library"
+    elif source is not None and source.sha256 in ("", sha256_of(path)):
+        owner, repository, commit = source.url.split("/")[3:6]
+        origin = f"{owner}/{repository}@{commit[:7]}" + ("" if source.verified else ", unverified")
+    digest = sha256_of(path)
+    data.used.note("weights", (path.name, digest), origin, path.name, lambda: digest)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import fnmatch
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from nsrlib import claims, data, plots
+from nsrlib.claims import judged as verdicts
+from nsrlib.claims.registered import check_names, registered
 from nsrlib.data import ImageSet
 from nsrlib.models import create_model
+from nsrlib.papers.check import Check
 from nsrlib.papers.record import Paper
 from nsrlib.papers.table import get
 from nsrlib.studies import StudyResult
@@ -35,6 +39,8 @@ class Session:
         self.images, self.where = images, where
         self.ledger = claims.Ledger(paper.name, profile, out_dir)
         self.ledger.note(where)
+        self._checks: dict[str, bool] = {}
+        self._judged: tuple[Any, pd.DataFrame] | None = None
 
     @property
     def on_benchmark(self) -> bool:
@@ -56,6 +62,69 @@ class Session:
                 print(f"{name}: no stored study, skipped")
                 self.ledger.note(f"The study '{name}' is not stored: no verdicts on its claims.")
         return found
+
+    def check(self, checks: Iterable[Check]) -> list[Check]:
+        """Hand theorem checks to the claims that they decide, and return them; of one id all must hold.
+
+        Example:
+            >>> session = open("drcn", sets="embedded", scale=3)  # doctest: +ELLIPSIS
+            embedded: ...
+            >>> found = session.check([Check("T1", "one and one is two", "proved", 1 + 1 == 2)])
+            >>> print(found[0])
+            T1 proved: one and one is two
+        """
+        found = list(checks)
+        self._checks |= {name: all(c.holds for c in found if c.id == name) for name in {c.id for c in found}}
+        return found
+
+    @property
+    def judged(self) -> pd.DataFrame:
+        """The paper's registered claims by what was measured so far, see :func:`nsrlib.claims.judge_claims`.
+
+        The ledger keeps them. Studies are those of :attr:`studies`, checks those of :meth:`check`, printed numbers
+        those that the ledger compared.
+
+        Raises:
+            ValueError: a claim names a study or a variant that does not exist; the message lists those there are.
+        """
+        cells = pd.DataFrame(self.ledger.rows.values(), columns=["id", "ours", "verdict"])
+        now = (dict(self._checks), cells.to_dict("records"))
+        if self._judged is None or repr(self._judged[0]) != repr(now):
+            planned = self.paper.studies_at(self.profile if self.profile != "quick" else "cpu")
+            check_names(registered(self.paper.name), {name: list(study.variants) for name, study in planned.items()})
+            results = {name: self.studies.get(name) for name in planned}
+            table = claims.judge_claims(self.paper.name, results, checks=self._checks, cells=cells)
+            self.ledger.keep_claims(table)
+            self._judged = now, table
+        return self._judged[1]
+
+    def _chosen(self, patterns: Sequence[str]) -> pd.DataFrame:
+        """Judged claims whose ids fit; all without a pattern."""
+        table = self.judged
+        for pattern in patterns:
+            if not fnmatch.filter(table["id"], pattern):
+                raise ValueError(f"no claim of {self.paper.name} fits {pattern!r}; there are: {', '.join(table['id'])}")
+        fits = [not patterns or any(fnmatch.fnmatchcase(key, p) for p in patterns) for key in table["id"]]
+        return table[fits]
+
+    def claims(self, *patterns: str) -> pd.DataFrame:
+        """Registered claims for reading, by patterns of their ids (``decompositions/*``); none: all.
+
+        Columns: where, claim, published, ours with its 95 % interval, ratio, seeds, detectable, verdict, registered,
+        reason. ValueError for a pattern that fits none; lists the ids.
+        """
+        return verdicts.readable(self._chosen(patterns))
+
+    def verdicts(self, *patterns: str) -> str:
+        """One line a claim: what became of it, with effect, interval, seeds and the published effect.
+
+        The same stored studies give the same text everywhere. Patterns as in :meth:`claims`.
+        """
+        return "\n".join(verdicts.line(row) for row in self._chosen(patterns).to_dict("records"))
+
+    def forest(self, *patterns: str, title: str = "") -> Figure:
+        """The trained claims as a picture, see :func:`nsrlib.plots.claims`. Patterns as in :meth:`claims`."""
+        return plots.claims(self._chosen(patterns), title)
 
     @cached_property
     def bicubic(self) -> dict[int, float]:
@@ -96,7 +165,8 @@ class Session:
         plots.save(fig, name, self.out_dir)
 
     def provenance(self) -> pd.DataFrame:
-        """Keep the ledger; versions, device, commit, data and weights of this run, one a line."""
+        """Keep the ledger and the judged claims; versions, device, commit, data and weights, one a line."""
+        _ = self.judged
         self.ledger.save()
         about = self.ledger.provenance()
         facts = {name: value for name, value in about.items() if not isinstance(value, dict)}

@@ -1,4 +1,4 @@
-from . import diagrams, figures, reports, style, viewers
+from . import diagrams, figures, registered, reports, style, viewers
 from .figures import (
     bars,
     bubbles,
@@ -12,6 +12,7 @@ from .figures import (
     sweep,
     verdicts,
 )
+from .registered import claims
 from .style import (
     BLUE,
     GRAY,
@@ -38,6 +39,7 @@ __all__ = [
     "YELLOW",
     "bars",
     "bubbles",
+    "claims",
     "compare",
     "diagrams",
     "figures",
@@ -47,6 +49,7 @@ __all__ = [
     "learning_curves",
     "left_aligned",
     "maps",
+    "registered",
     "reports",
     "save",
     "study",

@@ -3,35 +3,42 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import inf
 from pathlib import Path
 
 import pandas as pd
 
+from nsrlib import claims
 from nsrlib.bench import kernels
 from nsrlib.bench.operators import OURS
-from nsrlib.claims import scoreboard, stored_results
 from nsrlib.files import ROOT, write_text
 from nsrlib.papers import Paper, every
 from nsrlib.runs.batch import stored_seconds
 
 
-def scoreboard_markdown(board: pd.DataFrame) -> str:
-    """:func:`nsrlib.claims.scoreboard` by paper and table as a Markdown table."""
-    names = "paper", "table", "cells", "exact", "with weights", "trend", "noise", "differs", "open", "quoted", "command"
-    rows = []
-    good = board["verdict"].isin(["reproduced", "trend holds"])
-    for (paper, table), cells in board.groupby(["paper", "table"], sort=False):
-        counts = [int((good[cells.index] & (cells["how"] == how)).sum()) for how in ("exact", "weights", "trained")]
-        counts += [int((cells["verdict"] == word).sum()) for word in ("within noise", "differs", "open", "quoted")]
-        rows.append((paper, table, len(cells), *(n or "" for n in counts), f"`{cells['command'].iloc[0]}`"))
-    text = _table(names, "ll" + "r" * 8 + "l", rows)
-    if recalled := int(board["source"][good].str.startswith("recalled").sum()):
-        text += (
-            f"\n\nOf the {good.sum()} reproduced numbers, {recalled} were published but are quoted here from memory."
-        )
-    return text
+def scoreboard_markdown(papers: Sequence[str]) -> str:
+    """A sentence on the numbers of papers, and a line for each paper, as Markdown."""
+    counts = claims.count(claims.scoreboard(papers))
+    lines = claims.lines(counts, claims.count_claims(claims.stored_claims(papers))).reset_index()
+    return f"{claims.sentence(counts)}\n\n{_table(lines, 'lrrrrrlll', lines.to_numpy())}"
+
+
+def tables_markdown(board: pd.DataFrame) -> str:
+    """:func:`nsrlib.claims.scoreboard` by paper and table as a Markdown table: every place, every verdict that occurs."""
+    counts = tables(board)
+    commands = board.groupby(["paper", "table"], sort=False)["command"].first()
+    rows = [
+        (*place, cells.sum(), *(n or "" for n in cells), f"`{commands[place]}`") for place, cells in counts.iterrows()
+    ]
+    return _table(("paper", "table", "cells", *counts, "command"), "ll" + "r" * (1 + counts.shape[1]) + "l", rows)
+
+
+def tables(board: pd.DataFrame) -> pd.DataFrame:
+    """Cells of a scoreboard by paper and table, in their order, a column for each verdict that occurs."""
+    counts = board.groupby(["paper", "table", "verdict"], sort=False).size().unstack(fill_value=0)
+    order = ("reproduced", *claims.AGREE, "checked", "differs", "open", "quoted")
+    return counts[[word for word in order if word in counts]]
 
 
 def _table(names: Iterable[str], sides: str, rows: Iterable[Iterable[object]]) -> str:
@@ -56,7 +63,7 @@ def speed_markdown(papers: Iterable[Paper]) -> str:
 
 
 def _speed(paper: Paper) -> str:
-    result = stored_results(paper.name) if paper.networks else None
+    result = claims.stored_results(paper.name) if paper.networks else None
     kept = (result or {}).get("tables", {}).get("latency")
     if result is None or kept is None:
         return ""
@@ -101,7 +108,7 @@ def update_readme(path: str | os.PathLike = ROOT / "README.md", *, write: bool =
     text = before = path.read_text()
     own = [paper for paper in every().values() if paper.root == ROOT]
     contents = {
-        "scoreboard": scoreboard_markdown(scoreboard([paper.name for paper in own if paper.published.is_file()])),
+        "scoreboard": scoreboard_markdown([paper.name for paper in own if paper.published.is_file()]),
         "notebooks": notebooks_markdown(own),
         "speed": speed_markdown(own),
         "kernels": kernels_markdown(),

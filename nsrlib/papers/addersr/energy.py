@@ -10,6 +10,7 @@ import torch
 
 from nsrlib.complexity import PICOJOULES, PIXELS_720P, Complexity, count, energy, energy_breakdown, lr_size
 from nsrlib.models import create_model
+from nsrlib.papers.check import Check
 
 _BASELINE = {"num_feats": 64, "num_blocks": 16, "res_scale": 1.0}
 _TWINS: tuple[tuple[str, str, str, int, dict[str, Any]], ...] = (
@@ -53,6 +54,25 @@ def energy_table() -> pd.DataFrame:
             row |= {f"cnn_{dtype}": a, f"ann_{dtype}": b, f"ratio_{dtype}": a / b}
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def checks() -> list[Check]:
+    """The two printed ratios, 2.5 (abstract) and 2 (listing), each against every row of :func:`energy_table`.
+
+    "About" is taken generously: a network agrees with the one of the two ratios that is nearer.
+    """
+    table = energy_table()
+    ratios = table["ratio_float32"]
+    found = []
+    for printed, other in ((2.5, 2.0), (2.0, 2.5)):
+        near = (ratios - printed).abs() < (ratios - other).abs()
+        statement = f"every network needs about {printed:g} times less energy: nearer to {printed:g} than to {other:g}"
+        figures: dict[str, float | int | str] = {
+            "networks": len(ratios), "agree": int(near.sum()),
+            "lowest": f"{ratios.min():.2f}", "highest": f"{ratios.max():.2f}",
+        }  # fmt: skip
+        found.append(Check(f"energy {printed:g}", statement, "checked", bool(near.all()), figures))
+    return found
 
 
 def honest_energy_table(dtype: str = "float32") -> pd.DataFrame:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nsrlib.images import Degradation
-from nsrlib.layers import check_input
 from nsrlib.models import create_model
+from nsrlib.models.baselines import NonLocalMeans
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,30 +16,6 @@ if TYPE_CHECKING:
     from nsrlib.studies import StudyResult
 
 METHODS = ("input", "non-local means", "DnCNN")
-
-
-class NonLocalMeans(nn.Module):
-    """Non-local means (Buades et al., CVPR 2005) of scikit-image, in the settings its documentation shows: patches of
-    5x5 within 6 pixels, ``h = 0.8 sigma``, the fast form.
-
-    Told the noise (0..255), it takes one gray plane, ``(N, 1, H, W)``, to the same, on the CPU.
-    """
-
-    scale, channels, min_size, halo = 1, 1, 16, 16
-
-    def __init__(self, noise: float) -> None:
-        super().__init__()
-        if not 0 < noise <= 255:
-            raise ValueError(f"noise must be a standard deviation above 0 and up to 255, got {noise!r}")
-        self.sigma = noise / 255
-
-    def forward(self, x: Tensor) -> Tensor:
-        from skimage.restoration import denoise_nl_means
-
-        check_input(x, type(self).__name__, self.channels, self.min_size)
-        settings = {"patch_size": 5, "patch_distance": 6, "h": 0.8 * self.sigma, "sigma": self.sigma}
-        planes = [denoise_nl_means(plane.double().cpu().numpy(), fast_mode=True, **settings) for plane in x[:, 0]]
-        return torch.from_numpy(np.stack(planes)[:, None]).to(x)
 
 
 def reference(method: str, task: Degradation) -> nn.Module:

@@ -1,0 +1,98 @@
+"""The judged claims of a paper as a picture."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
+
+from nsrlib.plots.style import BLUE, EDGE, GRAY, GREEN, GRID, ORANGE, PALE, PINK, QUIET, RED
+
+_LOOKS = {
+    "holds": (BLUE, "o"),
+    "reversed": (RED, "X"),
+    "equivalent": (GREEN, "s"),
+    "smaller than published": (ORANGE, "v"),
+    "identical": (PINK, "P"),
+}
+"""Colour and mark by verdict; all others are gray dots."""
+_WIDTH = 44
+
+
+def claims(judged: pd.DataFrame, title: str = "") -> Figure:
+    """The claims about training, a row each: the effect with its 95 % interval, beside the published one.
+
+    The gray band holds the differences that do not matter, the diamond is the published effect. Where nothing was
+    concluded the row says why.
+
+    Args:
+        judged: of :func:`nsrlib.claims.judge_claims`.
+
+    Raises:
+        ValueError: no claim about training among them.
+    """
+    rows = judged[judged["kind"].isin(["study", "trend"])].to_dict("records")
+    if not rows:
+        raise ValueError("there is no claim about training to draw")
+    labels = [textwrap.fill(str(row["statement"]).rstrip(".").replace(" %", "\u00a0%"), _WIDTH) for row in rows]
+    says = [textwrap.fill(_says(row), _WIDTH) for row in rows]
+    heights = [max(text.count("\n"), word.count("\n")) + 1.9 for text, word in zip(labels, says, strict=True)]
+    middles = [sum(heights[:k]) + height / 2 for k, height in enumerate(heights)]
+    fig, ax = plt.subplots(figsize=(10, 1.0 + 0.145 * sum(heights)))
+    for row, y, height, word in zip(rows, middles, heights, says, strict=True):
+        _draw(ax, row, y, 0.36 * height)
+        ax.annotate(word, (1.02, y), xycoords=("axes fraction", "data"), va="center", fontsize=8, color=_ink(row))
+    for k in range(1, len(rows)):
+        ax.axhline(sum(heights[:k]), color=GRID, lw=0.6, zorder=0)
+    ax.axvline(0, color="black", lw=0.8)
+    ax.set_yticks(middles, labels, fontsize=8)
+    ax.tick_params(axis="y", length=0)
+    ax.set_ylim(sum(heights), 0)
+    ax.margins(x=0.08)
+    ax.grid(axis="y", visible=False)
+    unit = next((row["unit"] for row in rows if row["unit"]), "")
+    ax.set_xlabel(f"difference in {unit}, 95 % interval" if unit else "difference, 95 % interval")
+    ax.set_title(title or "Claims about training", pad=24)
+    marks = [
+        Line2D([], [], marker="D", mfc="white", mec="black", ms=6, ls="", label="published"),
+        Line2D([], [], marker="o", color=EDGE, ms=6, lw=2, label="measured here"),
+        Patch(color=PALE, alpha=0.45, lw=0, label="does not matter"),
+    ]
+    ax.legend(handles=marks, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=8, borderpad=0.2)
+    return fig
+
+
+def _says(row: dict[str, Any]) -> str:
+    """The verdict and what it rests on, in the margin."""
+    if pd.isna(row["ours"]) or row["verdict"] == "identical":
+        return f"{row['verdict']}: {row['reason']}"
+    words = [f"{int(row['seeds'])} seed{'s' if row['seeds'] != 1 else ''}"]
+    if row["verdict"] == "undecided":
+        words += [] if pd.isna(row["detectable"]) else [f"{row['detectable']:.2f} {row['unit']} would have been found"]
+    else:
+        words += [] if pd.isna(row["ratio"]) else [f"{row['ratio']:.2f} of the published effect"]
+        words += ["exploratory"] if row["registered"] == "exploratory" else []
+    return f"{row['verdict']}: {', '.join(words)}"
+
+
+def _ink(row: dict[str, Any]) -> str:
+    return "black" if row["verdict"] in _LOOKS else QUIET
+
+
+def _draw(ax: Any, row: dict[str, Any], y: float, half: float) -> None:
+    margin, effect, ours = row["margin"], row["effect"], row["ours"]
+    low, high = (effect if effect == effect else 0) - margin if row["direction"] == "no less" else -margin, margin
+    high = 0.0 if row["direction"] == "no less" else high
+    ax.add_patch(Rectangle((low, y - half), high - low, 2 * half, color=PALE, alpha=0.45, lw=0, zorder=1))
+    ax.plot([low, high], [y, y], alpha=0)  # which patches do not do: into the limits of the axis
+    colour, mark = _LOOKS.get(row["verdict"], (GRAY, "o"))
+    if ours == ours:
+        ax.plot([row["low"], row["high"]], [y, y], color=colour, lw=2, solid_capstyle="butt", zorder=3)
+        ax.plot([ours], [y], mark, color=colour, ms=7, mec="white", mew=0.6, zorder=4)
+    if effect == effect:
+        ax.plot([effect], [y], "D", mfc="white", mec="black", ms=6, zorder=5)
