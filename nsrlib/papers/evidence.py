@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 from filelock import FileLock
 
+from nsrlib.claims.registered import registered
 from nsrlib.files import ROOT, code_commit
 from nsrlib.papers.record import Paper
 from nsrlib.studies import Cost, Job, Run, Study, StudyResult, cost, estimate, load_study, merged, run_all
@@ -64,7 +65,10 @@ class Evidence:
 
     def first(self, name: str) -> list[str]:
         """Variants of a study that registered claims compare."""
-        return []  # FIRST
+        variants = list(self.studies[name].variants)
+        tests = [claim.test for claim in registered(self.paper.name) if claim.test.study == name]
+        named = {variant for test in tests for arm in test.arms for variant in arm.among(variants)}
+        return [variant for variant in variants if variant in named]
 
     # --- what it would take -------------------------------------------------------------------------------------------
 
@@ -211,11 +215,11 @@ def hours(text: str) -> float:
     Raises:
         ValueError: anything else, or nothing left of it.
     """
-    match = re.fullmatch(r"(?:([\d.]+)h)?(?:([\d.]+)(?:m|min)?)?(?:([\d.]+)s)?", text.replace(" ", ""))
+    match = re.fullmatch(r"(?:([\d.]+)h)?(?:([\d.]+)(?:min|m)|(?<=h)(\d+))?(?:([\d.]+)s)?", text.replace(" ", ""))
     try:
-        h, m, s = (float(part or 0) for part in match.groups()) if match and text.strip() else (0.0, 0.0, 0.0)
+        h, m, after_h, s = (float(part or 0) for part in match.groups()) if match else (0.0,) * 4
     except ValueError:
-        h = m = s = 0.0
-    if not (total := 3600 * h + 60 * m + s) > 0:
+        h = m = after_h = s = 0.0
+    if not (total := 3600 * h + 60 * (m + after_h) + s) > 0:
         raise ValueError(f"a budget is a time such as 2h, 90min or 1h30, got {text!r}")
     return total
