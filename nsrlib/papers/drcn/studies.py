@@ -177,7 +177,7 @@ def against_singles(result: StudyResult, variant: str, metric: str = "psnr_set5"
     columns |= {str(d): f"psnr_{d}" for d in range(1, depth + 1)}
     about = result.only([variant]).rows.drop_duplicates("seed").set_index("seed")[["steps", "commit", "device"]]
     outputs = [runs[["seed"]].assign(variant=name, psnr=runs[column]) for name, column in columns.items()]
-    rows = pd.concat(outputs).join(about, on="seed").to_dict("records")
+    rows: list[Any] = pd.concat(outputs).join(about, on="seed").to_dict("records")
     settings = dict.fromkeys(columns, result.settings[variant])
     duel = StudyResult.of_rows(f"{result.name}, {variant}", rows, settings=settings, note=result.note)
     return replace(duel, profile=result.profile)
