@@ -32,7 +32,8 @@ holds can still have a smaller effect than the paper's; the figure shows both. `
 * `Contrast.detectable`: the smallest difference that a study of this size finds in four of five tries.
 * `Contrast.probability`: how often a run of A beats the run of B with the same seed. It needs no unit.
 * `Contrast.boot_low`, `Contrast.boot_high`: a bootstrap that draws other seeds and other images. It answers another
-  question, whether the difference would survive on other images too, and decides nothing.
+  question, whether the difference would survive on other images too. With few seeds it is too narrow, and it decides
+  nothing.
 
 ### What is assumed
 
