@@ -232,6 +232,9 @@ def evaluate(
     jpeg: Annotated[int | None, typer.Option(help="Restore: remove the artefacts of this JPEG quality.")] = None,
     crop: Annotated[int | None, typer.Option(help="Border pixels left out; default: the scale, 0 to restore.")] = None,
     space: Annotated[str | None, typer.Option(help="y, selfexsr, rgb or gray; default: y, gray to restore.")] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="The whole protocol, as tables have it: v1:y,crop=4; or: selfexsr,crop=2.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first images.")] = None,
     device: Device = "auto",
     images: Annotated[bool, typer.Option(help="A line for each image, not only the means.")] = False,
@@ -246,8 +249,11 @@ def evaluate(
 
     if space is not None and space not in metrics.PRESETS:
         raise ValueError(f"--space must be one of {', '.join(metrics.PRESETS)}, got {space!r}")
+    if protocol is not None and (space is not None or crop is not None):
+        raise ValueError("--protocol says all of it; leave out --space and --crop")
     if csv and not csv.parent.is_dir():
         raise FileNotFoundError(f"no such folder: {csv.parent}")
+    asked = None if protocol is None else metrics.Protocol.parse(protocol)
     task = None if noise is None and jpeg is None else Degradation(noise, jpeg)
     network = models.create_model(
         model, 1 if scale is None and task else scale, pretrained=weights == "trained" or weights
@@ -255,15 +261,15 @@ def evaluate(
     if task:
         space = space or ("gray" if evaluation.takes_gray(network) else "rgb")
     scale = int(network.scale)  # type: ignore[arg-type]
-    protocol = metrics.PRESETS[space or "y"]((0 if task else scale) if crop is None else crop)
-    typer.echo(f"{model}, {task}; {protocol}" if task else f"{model} x{scale}; {protocol}")
+    chosen = asked or metrics.PRESETS[space or "y"]((0 if task else scale) if crop is None else crop)
+    typer.echo(f"{model}{f', {task}' if task else f' x{scale}'}; {chosen} ({chosen.signature})")
     tables = []
     for name in filter(None, (part.strip() for part in on.split(","))):
         table = evaluation.evaluate(
             network,
             name,
             scale,
-            protocol,
+            chosen,
             device,
             lr=lr,
             noise=noise,
@@ -272,11 +278,12 @@ def evaluate(
             progress=sys.stderr.isatty(),
         )
         if images:
-            typer.echo(table.to_string(index=False, float_format=lambda v: f"{v:.4f}"))
+            shown = table.drop(columns="pixels_sha256")
+            typer.echo(shown.to_string(index=False, float_format=lambda v: f"{v:.4f}"))
         means = table[["psnr", "ssim", "seconds"]].mean()
         origin = table.attrs["origin"]
         typer.echo(f"{name}: {means.psnr:.3f} dB, SSIM {means.ssim:.5f}, {means.seconds:.3f} s/image ({origin})")
-        tables.append(table.assign(dataset=name))
+        tables.append(table.assign(dataset=name, **{k: table.attrs[k] for k in ("protocol", "setting")}))
     if csv and tables:
         with whole_file(csv) as draft:
             pd.concat(tables).to_csv(draft, index=False)
