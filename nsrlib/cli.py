@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from nsrlib.runs import grids
 
 _GROUPS = {
-    "The papers": ("reproduce", "sweep", "report", "scoreboard", "study", "new-paper"),
+    "The papers": ("reproduce", "sweep", "report", "scoreboard", "verify", "study", "new-paper"),
     "Pictures": ("upscale", "evaluate", "train"),
     "What there is": ("models", "data", "bench"),
 }
@@ -98,6 +98,10 @@ def _assignments(pairs: list[str] | None, option: str = "-p") -> dict[str, Any]:
             raise ValueError(f"{option} takes name=value, got {pair!r}")
         values[name] = grids.literal(text)
     return values
+
+
+def _names(text: str) -> list[str]:
+    return [name for part in text.split(",") if (name := part.strip())]
 
 
 @app.command()
@@ -239,11 +243,13 @@ def evaluate(
     device: Device = "auto",
     images: Annotated[bool, typer.Option(help="A line for each image, not only the means.")] = False,
     csv: Annotated[Path | None, typer.Option(help="Write all rows here.")] = None,
+    store: Annotated[bool, typer.Option(help="Keep the numbers in data/results/cells.csv.")] = False,
 ) -> None:
     """PSNR and SSIM of a network on data sets, upscaling or restoring."""
     import pandas as pd
 
     from nsrlib import evaluation, metrics, models
+    from nsrlib.claims import cells
     from nsrlib.files import whole_file
     from nsrlib.images import Degradation
 
@@ -253,6 +259,9 @@ def evaluate(
         raise ValueError("--protocol says all of it; leave out --space and --crop")
     if csv and not csv.parent.is_dir():
         raise FileNotFoundError(f"no such folder: {csv.parent}")
+    names = _names(on)
+    if store:
+        cells.check_keepable(model, weights, names, limit)
     asked = None if protocol is None else metrics.Protocol.parse(protocol)
     task = None if noise is None and jpeg is None else Degradation(noise, jpeg)
     network = models.create_model(
@@ -264,7 +273,7 @@ def evaluate(
     chosen = asked or metrics.PRESETS[space or "y"]((0 if task else scale) if crop is None else crop)
     typer.echo(f"{model}{f', {task}' if task else f' x{scale}'}; {chosen} ({chosen.signature})")
     tables = []
-    for name in filter(None, (part.strip() for part in on.split(","))):
+    for name in names:
         table = evaluation.evaluate(
             network,
             name,
@@ -287,6 +296,28 @@ def evaluate(
     if csv and tables:
         with whole_file(csv) as draft:
             pd.concat(tables).to_csv(draft, index=False)
+    if store:
+        cells.keep(model, weights, tables)
+
+
+@app.command()
+def verify(
+    model: Annotated[str | None, typer.Option(help="Only the cells of this network.")] = None,
+    on: Annotated[str, typer.Option(help="Only those of these data sets, separated by commas.")] = "",
+    device: Device = "auto",
+    store: Annotated[bool, typer.Option(help="Keep what agrees, as of today's code and machine.")] = False,
+) -> None:
+    """Measure again the stored numbers of networks with known weights. Exit status 1 if one differs."""
+    from nsrlib.claims import cells
+
+    checks = []
+    for check in cells.verify(model, _names(on), device):
+        typer.echo(check)
+        checks.append(check)
+    typer.echo(cells.summary(checks))
+    if store:
+        cells.keep_checked(checks)
+    raise typer.Exit(1 if any(check.verdict == "differs" for check in checks) else 0)
 
 
 @app.command()

@@ -244,6 +244,11 @@ class Setting:
         """Every field that differs from its default, see :mod:`nsrlib.signatures`."""
         return f"{signatures.VERSION}:{','.join(signatures.written(self))}"
 
+    @property
+    def restores(self) -> bool:
+        """Whether noise or JPEG is undone; otherwise a picture is made larger."""
+        return self.noise is not None or self.jpeg is not None
+
     @classmethod
     def parse(cls, text: str) -> Setting:
         """The setting of a signature. ValueError for another version, an unknown field or a value that does not fit."""

@@ -327,7 +327,7 @@ def pixels_sha256(picture: np.ndarray) -> str:
         '432b587f39cd9316'
     """
     digest = hashlib.sha256(f"{picture.shape} {picture.dtype}".encode())
-    digest.update(np.ascontiguousarray(picture))
+    digest.update(np.ascontiguousarray(picture).data)
     return digest.hexdigest()
 
 

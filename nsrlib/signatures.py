@@ -79,7 +79,7 @@ def read(cls: type, pairs: list[str], skip: str = "") -> dict[str, Any]:
 
 def _value(name: str, kind: Any, word: str) -> Any:
     """A word as bool, int, float, str, one of the words of a ``Literal``, or whichever of a union it fits."""
-    accepted = []
+    accepted: list[str] = []
     for one in get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,):
         choices: dict[str, Any] = {"yes": True, "no": False} if one is bool else {}
         choices |= {text: text for text in (get_args(one) if get_origin(one) is Literal else ())}
