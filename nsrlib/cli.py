@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from nsrlib.runs import grids
 
 _GROUPS = {
-    "The papers": ("reproduce", "sweep", "report", "scoreboard", "study", "new-paper"),
+    "The papers": ("reproduce", "sweep", "report", "scoreboard", "verify", "study", "new-paper"),
     "Pictures": ("upscale", "evaluate", "train"),
     "What there is": ("models", "data", "bench"),
 }
@@ -98,6 +98,10 @@ def _assignments(pairs: list[str] | None, option: str = "-p") -> dict[str, Any]:
             raise ValueError(f"{option} takes name=value, got {pair!r}")
         values[name] = grids.literal(text)
     return values
+
+
+def _names(text: str) -> list[str]:
+    return [name for part in text.split(",") if (name := part.strip())]
 
 
 @app.command()
@@ -237,22 +241,33 @@ def evaluate(
     jpeg: Annotated[int | None, typer.Option(help="Restore: remove the artefacts of this JPEG quality.")] = None,
     crop: Annotated[int | None, typer.Option(help="Border pixels left out; default: the scale, 0 to restore.")] = None,
     space: Annotated[str | None, typer.Option(help="y, selfexsr, rgb or gray; default: y, gray to restore.")] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="The whole protocol, as tables have it: v1:y,crop=4; or: selfexsr,crop=2.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first images.")] = None,
     device: Device = "auto",
     images: Annotated[bool, typer.Option(help="A line for each image, not only the means.")] = False,
     csv: Annotated[Path | None, typer.Option(help="Write all rows here.")] = None,
+    store: Annotated[bool, typer.Option(help="Keep the numbers in data/results/cells.csv.")] = False,
 ) -> None:
     """PSNR and SSIM of a network on data sets, upscaling or restoring."""
     import pandas as pd
 
     from nsrlib import evaluation, metrics, models
+    from nsrlib.claims import cells
     from nsrlib.files import whole_file
     from nsrlib.images import Degradation
 
     if space is not None and space not in metrics.PRESETS:
         raise ValueError(f"--space must be one of {', '.join(metrics.PRESETS)}, got {space!r}")
+    if protocol is not None and (space is not None or crop is not None):
+        raise ValueError("--protocol says all of it; leave out --space and --crop")
     if csv and not csv.parent.is_dir():
         raise FileNotFoundError(f"no such folder: {csv.parent}")
+    names = _names(on)
+    if store:
+        cells.check_keepable(model, weights, names, limit)
+    asked = None if protocol is None else metrics.Protocol.parse(protocol)
     task = None if noise is None and jpeg is None else Degradation(noise, jpeg)
     network = models.create_model(
         model, 1 if scale is None and task else scale, pretrained=weights == "trained" or weights
@@ -260,15 +275,15 @@ def evaluate(
     if task:
         space = space or ("gray" if evaluation.takes_gray(network) else "rgb")
     scale = int(network.scale)  # type: ignore[arg-type]
-    protocol = metrics.PRESETS[space or "y"]((0 if task else scale) if crop is None else crop)
-    typer.echo(f"{model}, {task}; {protocol}" if task else f"{model} x{scale}; {protocol}")
+    chosen = asked or metrics.PRESETS[space or "y"]((0 if task else scale) if crop is None else crop)
+    typer.echo(f"{model}{f', {task}' if task else f' x{scale}'}; {chosen} ({chosen.signature})")
     tables = []
-    for name in filter(None, (part.strip() for part in on.split(","))):
+    for name in names:
         table = evaluation.evaluate(
             network,
             name,
             scale,
-            protocol,
+            chosen,
             device,
             lr=lr,
             noise=noise,
@@ -277,14 +292,37 @@ def evaluate(
             progress=sys.stderr.isatty(),
         )
         if images:
-            typer.echo(table.to_string(index=False, float_format=lambda v: f"{v:.4f}"))
+            shown = table.drop(columns="pixels_sha256")
+            typer.echo(shown.to_string(index=False, float_format=lambda v: f"{v:.4f}"))
         means = table[["psnr", "ssim", "seconds"]].mean()
         origin = table.attrs["origin"]
         typer.echo(f"{name}: {means.psnr:.3f} dB, SSIM {means.ssim:.5f}, {means.seconds:.3f} s/image ({origin})")
-        tables.append(table.assign(dataset=name))
+        tables.append(table.assign(dataset=name, **{k: table.attrs[k] for k in ("protocol", "setting")}))
     if csv and tables:
         with whole_file(csv) as draft:
             pd.concat(tables).to_csv(draft, index=False)
+    if store:
+        cells.keep(model, weights, tables)
+
+
+@app.command()
+def verify(
+    model: Annotated[str | None, typer.Option(help="Only the cells of this network.")] = None,
+    on: Annotated[str, typer.Option(help="Only those of these data sets, separated by commas.")] = "",
+    device: Device = "auto",
+    store: Annotated[bool, typer.Option(help="Keep what agrees, as of today's code and machine.")] = False,
+) -> None:
+    """Measure again the stored numbers of networks with known weights. Exit status 1 if one differs."""
+    from nsrlib.claims import cells
+
+    checks = []
+    for check in cells.verify(model, _names(on), device):
+        typer.echo(check)
+        checks.append(check)
+    typer.echo(cells.summary(checks))
+    if store:
+        cells.keep_checked(checks)
+    raise typer.Exit(1 if any(check.verdict == "differs" for check in checks) else 0)
 
 
 @app.command()

@@ -7,7 +7,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nsrlib import signatures
 from nsrlib.data import DataUnavailable, ImageSet, Pair, load
 from nsrlib.images import (
     Degradation,
@@ -23,6 +24,7 @@ from nsrlib.images import (
     degraded,
     imresize,
     luma,
+    pixels_sha256,
     read_picture,
     to_tensor,
     to_uint8,
@@ -216,6 +218,43 @@ def upscale_file(
     return picture
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What a network was given and how it was run: what moves a number and is not in its :class:`Protocol`.
+
+    The fields are those of :func:`evaluate`.
+
+    Example:
+        >>> Setting(scale=4).signature, Setting(noise=25).signature
+        ('v1:scale=4', 'v1:noise=25')
+        >>> Setting.parse("v1:scale=2,lr=mirror")
+        Setting(scale=2, lr='mirror', noise=None, jpeg=None, noise_seed=0, tile=None, fast=True)
+    """
+
+    scale: int = 1
+    lr: str = "paper"
+    noise: float | None = None
+    jpeg: int | None = None
+    noise_seed: int = 0
+    tile: Tile = None
+    fast: bool = True
+
+    @property
+    def signature(self) -> str:
+        """Every field that differs from its default, see :mod:`nsrlib.signatures`."""
+        return f"{signatures.VERSION}:{','.join(signatures.written(self))}"
+
+    @property
+    def restores(self) -> bool:
+        """Whether noise or JPEG is undone; otherwise a picture is made larger."""
+        return self.noise is not None or self.jpeg is not None
+
+    @classmethod
+    def parse(cls, text: str) -> Setting:
+        """The setting of a signature. ValueError for another version, an unknown field or a value that does not fit."""
+        return cls(**signatures.read(cls, signatures.parts(text)))
+
+
 def evaluate(
     model: nn.Module | str,
     dataset: str | os.PathLike | ImageSet,
@@ -249,7 +288,10 @@ def evaluate(
         fast: use :func:`nsrlib.models.optimise`; the same numbers to 1e-5 of a grey level.
 
     Returns:
-        Columns image, psnr (dB), ssim, seconds. ``attrs`` holds what the numbers depend on.
+        Columns image, psnr (dB), ssim, seconds, pixels_sha256 (of the network's picture at 8 bit, whole and in the
+        channels that it came in: :func:`~nsrlib.images.pixels_sha256`). ``attrs`` holds what the numbers depend on:
+        dataset, origin, sha256 (of its images), scale, model, device, and the signatures of the protocol and of the
+        :class:`Setting`.
 
     Example:
         >>> table = evaluate("bicubic", "embedded", scale=4, limit=1, device="cpu")
@@ -290,18 +332,19 @@ def evaluate(
         sr = to_uint8(upscale(model, x, tile=tile))  # waits for the device
         seconds = time.perf_counter() - start
         a, b = for_protocol(sr, pair.hr, pair.gray, protocol)
-        rows.append((pair.name, psnr(a, b, protocol), ssim(a, b, protocol), seconds))
-    table = pd.DataFrame(rows, columns=["image", "psnr", "ssim", "seconds"])
+        rows.append((pair.name, psnr(a, b, protocol), ssim(a, b, protocol), seconds, pixels_sha256(sr)))
+    seed = 0 if noise is None else noise_seed
+    setting = Setting(r, "paper" if task else images.lr, noise, jpeg, seed, tile, fast)
+    table = pd.DataFrame(rows, columns=["image", "psnr", "ssim", "seconds", "pixels_sha256"])
     table.attrs = {
         "dataset": images.name,
         "origin": images.origin,
         "sha256": images.sha256,
         "scale": r,
-        "protocol": str(protocol),
+        "protocol": protocol.signature,
+        "setting": setting.signature,
         "model": name,
         "device": str(chosen),
-        "lr": "as loaded" if isinstance(dataset, ImageSet) else lr,
-        "degradation": "" if task is None else str(task),
     }
     return table
 

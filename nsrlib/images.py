@@ -316,6 +316,21 @@ def check_quality(quality: Any) -> None:
         raise ValueError(f"jpeg must be a whole quality from 1 to 100, got {quality!r}")
 
 
+def pixels_sha256(picture: np.ndarray) -> str:
+    """SHA-256 of a picture's shape, dtype and pixels, by which two pictures are called bit-equal.
+
+    With numpy alone, for a file: ``a = np.ascontiguousarray(Image.open(path))``, then
+    ``hashlib.sha256(f"{a.shape} {a.dtype}".encode() + a.tobytes()).hexdigest()``.
+
+    Example:
+        >>> pixels_sha256(np.zeros((2, 3, 3), np.uint8))[:16]
+        '432b587f39cd9316'
+    """
+    digest = hashlib.sha256(f"{picture.shape} {picture.dtype}".encode())
+    digest.update(np.ascontiguousarray(picture).data)
+    return digest.hexdigest()
+
+
 def name_seed(text: str) -> int:
     """64 bits that follow from a text, on every machine."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")

@@ -6,13 +6,14 @@ Checked against numbers that MATLAB (SelfExSR's result files) and IPOL's imdiff 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from nsrlib import signatures
 from nsrlib.images import LumaRounding, luma
 
 
@@ -24,6 +25,8 @@ class Protocol:
         >>> print(Protocol(space="rgb", crop=4))
         RGB; crop 4 px; output rounded to 8 bit; PSNR peak 255; SSIM 11x11 Gaussian, sigma 1.5, valid,
         K 0.01 0.03, L 255; mean of per-image values
+        >>> Protocol(space="rgb", crop=4).signature
+        'v1:rgb,crop=4'
     """
 
     # studio-range luma of the RGB picture; its channels together (PSNR) or averaged (SSIM); one plane as it is
@@ -61,6 +64,31 @@ class Protocol:
         if self.space == "y":
             parts.insert(1, "gray files " + ("as they are" if self.gray_as_is else "as three equal channels"))
         return "; ".join(parts)
+
+    @property
+    def signature(self) -> str:
+        """The space and every other field that differs from its default, see :mod:`nsrlib.signatures`."""
+        return f"{signatures.VERSION}:{','.join([self.space, *signatures.written(self, skip='space')])}"
+
+    @classmethod
+    def parse(cls, text: str) -> Protocol:
+        """The protocol of a :attr:`signature`, or of what a person types: a name of :data:`PRESETS`, then fields.
+
+        Nothing is added to what is written: ``y`` crops nothing.
+
+        Raises:
+            ValueError: another version, an unknown name or field, or a value that does not fit; it lists what there is.
+
+        Example:
+            >>> Protocol.parse("v1:y,crop=4") == Protocol.parse("y, crop=4") == MATLAB_Y(4)
+            True
+            >>> Protocol.parse("selfexsr,crop=2").signature
+            'v1:y,luma_rounding=matlab,crop=2,gray_as_is=yes'
+        """
+        name, *pairs = signatures.parts(text) or [""]
+        if name not in PRESETS:
+            raise ValueError(f"a protocol begins with one of {', '.join(PRESETS)}, got {text!r}")
+        return replace(PRESETS[name](0), **signatures.read(cls, pairs, skip="space"))
 
 
 def MATLAB_Y(crop: int = 0) -> Protocol:

@@ -175,6 +175,18 @@ def test_wrong_usage_has_status_two(nsr, arguments):
         ("evaluate published --model bicubic --on set5", "set5.*NSRLIB_DATA"),
         ("evaluate published --model bicubic --on ./nowhere", "there is no folder ./nowhere"),
         ("evaluate published --model bicubic --space lab", "--space must be one of y, selfexsr, rgb, gray, got 'lab'"),
+        (
+            "evaluate published --model bicubic --protocol y,crp=2",
+            r"a protocol has no field 'crp=2'; there are: .*crop=",
+        ),
+        (
+            "evaluate published --model bicubic --protocol y --crop 2",
+            "--protocol says all of it; leave out --space and",
+        ),
+        (
+            "evaluate published --model bicubic --protocol y --space y",
+            "--protocol says all of it; leave out --space and",
+        ),
         ("evaluate published --model bicubic --on embedded --lr magic", "unknown lr convention 'magic'"),
         ("evaluate published --model bicubic --on embedded --limit 0", "limit must be a positive whole number"),
         ("evaluate published --model bicubic --on embedded --crop -1", "crop"),
@@ -442,6 +454,8 @@ def test_evaluate_prints_means_and_writes_every_row(nsr, pictures):
     assert rows["image"].tolist() == ["a", "b", "a", "b"]
     assert set(rows["dataset"]) == {str(pictures)}
     np.testing.assert_allclose(rows["psnr"], [*expected["psnr"]] * 2, rtol=1e-12)
+    assert rows["pixels_sha256"].tolist() == [*expected["pixels_sha256"]] * 2
+    assert set(zip(rows["protocol"], rows["setting"], strict=True)) == {("v1:y,crop=2", "v1:scale=2")}
 
 
 def test_evaluate_can_print_every_image_of_a_part(nsr, pictures):
@@ -459,6 +473,16 @@ def test_evaluate_takes_the_protocol_and_prints_it(nsr, pictures, space, words):
     assert done.out.startswith(f"bicubic x2; {PRESETS[space](3)}")
     assert words in done.out
     assert "crop 3 px" in done.out
+
+
+def test_evaluate_takes_the_protocol_of_a_table(nsr, pictures):
+    command = ("evaluate", "published", "--model", "bicubic", "--on", pictures, "-s", 2)
+    by_options = nsr(*command, "--space", "selfexsr", "--crop", 3)
+    signature = re.search(r"\((v1:\S+)\)$", by_options.out, re.M)[1]
+    by_signature = nsr(*command, "--protocol", signature)
+    without_times = [re.sub(r"[\d.]+ s/image", "", done.out) for done in (by_options, by_signature)]
+    assert without_times[0] == without_times[1]
+    assert "crop 0 px" in nsr(*command, "--protocol", "y").out
 
 
 # --- upscale ----------------------------------------------------------------------------------------------------------

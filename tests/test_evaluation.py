@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from nsrlib import create_model, evaluation
 from nsrlib.data import load
 from nsrlib.evaluation import (
+    Setting,
     default_output,
     evaluate,
     pick_device,
@@ -409,7 +412,7 @@ def folder(tmp_path) -> Path:
 def test_evaluate_returns_rows_and_says_where_they_came_from(folder):
     images = load(folder, 2)
     table = evaluate("bicubic", images, device="cpu")
-    assert table.columns.tolist() == ["image", "psnr", "ssim", "seconds"]
+    assert table.columns.tolist() == ["image", "psnr", "ssim", "seconds", "pixels_sha256"]
     assert table["image"].tolist() == ["p0", "p1", "p2"]
     assert (table["seconds"] > 0).all()
     expected = {
@@ -417,7 +420,8 @@ def test_evaluate_returns_rows_and_says_where_they_came_from(folder):
         "origin": "folder",
         "sha256": images.sha256,
         "scale": 2,
-        "protocol": str(MATLAB_Y(2)),
+        "protocol": "v1:y,crop=2",
+        "setting": "v1:scale=2",
         "model": "Bicubic",
         "device": "cpu",
     }
@@ -431,19 +435,49 @@ def bicubic(lr: np.ndarray, scale: int) -> np.ndarray:
 def test_evaluate_measures_what_it_says(folder):
     protocol = RGB(3)
     table = evaluate("bicubic", folder, 3, protocol, device="cpu")
-    assert table.attrs["lr"] == "paper"
+    assert (table.attrs["protocol"], table.attrs["setting"]) == ("v1:rgb,crop=3", "v1:scale=3")
     for row, pair in zip(table.itertuples(), load(folder, 3), strict=True):
         sr = bicubic(pair.lr, 3)
         assert row.psnr == pytest.approx(psnr(sr, pair.hr, protocol), abs=1e-9)
         assert row.ssim == pytest.approx(ssim(sr, pair.hr, protocol), abs=1e-9)
 
 
-def test_the_lr_of_a_given_set_is_not_called_the_papers(folder):
-    table = evaluate("bicubic", load(folder, 2, lr="repeat"), device="cpu")
-    assert table.attrs["lr"] != "paper"
-    by_name = evaluate("bicubic", folder, 2, lr="repeat", device="cpu")
-    assert by_name.attrs["lr"] == "repeat"
+def test_a_table_says_how_lr_was_made(folder):
+    table, by_name = (
+        evaluate("bicubic", images, 2, lr="repeat", device="cpu") for images in (load(folder, 2, lr="repeat"), folder)
+    )
+    assert table.attrs["setting"] == by_name.attrs["setting"] == "v1:scale=2,lr=repeat"
     assert table["psnr"].tolist() == by_name["psnr"].tolist()
+    by_hand = replace(load(folder, 2), lr="unknown")
+    assert evaluate("bicubic", by_hand, device="cpu").attrs["setting"] == "v1:scale=2,lr=unknown"
+
+
+@pytest.mark.parametrize(
+    ("how", "signature"),
+    [
+        ({"noise": 25}, "v1:noise=25"),
+        ({"noise": 25.0}, "v1:noise=25"),
+        ({"noise": 2.5, "noise_seed": 3}, "v1:noise=2.5,noise_seed=3"),
+        ({"jpeg": 30, "noise_seed": 3, "lr": "repeat"}, "v1:jpeg=30"),
+        ({"jpeg": 30, "tile": 32, "fast": False}, "v1:jpeg=30,tile=32,fast=no"),
+    ],
+    ids=str,
+)
+def test_a_table_says_what_was_restored_and_how(folder, how, signature):
+    table = evaluate("bicubic", folder, 1, **how, device="cpu", limit=1)
+    assert table.attrs["setting"] == signature
+    assert Setting.parse(signature).signature == signature
+
+
+def test_a_table_has_the_hash_of_every_picture(folder):
+    table = evaluate("bicubic", folder, 2, SELFEXSR_Y(2), device="cpu")
+    for row, pair in zip(table.itertuples(), load(folder, 2), strict=True):
+        a = bicubic(pair.lr, 2)
+        assert row.pixels_sha256 == hashlib.sha256(f"{a.shape} {a.dtype}".encode() + a.tobytes()).hexdigest()
+    # the picture, and not what a protocol makes of it
+    assert (
+        table["pixels_sha256"].tolist() == evaluate("bicubic", folder, 2, RGB(), device="cpu")["pixels_sha256"].tolist()
+    )
 
 
 @pytest.mark.parametrize("lr", ["paper", "repeat", "mirror"])

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import csv
 import math
+import re
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
 
-from nsrlib.evaluation import protocol_sensitivity
+from nsrlib import signatures
+from nsrlib.evaluation import Setting, protocol_sensitivity
 from nsrlib.images import imresize
-from nsrlib.metrics import GRAY, MATLAB_Y, RGB, SELFEXSR_Y, Protocol, planes, psnr, ssim
+from nsrlib.metrics import GRAY, MATLAB_Y, PRESETS, RGB, SELFEXSR_Y, Protocol, planes, psnr, ssim
 
 with (Path(__file__).parent / "golden" / "selfexsr_bicubic.csv").open(newline="") as file:
     MATLAB_ROWS = list(csv.DictReader(file))
@@ -279,3 +283,111 @@ def test_a_protocol_prints_every_choice_in_one_line():
     every = [MATLAB_Y(), SELFEXSR_Y(), RGB(), GRAY(), MATLAB_Y(2), Protocol(window=7), Protocol(sigma=2)]
     every += [Protocol(quantise=False), Protocol(luma_rounding="nearest"), Protocol(gray_as_is=True)]
     assert len({str(p) for p in every}) == len(every)
+
+
+# --- signatures -------------------------------------------------------------------------------------------------------
+
+FIELDS = {  # of each, what it takes: a new field must be added here, with more than its default
+    "space": st.sampled_from(["y", "rgb", "gray"]),
+    "luma_rounding": st.sampled_from(["none", "nearest", "matlab"]),
+    "crop": st.integers(0, 64),
+    "quantise": st.booleans(),
+    "gray_as_is": st.booleans(),
+    "window": st.integers(0, 20).map(lambda n: 2 * n + 1),
+    "sigma": st.floats(0, 100, exclude_min=True),
+}
+PROTOCOLS = st.builds(Protocol, **FIELDS)
+SETTINGS = st.builds(
+    Setting,
+    scale=st.integers(1, 8),
+    lr=st.sampled_from(["paper", "repeat", "mirror", "files", "files_mirror", "unknown"]),
+    noise=st.none() | st.integers(0, 255) | st.floats(0, 255),
+    jpeg=st.none() | st.integers(1, 100),
+    noise_seed=st.integers(0, 2**70),
+    tile=st.none() | st.just("auto") | st.integers(1, 999),
+    fast=st.booleans(),
+)
+
+
+@given(PROTOCOLS, PROTOCOLS)
+def test_a_protocol_comes_back_from_its_signature(one, other):
+    assert Protocol.parse(one.signature) == one
+    assert (one.signature == other.signature) == (one == other)
+
+
+@example(Setting(noise_seed=2**63 + 1), Setting(noise_seed=2**63))
+@given(SETTINGS, SETTINGS)
+def test_a_setting_comes_back_from_its_signature(one, other):
+    assert Setting.parse(one.signature) == one
+    assert (one.signature == other.signature) == (one == other)
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Protocol)])
+@given(st.data())
+def test_every_field_of_a_protocol_is_in_its_signature(name, data):
+    value = data.draw(FIELDS[name])
+    changed = Protocol(**{name: value})
+    assert (changed.signature == Protocol().signature) == (value == getattr(Protocol(), name))
+
+
+def test_a_field_that_comes_later_leaves_stored_signatures_as_they_are():
+    @dataclass(frozen=True)
+    class Later(Protocol):
+        clamp: bool = False
+        border: Literal["mirror", "repeat"] = "mirror"
+
+    assert Later(crop=4).signature == Protocol(crop=4).signature
+    assert Later(crop=4, clamp=True, border="repeat").signature == "v1:y,crop=4,clamp=yes,border=repeat"
+    assert signatures.read(Later, ["clamp=yes", "border=repeat"]) == {"clamp": True, "border": "repeat"}
+
+
+@pytest.mark.parametrize(
+    ("protocol", "signature"),
+    [
+        (MATLAB_Y(), "v1:y"),
+        (MATLAB_Y(4), "v1:y,crop=4"),
+        (MATLAB_Y(np.int64(4)), "v1:y,crop=4"),
+        (SELFEXSR_Y(2), "v1:y,luma_rounding=matlab,crop=2,gray_as_is=yes"),
+        (RGB(3), "v1:rgb,crop=3"),
+        (Protocol(space="gray", quantise=np.False_, window=7, sigma=2), "v1:gray,quantise=no,window=7,sigma=2"),
+        (Protocol(sigma=2.0), "v1:y,sigma=2"),
+        (Protocol(sigma=0.1), "v1:y,sigma=0.1"),
+    ],
+    ids=str,
+)
+def test_stored_signatures_keep_their_meaning(protocol, signature):
+    assert protocol.signature == signature
+    assert Protocol.parse(signature) == protocol
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_can_be_typed_with_and_without_fields(name):
+    assert Protocol.parse(name) == PRESETS[name](0)
+    assert Protocol.parse(f" {name} , crop = 4 ") == Protocol.parse(f"v1:{name},crop=4") == PRESETS[name](4)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lab,crop=2", "a protocol begins with one of y, selfexsr, rgb, gray, got 'lab,crop=2'"),
+        ("", "a protocol begins with one of y, selfexsr, rgb, gray, got ''"),
+        ("crop=2", "a protocol begins with one of y, selfexsr, rgb, gray, got 'crop=2'"),
+        (
+            "y,crp=2",
+            "a protocol has no field 'crp=2'; there are: luma_rounding=, crop=, quantise=, gray_as_is=, window=",
+        ),
+        ("y,space=rgb", "a protocol has no field 'space=rgb'; there are: luma_rounding="),
+        ("y,rgb", "a protocol has no field 'rgb'; there are: "),
+        ("y,crop=two", "crop takes a whole number, got 'two'"),
+        ("y,crop=2.5", "crop takes a whole number, got '2.5'"),
+        ("y,sigma=", "sigma takes a number, got ''"),
+        ("y,quantise=1", "quantise takes yes or no, got '1'"),
+        ("y,luma_rounding=up", "luma_rounding takes none or nearest or matlab, got 'up'"),
+        ("y,crop=-1", "crop must not be negative, got -1"),
+        ("y,crop=1,crop=1", "crop is given twice"),
+        ("v2:y", "'v2:y' is a signature of version 'v2', and not 'v1'"),
+    ],
+)
+def test_text_that_is_no_protocol_is_refused(text, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Protocol.parse(text)

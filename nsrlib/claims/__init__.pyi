@@ -1,5 +1,6 @@
-from . import board, floors, judged, ledger, needs, numbers, registered
+from . import board, cells, floors, judged, ledger, needs, numbers, registered
 from .board import count, count_claims, facts, lines, scoreboard, sentence, stored_claims
+from .cells import measured, verify
 from .judged import judge_claims
 from .ledger import COMMAND, Ledger, VerdictError, show, store, stored_results
 from .needs import NEEDS, lacking
@@ -38,6 +39,7 @@ __all__ = [
     "VerdictError",
     "as_printed",
     "board",
+    "cells",
     "count",
     "count_claims",
     "decimals",
@@ -52,6 +54,7 @@ __all__ = [
     "lacking",
     "ledger",
     "lines",
+    "measured",
     "needs",
     "numbers",
     "published",
@@ -64,4 +67,5 @@ __all__ = [
     "stored_claims",
     "stored_results",
     "to_the_digit",
+    "verify",
 ]

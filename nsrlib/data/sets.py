@@ -131,6 +131,7 @@ class ImageSet(Sequence[Pair]):
     origin: str  # "NSRLIB_DATA", "cache", "download", "embedded" or "folder"; several are joined by "and"
     items: Sequence[_Item]
     skipped: Sequence[str] = ()  # names of files left out because they were broken (on_error="skip")
+    lr: str = "unknown"  # how LR was made, see load
 
     def __len__(self) -> int:
         return len(self.items)
@@ -250,7 +251,7 @@ def load(
     files, origin = locate(key, spec, ratio, lr, download, limit, include_contaminated)
     gray = spec.gray if gray is None else gray
     items = [_Item(f, ratio, lr, gray, spec.as_luma, spec.kind == "embedded") for f in files]
-    return ImageSet(key, scale, spec.role, origin, items)
+    return ImageSet(key, scale, spec.role, origin, items, lr=lr)
 
 
 def _load_folder(name: Name, scale: int | None, lr: str, gray: bool, limit: int | None, on_error: str) -> ImageSet:
@@ -268,7 +269,7 @@ def _load_folder(name: Name, scale: int | None, lr: str, gray: bool, limit: int 
     if not files:
         raise ValueError(f"{folder} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
     items = [_Item(file, ratio, lr, gray) for file in files]
-    images = ImageSet(folder.resolve().name, scale, "test", "folder", items[:limit])
+    images = ImageSet(folder.resolve().name, scale, "test", "folder", items[:limit], lr=lr)
     if on_error == "raise":
         return images
     good: list[_Item] = []
@@ -330,7 +331,7 @@ def training_set(
     items = [item for s in sets for item in s.items if (s.name, item.files.name) != ("t91", _DUPLICATE_IN_T91)]
     skipped = tuple(file for s in sets for file in s.skipped)
     name, origin = "+".join(s.name for s in sets), " and ".join(dict.fromkeys(s.origin for s in sets))
-    return ImageSet(name, scale, "train", origin, items, skipped)
+    return ImageSet(name, scale, "train", origin, items, skipped, sets[0].lr)
 
 
 _ORIGIN_IN_WORDS = {

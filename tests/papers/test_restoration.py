@@ -16,7 +16,7 @@ from torch import nn
 from nsrlib import claims, cli, create_model, studies
 from nsrlib.data import Pair, load
 from nsrlib.data.patches import Patches
-from nsrlib.evaluation import evaluate, takes_gray
+from nsrlib.evaluation import Setting, evaluate, takes_gray
 from nsrlib.images import Degradation, imresize, jpeg, to_uint8
 from nsrlib.metrics import GRAY, RGB, psnr, ssim
 from nsrlib.papers import Job
@@ -173,8 +173,8 @@ def test_evaluate_measures_gray_without_crop(folder, degradation):
     model = small_dncnn()
     table = evaluate(model, folder, device="cpu", fast=False, **degradation)
     task = Degradation(**degradation)
-    assert table.attrs["degradation"] == str(task)
-    assert table.attrs["protocol"] == str(GRAY())
+    assert table.attrs["setting"] == Setting(**degradation, fast=False).signature
+    assert table.attrs["protocol"] == GRAY().signature
     for row, pair in zip(table.itertuples(), load(folder, gray=True), strict=True):
         degraded = task.apply(pair.hr, pair.name)
         x = torch.from_numpy(degraded).float()[None, None] / (255 if degraded.dtype == np.uint8 else 1)
@@ -192,7 +192,7 @@ def test_the_noise_of_a_table_is_another_with_another_seed(folder):
 def test_networks_that_take_colour_are_measured_in_colour(folder):
     colour = load(folder, limit=2)
     table = evaluate(small_dncnn(channels=3), colour, noise=25)
-    assert table.attrs["protocol"] == str(RGB())
+    assert table.attrs["protocol"] == RGB().signature
     by_name = evaluate(small_dncnn(channels=3), folder, noise=25, limit=2)
     assert table["psnr"].tolist() == by_name["psnr"].tolist()
 
