@@ -70,7 +70,7 @@ def judge_claims(
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def line(row: Mapping[str, Any]) -> str:
+def line(row: Mapping[Any, Any]) -> str:
     """A row of :func:`judge_claims` as a sentence, with the same digits on every machine.
 
     Example:
@@ -111,7 +111,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     def number(value: Any, form: str) -> str:
         return "" if _missing(value) else format(value, form)
 
-    def shown(row: Mapping[str, Any]) -> dict[str, str]:
+    def shown(row: Mapping[Any, Any]) -> dict[str, str]:
         trained = row["kind"] in ("study", "trend")
         ours = number(row["ours"], ".3g") if not trained or _missing(row["ours"]) else _signed(row["ours"])
         interval = "" if _missing(row["low"]) else f" ({_signed(row['low'])} to {_signed(row['high'])})"
@@ -137,7 +137,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
 # --- claims that need no training -------------------------------------------------------------------------------------
 
 
-def _exact_row(claim: Claim, checks: Mapping[str, bool], cells: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _exact_row(claim: Claim, checks: Mapping[str, bool], cells: Mapping[str, Mapping[Any, Any]]) -> dict[str, Any]:
     row = _empty_row(claim)
     names, missing = claim.test.names, []
     if claim.test.kind == "check":
