@@ -13,6 +13,7 @@ from . import (
     papers,
     plots,
     runs,
+    statistics,
     studies,
     training,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "psnr",
     "runs",
     "ssim",
+    "statistics",
     "studies",
     "training",
     "upscale",

@@ -17,7 +17,7 @@ by Student's t. Each verdict is the first line that applies:
 |---|---|---|
 | did not train | a variant misses its floor, such as bicubic + 0.5 dB | nothing: they have not learned the task |
 | identical | the paired differences are all exactly 0 | nothing: it is the same network twice |
-| holds, reversed | the difference is not 0, after Holm's correction over the paper's claims | it is so, or the opposite |
+| holds, reversed | there is a difference, after Holm's correction over the paper's claims | it is so, or the opposite |
 | equivalent | the 90 % interval lies inside of the margin | no difference that matters is left |
 | smaller than published | the 95 % interval ends below the published effect | an effect like the paper's is ruled out |
 | undecided | everything else, and fewer than 5 seeds | too little: `seeds_needed` says how many seeds would do |
@@ -32,12 +32,15 @@ holds can still have a smaller effect than the paper's; the figure shows both. `
 * `Contrast.detectable`: the smallest difference that a study of this size finds in four of five tries.
 * `Contrast.probability`: how often a run of A beats the run of B with the same seed. It needs no unit.
 * `Contrast.boot_low`, `Contrast.boot_high`: a bootstrap that draws other seeds and other images. It answers another
-  question, whether the difference would survive on other images too, and decides nothing.
+  question, whether the difference would survive on other images too. With few seeds it is too narrow, and it decides
+  nothing.
 
 ### What is assumed
 
-The rest scatters alike in all pooled variants, is close to normal, and is independent from run to run. A variant that
-did not train scatters more: `pool` leaves it out. A seed that suits one variant and not the other is part of the rest.
+The rest is independent from run to run, close to normal, and scatters alike in all pooled variants. The last is the one
+to watch: where the two variants compared scatter twice as much as the others, pooling finds differences that are not
+there in one of five tries instead of one of twenty. `Contrast.sd_own` beside `Contrast.sd` shows it, and `pool` names
+the variants that are alike. One that did not train belongs to no pool.
 """
 
 from __future__ import annotations
@@ -77,7 +80,9 @@ class Contrast:
         se, df: standard error of the difference and degrees of freedom of its variance.
         p: two-sided, of "there is no difference".
         seeds: how many seeds both variants have.
-        sd: standard deviation of what variant and seed do not explain, of one run.
+        sd: standard deviation of what variant and seed do not explain, of one run, pooled.
+        sd_own: the same from the variants of this contrast alone. Where it is much larger than ``sd``, they scatter
+            more than the others, and the interval is too narrow.
         detectable: smallest true difference that a two-sided test at 5 % finds with 80 % power.
         identical: the variants have exactly the same scores on every image of every common seed.
         boot_low, boot_high: 95 % percentile interval of a bootstrap over seeds and images.
@@ -97,6 +102,7 @@ class Contrast:
     p: float
     seeds: int
     sd: float
+    sd_own: float
     detectable: float
     identical: bool
     boot_low: float
@@ -417,10 +423,13 @@ def _compare(
     if n and not weight.any():
         zero = dict.fromkeys(("difference", "low", "high", "low90", "high90", "se", "boot_low", "boot_high"), 0.0)
         even = dict.fromkeys(("probability", "probability_low", "probability_high"), 0.5)
-        return Contrast(a, b, **zero, **even, df=0, p=1.0, seeds=n, sd=math.nan, detectable=math.nan, identical=True)
+        return Contrast(
+            a, b, **zero, **even, df=0, p=1.0, seeds=n, sd=math.nan, sd_own=0.0, detectable=math.nan, identical=True
+        )
     sd, df = _residual(runs.means, first == np.arange(len(first)), weight, common)
+    length = math.sqrt(np.square(weight).sum())
     difference = float(per_image.mean()) if n else math.nan
-    se = sd * math.sqrt(np.square(weight).sum() / n) if n else math.nan
+    se = sd * length / math.sqrt(n) if n else math.nan
     half, half90 = (float(special.stdtrit(df, 1 - q / 2)) * se if df else math.nan for q in (ALPHA, 2 * ALPHA))
     t = _ratio(difference, se, ROUNDING * float(np.nanmax(np.abs(runs.cube))))
     boot_low, boot_high = _bootstrap(per_image, runs.sets)
@@ -428,7 +437,8 @@ def _compare(
     return Contrast(
         a, b, difference, difference - half, difference + half, difference - half90, difference + half90, se, df,
         p=2 * float(special.stdtr(df, -abs(t))) if df and not math.isnan(t) else math.nan,
-        seeds=n, sd=sd, detectable=_noncentrality(df, 0.8) * se if df else math.nan, identical=False,
+        seeds=n, sd=sd, sd_own=float(per_image.mean(1).std(ddof=1)) / length if n > 1 else math.nan,
+        detectable=_noncentrality(df, 0.8) * se if df else math.nan, identical=False,
         boot_low=boot_low, boot_high=boot_high,
         probability=probability, probability_low=low, probability_high=high,
     )  # fmt: skip
@@ -489,18 +499,24 @@ def _bootstrap(per_image: np.ndarray, sets: np.ndarray) -> tuple[float, float]:
 
     All seeds of a sample see the same images, as they did in the study. Sets keep their sizes.
     """
-    n, m = per_image.shape
-    if n < 2:
+    if len(per_image) < 2:
         return math.nan, math.nan
-    rng = np.random.default_rng(0)
-    seeds = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES) / n  # (R, n) how often each is drawn
-    images = np.empty((RESAMPLES, m))
-    for k in np.unique(sets):
-        size = int((sets == k).sum())
-        images[:, sets == k] = rng.multinomial(size, np.full(size, 1 / size), RESAMPLES) / m
+    seeds, images = _draws(len(per_image), tuple(sets.tolist()))
     means = np.einsum("rm,rm->r", seeds @ per_image, images)
     low, high = np.quantile(means, (ALPHA / 2, 1 - ALPHA / 2))
     return float(low), float(high)
+
+
+@functools.lru_cache(maxsize=16)
+def _draws(n: int, sets: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """The weight of each seed ``(RESAMPLES, n)`` and image ``(RESAMPLES, M)`` in each sample; the same in every run."""
+    rng = np.random.default_rng(0)
+    seeds = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES) / n
+    images = np.empty((RESAMPLES, len(sets)))
+    for k in set(sets):
+        mine = np.array(sets) == k
+        images[:, mine] = rng.multinomial(mine.sum(), np.full(mine.sum(), 1 / mine.sum()), RESAMPLES) / len(sets)
+    return seeds, images
 
 
 @functools.cache

@@ -10,6 +10,7 @@ from .figures import (
     maps,
     study,
     sweep,
+    verdicts,
 )
 from .registered import claims
 from .style import (
@@ -56,5 +57,6 @@ __all__ = [
     "style_numbers",
     "sweep",
     "use_style",
+    "verdicts",
     "viewers",
 ]
