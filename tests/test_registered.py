@@ -460,6 +460,15 @@ def test_a_variant_that_did_not_train_is_not_pooled(toy):
     assert without["high"] - without["low"] < judged(study({"a": 0.1, "b": 0.0}))["high"] * 2  # c helps
 
 
+def test_arms_that_scatter_more_than_their_study_are_told(toy):
+    toy(row("study s: a > b"))
+    calm = dict.fromkeys("cdefgh", 0.0)
+    found = judged(study({"a": 0.1, "b": 0.0} | calm, scatter={"a": 0.2, "b": 0.2}))
+    assert "its arms scatter 1.7 times as much as the study, so the interval is too narrow" in found["reason"]
+    assert found["sd_own"] > 1.5 * found["sd"] > 0
+    assert judged(study({"a": 0.1, "b": 0.0} | calm))["reason"] == ""
+
+
 def test_floors_of_restoration_are_known_without_images(toy, monkeypatch):
     monkeypatch.setenv("NSRLIB_OFFLINE", "1")
     monkeypatch.setenv("NSRLIB_DATA", "")
