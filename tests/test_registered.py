@@ -407,7 +407,7 @@ def test_two_metrics_of_one_run_are_compared_within_the_run(toy):
 
 def test_a_pattern_means_the_best_of_its_variants(toy):
     toy(row("study s: a x* > b x*"))
-    found = judged(study({"a x1": 0.0, "a x10": 0.3, "b x1": 0.1, "b x10": -0.2, "a, b x1": 9.0}))
+    found = judged(study({"a x1": 0.0, "a x10": 0.3, "b x1": 0.1, "b x10": -0.3, "a, b x1": 9.0}))
     assert found["ours"] == pytest.approx(0.2)
     assert found["verdict"] == "holds"
 
@@ -458,6 +458,15 @@ def test_a_variant_that_did_not_train_is_not_pooled(toy):
     assert dead["low"] == pytest.approx(without["low"])
     assert alive["low"] < without["low"] - 0.5
     assert without["high"] - without["low"] < judged(study({"a": 0.1, "b": 0.0}))["high"] * 2  # c helps
+
+
+def test_arms_that_scatter_more_than_their_study_are_told(toy):
+    toy(row("study s: a > b"))
+    calm = dict.fromkeys("cdefgh", 0.0)
+    found = judged(study({"a": 0.1, "b": 0.0} | calm, scatter={"a": 0.2, "b": 0.2}))
+    assert "its arms scatter 1.7 times as much as the study, so the interval is too narrow" in found["reason"]
+    assert found["sd_own"] > 1.5 * found["sd"] > 0
+    assert judged(study({"a": 0.1, "b": 0.0} | calm))["reason"] == ""
 
 
 def test_floors_of_restoration_are_known_without_images(toy, monkeypatch):

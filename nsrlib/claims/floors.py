@@ -63,7 +63,8 @@ def psnr_of(base: str, name: str, settings: Mapping[str, Any]) -> float | None:
 def _bicubic() -> dict[tuple[str, int], float]:
     """PSNR as papers print it, by set and scale."""
     rows = published(PROTOCOL).query("row == 'bicubic' and metric == 'psnr'")
-    return {(r.column, int(r.scale)): float(r.value) for r in rows.itertuples()}
+    keys = zip(rows["column"], rows["scale"].astype(int), strict=True)
+    return dict(zip(keys, rows["value"].astype(float), strict=True))
 
 
 @functools.cache

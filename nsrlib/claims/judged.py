@@ -21,11 +21,14 @@ if TYPE_CHECKING:
 
 VERDICTS = (*statistics.VERDICTS, "does not hold", "open")
 """All that may become of a claim. ``does not hold``: numbers or theorem checks say so; ``open``: not measured."""
+SCATTERS = 1.5
+"""How many times the pooled scatter a claim's own arms may scatter before its reason says so."""
 TARGET = 0.1
 """Effect in dB that :func:`~nsrlib.statistics.seeds_needed` is asked for where the paper prints none."""
 COLUMNS = (
     "id", "where", "statement", "effect", "unit", "kind", "sets", "margin", "direction", "ours", "low", "high", "ratio",
-    "p", "p_holm", "seeds", "detectable", "seeds_needed", "probability", "probability_low", "probability_high",
+    "p", "p_holm", "seeds", "sd", "sd_own", "detectable", "seeds_needed",
+    "probability", "probability_low", "probability_high",
     "by_set", "steps", "verdict", "reason", "registered", "history", "source",
 )  # fmt: skip
 
@@ -46,9 +49,10 @@ def judge_claims(
 
     Returns:
         :data:`COLUMNS`. ``ours``, ``low``, ``high`` (95 %) and ``detectable`` are in ``unit``; ``ratio`` is ours over
-        ``effect``. ``by_set`` and ``steps`` are dicts of label -> [difference, low, high]: each test set alone, each
-        step of a trend. ``sets`` are those measured. ``registered`` says whether the claim stood before its runs
-        (empty: it needs none or has none), and ``history`` why not. Numbers that do not exist are NaN.
+        ``effect``; ``sd`` is the pooled scatter of one run, ``sd_own`` that of the claim's own arms. ``by_set`` and
+        ``steps`` are dicts of label -> [difference, low, high]: each test set alone, each step of a trend. ``sets`` are
+        those measured. ``registered`` says whether the claim stood before its runs (empty: it needs none or has none),
+        and ``history`` why not. Numbers that do not exist are NaN.
 
         Holm's correction is over the registered claims about training, measured or not, so that a claim that holds
         still does when more is measured; those that were registered later are corrected over all claims.
@@ -70,7 +74,7 @@ def judge_claims(
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def line(row: Mapping[str, Any]) -> str:
+def line(row: Mapping[Any, Any]) -> str:
     """A row of :func:`judge_claims` as a sentence, with the same digits on every machine.
 
     Example:
@@ -111,7 +115,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     def number(value: Any, form: str) -> str:
         return "" if _missing(value) else format(value, form)
 
-    def shown(row: Mapping[str, Any]) -> dict[str, str]:
+    def shown(row: Mapping[Any, Any]) -> dict[str, str]:
         trained = row["kind"] in ("study", "trend")
         ours = number(row["ours"], ".3g") if not trained or _missing(row["ours"]) else _signed(row["ours"])
         interval = "" if _missing(row["low"]) else f" ({_signed(row['low'])} to {_signed(row['high'])})"
@@ -137,7 +141,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
 # --- claims that need no training -------------------------------------------------------------------------------------
 
 
-def _exact_row(claim: Claim, checks: Mapping[str, bool], cells: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _exact_row(claim: Claim, checks: Mapping[str, bool], cells: Mapping[str, Mapping[Any, Any]]) -> dict[str, Any]:
     row = _empty_row(claim)
     names, missing = claim.test.names, []
     if claim.test.kind == "check":
@@ -233,7 +237,7 @@ class _Judged:
             row["reason"] = "all runs of both give the same numbers"
         row |= {"ours": c.difference, "low": c.low, "high": c.high, "ratio": _ratio(c.difference, claim.effect)}
         row |= {"p": self.p, "p_holm": self.p_holm, "detectable": c.detectable}
-        row |= {n: getattr(c, n) for n in ("probability", "probability_low", "probability_high")}
+        row |= {n: getattr(c, n) for n in ("sd", "sd_own", "probability", "probability_low", "probability_high")}
         wanted = claim.margin if claim.direction in ("no less", "equal") else abs(claim.effect or TARGET)
         if c.se > 0 and c.seeds:
             one_run = c.se * math.sqrt(c.seeds / 2)  # as if it were a difference of two, also of a trend
@@ -279,6 +283,9 @@ def _evidence(claim: Claim, studies: Mapping[str, StudyResult | None]) -> tuple[
         few = contrast.seeds < MIN_SEEDS
         seeds = f"{contrast.seeds} seed{'s' if contrast.seeds != 1 else ''}"
         reasons.append(f"only {seeds}" if few else f"{seeds} of {claim.seeds} so far")
+    if not missed and contrast.sd_own > SCATTERS * contrast.sd:
+        times = contrast.sd_own / contrast.sd if contrast.sd else math.inf
+        reasons.append(f"its arms scatter {times:.1f} times as much as the study, so the interval is too narrow")
     by_set = {floors.title(name): _three(compared.contrast([name])) for name in sets if len(sets) > 1}
     steps = {} if test.kind == "study" else dict(compared.steps(sets))
     decides = not absent and not unknown

@@ -31,6 +31,7 @@ import subprocess
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from nsrlib.claims.numbers import numbers_of, published
 
@@ -199,10 +200,9 @@ class Claim:
             margin = _number(row, "margin") if test.of_training else 0.0
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-        common = {c: row[c] for c in ("id", "paper", "where", "statement", "unit", "source")}
+        common: dict[str, Any] = {c: row[c] for c in ("id", "paper", "where", "statement", "unit", "source")}
         if not test.of_training:
-            rules = ("metric", "sets", "margin", "direction", "seeds", "floor")
-            if given := [c for c in rules if row[c]]:
+            if given := [c for c in ("metric", "sets", "margin", "direction", "seeds", "floor") if row[c]]:
                 raise ValueError(f"{name} is not about training, so {given[0]} must be empty, got {row[given[0]]!r}")
             return cls(**common, test=test, effect=effect, row=dict(row))
         if margin <= 0:
@@ -218,9 +218,9 @@ class Claim:
         sets = tuple(s.strip() for s in row["sets"].split(",") if s.strip())
         if not sets and floor.base != "none":
             raise ValueError(f"{name} has a floor and no sets to measure it on")
-        rules = {"metric": row["metric"], "direction": row["direction"]}
+        common |= {"metric": row["metric"], "direction": row["direction"]}
         return cls(
-            **common, **rules, test=test, effect=effect, sets=sets, margin=margin, seeds=int(row["seeds"]),
+            **common, test=test, effect=effect, sets=sets, margin=margin, seeds=int(row["seeds"]),
             floor=floor, row=dict(row),
         )  # fmt: skip
 

@@ -91,8 +91,10 @@ class Session:
         now = (dict(self._checks), cells.to_dict("records"))
         if self._judged is None or repr(self._judged[0]) != repr(now):
             planned = self.paper.studies_at(self.profile if self.profile != "quick" else "cpu")
-            check_names(registered(self.paper.name), {name: list(study.variants) for name, study in planned.items()})
-            results = {name: self.studies.get(name) for name in planned}
+            ours = registered(self.paper.name)
+            check_names(ours, {name: list(study.variants) for name, study in planned.items()})
+            asked = {claim.test.study for claim in ours if claim.test.of_training}
+            results = {name: self.studies.get(name) for name in planned if name in asked}
             table = claims.judge_claims(self.paper.name, results, checks=self._checks, cells=cells)
             self.ledger.keep_claims(table)
             self._judged = now, table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -67,7 +68,7 @@ def claims(judged: pd.DataFrame, title: str = "") -> Figure:
     return fig
 
 
-def _says(row: dict[str, Any]) -> str:
+def _says(row: Mapping[Any, Any]) -> str:
     """The verdict and what it rests on, in the margin."""
     if pd.isna(row["ours"]) or row["verdict"] == "identical":
         return f"{row['verdict']}: {row['reason']}"
@@ -80,11 +81,11 @@ def _says(row: dict[str, Any]) -> str:
     return f"{row['verdict']}: {', '.join(words)}"
 
 
-def _ink(row: dict[str, Any]) -> str:
+def _ink(row: Mapping[Any, Any]) -> str:
     return "black" if row["verdict"] in _LOOKS else QUIET
 
 
-def _draw(ax: Any, row: dict[str, Any], y: float, half: float) -> None:
+def _draw(ax: Any, row: Mapping[Any, Any], y: float, half: float) -> None:
     margin, effect, ours = row["margin"], row["effect"], row["ours"]
     low, high = (effect if effect == effect else 0) - margin if row["direction"] == "no less" else -margin, margin
     high = 0.0 if row["direction"] == "no less" else high
