@@ -703,7 +703,7 @@ def test_a_fact_counts_once_however_many_tables_print_it(toy):
     assert claims.sentence(claims.count(board)) == (
         "Of the 6 numbers that the paper reports as its own, 2 are reproduced, 0 agree with a number that is rounded, "
         "cut or known from memory, 0 differ and 4 are open: 1 a longer run, 1 data, 1 training, 1 hardware. "
-        "Of 1 that they quote, 1 are checked."
+        "Of 1 by others that stand beside them, 1 are checked."
     )
 
 

@@ -164,10 +164,10 @@ def sentence(counts: pd.DataFrame) -> str:
     text = (
         f"Of the {total['own']:,} numbers that {who} own, {total['reproduced']:,} are reproduced, "
         f"{total['agree']:,} agree with a number that is rounded, cut or known from memory, {total['differ']:,} differ "
-        f"and {total['open']:,} are open: {by_need(total) or 'none'}."
+        f"and {total['open']:,} are open" + (f": {needs}." if (needs := by_need(total)) else ".")
     )
     if total["quoted"]:
-        text += f" Of {total['quoted']:,} that they quote, {total['checked']:,} are checked"
+        text += f" Of {total['quoted']:,} by others that stand beside them, {total['checked']:,} are checked"
         text += f" and {total['quoted differ']:,} differ." if total["quoted differ"] else "."
     return text
 
@@ -211,7 +211,7 @@ def lines(counts: pd.DataFrame, claims: pd.DataFrame) -> pd.DataFrame:
             {"paper": paper, "own numbers": f"{line['own']:,}"}
             | numbers
             | {
-                "open": f"{line['open']:,}" + (f": {by_need(line)}" if line["open"] else ""),
+                "open": f"{line['open']:,}" + (f": {needs}" if (needs := by_need(line)) else ""),
                 "quoted": f"{line['quoted']:,}" + (f", {line['checked']:,} checked" if line["checked"] else ""),
                 "claims": in_words(claims.loc[paper]) if paper in claims.index else "none judged",
             }

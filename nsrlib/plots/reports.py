@@ -96,14 +96,7 @@ def _draw_board(ax: Axes, groups: Sequence[tuple[str, Mapping[str, int]]]) -> No
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
     if used:
-        ax.legend(
-            loc="lower left",
-            bbox_to_anchor=(0, 1),
-            ncols=min(len(used), 4),
-            fontsize=7.5,
-            handlelength=1,
-            borderpad=0.2,
-        )
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(len(used), 4), fontsize=7.5, handlelength=1)
     else:
         ax.text(0, 0.5, "No claims were recorded.", transform=ax.transAxes)
 

@@ -247,8 +247,8 @@ def command(words: Iterable[str], profile: str, parameters: Mapping[str, Any]) -
     """The command line that runs ``nsr`` with these words and parameters.
 
     Example:
-        >>> command(["reproduce", "bsrn"], "quick", {"scales": "2,3", "repeats": 1})
-        'nsr reproduce bsrn --profile quick -p \'scales="2,3"\' -p repeats=1'
+        >>> print(command(["reproduce", "bsrn"], "quick", {"scales": "2,3", "repeats": 1}))
+        nsr reproduce bsrn --profile quick -p 'scales="2,3"' -p repeats=1
     """
     given = []
     for name, value in parameters.items():
