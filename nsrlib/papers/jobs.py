@@ -18,7 +18,7 @@ from nsrlib.training import Recipe, RunFolder, TrainingResult, fit, seeded
 
 SIZES: dict[str, dict[str, Any]] = {
     "quick": {"iterations": 200, "batch": 8, "patch": 24},
-    "cpu": {"iterations": 10_000, "batch": 16, "patch": 32, "channels_last": True},
+    "cpu": {"iterations": 10_000, "batch": 16, "patch": 32, "channels_last": None},
     "gpu": {"iterations": 200_000, "batch": 32, "patch": 48, "channels_last": True, "precision": "bfloat16"},
     "paper": {},
 }
@@ -140,4 +140,5 @@ def train(
     last = result.history.iloc[-1]
     quality = f", {last['psnr']:.2f} dB on {job.validate}" if "psnr" in last and last["psnr"] == last["psnr"] else ""
     steps = f"{result.steps:,} steps in {result.seconds:.0f} s"
+    steps += f", {result.chosen.partition(':')[0]}" if result.chosen else ""
     return result, f"{steps}, loss {last['loss']:.4g}{quality}; see {out}"

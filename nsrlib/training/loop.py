@@ -27,6 +27,7 @@ from nsrlib.data.patches import Batch, Patches, stream_seed
 from nsrlib.training.folder import Journal, RunFolder
 from nsrlib.training.processes import Processes, caught_signals, joined
 from nsrlib.training.recipe import Hooks, Losses, Recipe
+from nsrlib.training.speed import Loss, decided, fastest, is_open
 from nsrlib.training.state import State
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class TrainingResult:
         model: the trained network (the running mean of its weights if the recipe has one), in evaluation mode.
         history: a row every ``log_every`` steps: step, loss and its terms (means since the last row), lr, seconds, and
             what hooks and validation returned.
+        recipe: with the form that was chosen where it was left open; ``chosen``: how that was found, in words.
     """
 
     model: nn.Module
@@ -61,6 +63,7 @@ class TrainingResult:
     steps: int
     seconds: float
     out: Path | None
+    chosen: str = ""
 
 
 def fit(
@@ -109,7 +112,13 @@ def fit(
     hooks, log_every = hooks or Hooks(), log_every or max(1, recipe.iterations // 200)
     with joined(device) as processes:
         processes.share(recipe.batch)  # or an error, before anything is moved or written
-        state = State(model, hooks.networks, recipe, data.to(processes.device))
+        data, chosen = data.to(processes.device), ""
+        if is_open(recipe) and folder and folder.resume:
+            recipe = processes.told_by_first(decided(recipe, folder.path / "recipe.json") if processes.first else None)
+        if is_open(recipe):
+            found = fastest(recipe, model, data, hooks, _loss_of(recipe, hooks)) if processes.first else None
+            recipe, chosen = processes.told_by_first(found)
+        state = State(model, hooks.networks, recipe, data)
         if folder:
             _resume(state, folder, processes)
         gpus = [processes.device] if processes.device.type == "cuda" else []
@@ -118,10 +127,23 @@ def fit(
             torch.random.fork_rng(devices=gpus),
             caught_signals() as stop,
         ):
+            if chosen:
+                journal.say(f"fastest here: {chosen}")
             loop = _Loop(state, hooks, journal, processes, validate, validate_every, log_every)
             loop.run(stop, progress, description)
         history, where = pd.DataFrame(state.rows), folder.path if folder else None
-        return TrainingResult(state.result(), history, recipe, state.step, state.seconds, where)
+        return TrainingResult(state.result(), history, recipe, state.step, state.seconds, where, chosen)
+
+
+def _loss_of(recipe: Recipe, hooks: Hooks) -> Loss:
+    """The loss of a step, summed, for a trial."""
+
+    def loss(model: nn.Module, batch: Batch, networks: Mapping[str, nn.Module]) -> Tensor:
+        if hooks.losses is None:
+            return LOSSES[recipe.loss](model(batch.input), batch.target)
+        return torch.stack([t.float() for t in hooks.losses(model, batch, 0, **networks).values()]).sum()
+
+    return loss
 
 
 def _resume(state: State, folder: RunFolder, processes: Processes) -> None:

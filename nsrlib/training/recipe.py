@@ -15,7 +15,7 @@ _CHOICES = {
     "loss": ("l1", "l2", "charbonnier"),
     "optimiser": ("adam", "adamw", "sgd"),
     "schedule": ("constant", "cosine", "linear", "multistep", "plateau"),
-    "precision": ("float32", "bfloat16"),
+    "precision": ("float32", "bfloat16", "auto"),
 }
 
 _KINDS: dict[type, tuple[Any, str]] = {
@@ -63,7 +63,9 @@ class Recipe:
         warmup: steps of linear rise from 0.
         clip_norm, clip_value: largest Euclidean norm of the whole gradient, and of an element; 0: no clipping.
         ema: decay of the running mean of the weights, which is then what is validated and returned; 0: none.
-        precision: ``float32``, or ``bfloat16`` for autocast.
+        precision: ``float32``; ``bfloat16`` for autocast; ``auto``: the faster one.
+        channels_last: memory format of weights and patches; None: the faster one. What is left open is decided by a few
+            steps before the first, see :mod:`nsrlib.training.speed`, and kept when a run goes on.
         compile: ``torch.compile`` the network. Pays on GPUs; on a CPU a step of these networks became 1.5 times slower.
         seed: of weights drawn by :func:`fit`'s caller with :func:`seeded`, of patches and of noise.
 
@@ -91,7 +93,7 @@ class Recipe:
     clip_value: float = 0.0
     ema: float = 0.0
     precision: str = "float32"
-    channels_last: bool = False
+    channels_last: bool | None = False
     compile: bool = False
     seed: int = 0
 
@@ -99,6 +101,8 @@ class Recipe:
         for field in dataclasses.fields(self):
             value, kind = getattr(self, field.name), type(field.default)
             accepted, words = _KINDS.get(kind, (object, ""))
+            if value is None and field.name == "channels_last":
+                continue
             if not isinstance(value, accepted) or (kind is float and isinstance(value, bool)):
                 raise ValueError(f"{field.name} must be {words}, got {value!r}")
         try:  # lists come from JSON

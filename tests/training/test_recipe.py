@@ -25,7 +25,7 @@ COUNTS = ("iterations", "batch", "patch", "patience")
         ({"loss": "ssim"}, "loss must be one of l1, l2, charbonnier, got 'ssim'"),
         ({"optimiser": "lion"}, "optimiser must be one of adam, adamw, sgd, got 'lion'"),
         ({"schedule": "step"}, "schedule must be one of constant, cosine, linear, multistep, plateau, got 'step'"),
-        ({"precision": "float16"}, "precision must be one of float32, bfloat16, got 'float16'"),
+        ({"precision": "float16"}, "precision must be one of float32, bfloat16, auto, got 'float16'"),
         ({"lr": 0}, "lr must be positive, got 0"),
         ({"lr": math.nan}, "lr must be positive, got nan"),
         ({"lr": "fast"}, "lr must be a number, got 'fast'"),
