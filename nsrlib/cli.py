@@ -436,7 +436,11 @@ def study(
     if plan:
         table = chosen.plan(jobs, chosen.costs(typer.echo))
         typer.echo(table.to_string(index=False, float_format=lambda v: f"{v:.3g}"))
-        return typer.echo(f"all that is missing: about {table['hours missing'].sum():.1f} hours with --jobs {jobs}")
+        typer.echo(f"all that is missing: about {table['hours missing'].sum():.1f} hours with --jobs {jobs}")
+        if len(power := chosen.power()):
+            typer.echo("\nwhat claims need for 80 % power, by the noise of the stored runs (dB):")
+            typer.echo(power.to_string(index=False, float_format=lambda v: f"{v:.3g}"))
+        return
     target = (into or ROOT) if store else None
     if worktree:
         rest = [a for a in sys.argv[1:] if a != "--worktree"]

@@ -33,6 +33,12 @@ COLUMNS = (
 )  # fmt: skip
 
 
+def sought(claim: Claim) -> float:
+    """The difference that a study should be able to find: a published one, else :data:`TARGET`; of a claim that two are
+    alike, its margin."""
+    return claim.margin if claim.direction in ("no less", "equal") else abs(claim.effect or TARGET)
+
+
 def judge_claims(
     paper: str,
     studies: Mapping[str, StudyResult | None],
@@ -238,7 +244,7 @@ class _Judged:
         row |= {"ours": c.difference, "low": c.low, "high": c.high, "ratio": _ratio(c.difference, claim.effect)}
         row |= {"p": self.p, "p_holm": self.p_holm, "detectable": c.detectable}
         row |= {n: getattr(c, n) for n in ("sd", "sd_own", "probability", "probability_low", "probability_high")}
-        wanted = claim.margin if claim.direction in ("no less", "equal") else abs(claim.effect or TARGET)
+        wanted = sought(claim)
         if c.se > 0 and c.seeds:
             one_run = c.se * math.sqrt(c.seeds / 2)  # as if it were a difference of two, also of a trend
             row["seeds_needed"] = statistics.seeds_needed(one_run, wanted, variants=max(2, self.pooled))

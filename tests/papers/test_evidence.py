@@ -112,6 +112,18 @@ def test_a_plan_tells_hours_by_study_and_budget(chosen, paper):
     assert chosen.plan(1, costs)["runs missing"].sum() == 0
 
 
+def test_the_noise_of_stored_runs_tells_how_many_seeds_a_claim_needs():
+    """Of DRCN's stored pilot, with the formula of a t test written out."""
+    depth = Evidence(papers.get("drcn"), "cpu", Path("runs"), ["depth"])
+    table = depth.power().set_index("claim")
+    row = table.loc["fig5/ensemble->-best-single-recursion/x3/ordering"]
+    assert row["sought"] == 1.53  # published
+    assert row["seeds needed"] == 2
+    assert table.loc["ensemble/learned->-equal/ordering", "sought"] == 0.1  # words only
+    assert (table["seeds"] >= 3).all()
+    assert (table["detectable"] < table["sought"]).equals(table["seeds needed"] <= table["seeds"])
+
+
 def test_a_budget_takes_claimed_variants_first_and_says_what_is_left(chosen, paper):
     said: list[str] = []
     chosen.run(budget=0.35, into=paper.root, progress=False, say=said.append)
