@@ -199,7 +199,9 @@ def test_wrong_usage_has_status_two(nsr, arguments):
         ("upscale . --model bicubic", "no such image: "),
         ("bench kernals", "nsr bench takes 'models', 'kernels' or 'all', got 'kernals'"),
         ("bench all", "nsr bench all needs --out, a folder"),
-        ("study bsrn --store --data t91", "--store keeps studies with their own data; leave out --data and --on"),
+        ("study bsrn --store --data t91", "--store keeps studies as they are; leave out --data, --on and --seeds"),
+        ("study bsrn --budget soon", "a budget is a time such as 2h, 90min or 1h30, got 'soon'"),
+        ("study bsrn --seeds 0", "seeds must be at least 1, got 0"),
         ("bench kernels --only conv3d", "unknown operator 'conv3d'; known: adder2d, "),
         ("bench kernels --budget 0", "budget must be positive, got 0"),
         ("bench kernels --audit --only conv3d", "--only 'conv3d' is in no name; there are: adder2d forward 64->64, "),
@@ -826,6 +828,19 @@ def test_study_runs_a_grid_and_repeats_nothing(nsr, monkeypatch):
     assert all(p.suffix == ".json" for p in kept)
     assert nsr("study", "bsrn", "attention", "--profile", "quick", "--out", "runs").out == done.out
     assert {p: p.stat().st_mtime_ns for p in Path("runs/attention").iterdir()} == kept
+
+
+def test_study_tells_what_it_would_take_and_trains_nothing(nsr):
+    done = nsr("study", "bsrn", "attention", "--profile", "quick", "--plan", "--out", "runs")
+    assert done.code == 0, done
+    assert re.search(r"attention +4 +20 ", done.out)
+    assert re.search(r"all that is missing: about \d+\.\d hours with --jobs 1", done.out)
+    assert not Path("runs").exists()
+
+
+def test_a_budget_too_short_for_one_run_is_refused_by_name(nsr):
+    done = nsr("study", "bsrn", "attention", "--profile", "quick", "--budget", "0.001s", "--out", "runs")
+    refused(done, r"a budget of 0 s is too short: a run takes \d+ s")
 
 
 def test_study_lists_what_there_is(nsr):
