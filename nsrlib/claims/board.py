@@ -103,7 +103,7 @@ def count(rows: pd.DataFrame) -> pd.DataFrame:
         lines[paper] = {
             "own": len(own),
             "reproduced": (kind == "reproduced").sum(),
-            "to the digit": ((kind == "reproduced") & (own["how"] == "weights") & own["to_the_digit"]).sum(),
+            "to the digit": ((kind == "reproduced") & own["to_the_digit"]).sum(),
             "agree": kind.isin(AGREE).sum(),
             "differ": (kind == "differs").sum(),
             "open": (kind == "open").sum(),

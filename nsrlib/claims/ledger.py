@@ -97,7 +97,7 @@ class Ledger:
             "difference": value - float(printed),
             "how": how,
             "verdict": verdict,
-            "to_the_digit": to_the_digit(value, printed),
+            "to_the_digit": how == "weights" and to_the_digit(value, printed),
             "needs": "",
             "reason": known if verdict == "differs" else cut,
         }
@@ -182,7 +182,7 @@ class Ledger:
         column = "" if r["column"] == "model" else f" {r['column']}"
         unit = "" if r["unit"] in ("1", "") else f" {r['unit']}"
         ours = "" if r["ours"] is None else f"{as_printed(r['ours'], r['published'])} ours, "
-        exactly = " to the digit" if r["how"] == "weights" and r["to_the_digit"] else ""
+        exactly = " to the digit" if r["to_the_digit"] else ""
         why = f" ({r['reason']})" if r["reason"] else ""
         cell = f"{r['row']}{scale}{column} {r['metric']}"
         return f"{cell}: {r['published']}{unit} published, {ours}{r['verdict']}{exactly}{why}"
