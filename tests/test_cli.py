@@ -682,17 +682,25 @@ def test_bench_audit_prints_and_writes_what_became_of_the_kernels(nsr, tmp_path,
     assert (tmp_path / "audit.csv").read_text().splitlines()[1].endswith("FADD:1152 " * 9)
 
 
-def test_scoreboard_counts_verdicts(nsr):
+def test_scoreboard_is_a_sentence_and_a_line_a_paper(nsr):
     done = nsr("scoreboard", "--paper", "bsrn")
     assert done.code == 0
-    assert re.search(r"^\s+comparison\s+\d", done.out, re.M)
+    own = claims.count(claims.scoreboard(["bsrn"])).loc["bsrn", "own"]
+    assert done.out.startswith(f"Of the {own} numbers that the paper reports as its own, ")
+    assert re.search(rf"^bsrn +{own} +\d", done.out, re.M)
+    chosen = [name for name in papers.every() if name in claims.known()]
+    assert nsr("scoreboard", "--markdown").out == readme.scoreboard_markdown(chosen) + "\n"
+
+
+def test_scoreboard_shows_every_table_on_demand(nsr):
+    assert re.search(r"^\s+comparison\s+\d", nsr("scoreboard", "--all", "--paper", "bsrn").out, re.M)
     board = claims.scoreboard([name for name in papers.every() if name in claims.known()])
-    assert nsr("scoreboard", "--markdown").out == readme.scoreboard_markdown(board) + "\n"
+    assert nsr("scoreboard", "--all", "--markdown").out == readme.tables_markdown(board) + "\n"
 
 
 def test_damaged_results_are_one_line(nsr, tmp_path, monkeypatch):
     table = files.ROOT / "data" / "published" / "bsrn.csv"
-    monkeypatch.setattr(claims, "ROOT", tmp_path)
+    monkeypatch.setattr(claims.numbers, "ROOT", tmp_path)
     for folder in ("published", "results/bsrn"):
         (tmp_path / "data" / folder).mkdir(parents=True)
     (tmp_path / "data" / "published" / "bsrn.csv").write_bytes(table.read_bytes())

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from nsrlib import claims
+
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "published"
-FILES = sorted(FOLDER.glob("*.csv"))
-COLUMNS = ["id", "table", "row", "column", "scale", "metric", "value", "unit", "source"]
+FILES = sorted(path for path in FOLDER.glob("*.csv") if path.stem != "claims")
+COLUMNS = ["id", "table", "row", "column", "scale", "metric", "value", "unit", "source", "own", "needs"]
 PAPERS = {"nsr", "addersr", "bsrn", "drcn", "drn"}
 SCALES = {"", "2", "3", "4", "8"}  # empty: the number belongs to no magnification
 UNITS = {  # the units each metric may be printed in; a paper that measures something else adds it here
@@ -107,6 +109,23 @@ class TestForm:
         for row in read(path)[1]:
             assert all(row[name] for name in ("id", "table", "row", "column", "source")), row
 
+    def test_every_number_says_whether_it_is_the_paper_s_own_and_what_it_needs(self, path):
+        kinds = {"", "data", "weights", *claims.needs.GENERAL}
+        for row in read(path)[1]:
+            assert row["own"] in ("yes", "no"), row
+            assert row["needs"] in kinds or re.fullmatch(r"weights [\w-]+\.(pth|pt)", row["needs"]), row
+            assert row["own"] == "yes" or not row["needs"], row
+            if row["needs"] == "data" or row["needs"].startswith("weights "):
+                assert row["metric"] in ("psnr", "ssim", "val_psnr"), row
+
+    def test_a_size_needs_no_data(self, path):
+        of_network = [row for row in read(path)[1] if row["metric"] in ("params", "multi_adds")]
+        assert not [row for row in of_network if row["needs"] in ("data", "hardware") or "weights" in row["needs"]]
+
+    def test_what_we_measured_is_no_source(self, path):
+        for row in read(path)[1]:
+            assert not row["source"].startswith("measured"), row
+
     def test_a_recalled_number_says_so_first(self, path):
         for row in read(path)[1]:
             assert "recalled" not in row["source"].lower() or row["source"].startswith("recalled"), row
@@ -193,9 +212,10 @@ def test_bsrn_single_numbers_are_those_of_the_paper(bsrn, name, value, unit):
         ("comparison/BSRN/x3/Manga109/psnr", "recalled"),
         ("comparison/RFDN/x4/Set5/psnr", "RFDN arXiv 2009.11551"),
         ("comparison/RFDN/x4/multi_adds", "recalled"),
-        ("comparison/LAPAR-A/x2/Set5/psnr", "recalled"),
+        ("comparison/LAPAR-A/x2/Set5/psnr", "SwinIR arXiv 2108.10257v1, Table 3"),
         ("comparison/VDSR/x4/Set5/psnr", "plot script"),
-        ("comparison/VDSR/x4/Set5/ssim", "recalled"),
+        ("comparison/VDSR/x4/Set5/ssim", "nbaghel777/SRTransGAN 99b9885"),
+        ("comparison/VDSR/x4/multi_adds", "recalled"),
         ("ntire/RFDN/test_psnr", "NTIRE2022_ESR results.png"),
     ],
 )
@@ -266,9 +286,62 @@ def drcn():
 
 
 def test_drcn_holds_every_number_that_was_found(drcn):
-    counts = Counter(row["table"] for row in drcn.values())
-    # six methods, four sets, three scales, PSNR and SSIM; the orderings of two figures; a user's network
-    assert counts == {"table1": 6 * 4 * 3 * 2, "fig4": 3, "fig5": 3, "model": 3, "note": 1, "jiny": 3 + 3}
+    counts = Counter(row["table"] for row in drcn.values() if row["metric"] != "ordering")
+    # six methods, four sets, three scales, PSNR and SSIM; four depths at x3; 16 recursions and the ensemble at three
+    # scales; five methods on a picture each, PSNR and SSIM; a user's network
+    figures = {"fig4": 4, "fig5": 3 * (16 + 1)} | {f"fig{k}": 5 * 2 for k in (6, 7, 8, 9)}
+    assert counts == {"table1": 6 * 4 * 3 * 2, "model": 3, "note": 1, "jiny": 3 + 3} | figures
+
+
+def test_drcn_figures_agree_with_table_1(drcn):
+    for scale in (2, 3, 4):
+        assert drcn[f"fig5/ensemble/x{scale}/Set5/psnr"]["value"] == drcn[f"table1/DRCN/x{scale}/Set5/psnr"]["value"]
+        single = [Decimal(drcn[f"fig5/d={d}/x{scale}/Set5/psnr"]["value"]) for d in range(1, 17)]
+        assert single[-1] < max(single) < Decimal(drcn[f"fig5/ensemble/x{scale}/Set5/psnr"]["value"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("fig5/d=5/x2/Set5/psnr", "37.04"),
+        ("fig5/d=16/x4/Set5/psnr", "27.29"),
+        ("fig6/DRCN/x4/Urban100-img082/psnr", "32.17"),
+        ("fig9/SelfEx/x2/B100-58060/ssim", "0.8145"),
+    ],
+)
+def test_drcn_single_numbers_of_figures(drcn, name, value):
+    assert drcn[name]["value"] == value
+    assert drcn[name]["source"].startswith("kjw0612/rcn e3777dc")
+
+
+@pytest.mark.parametrize(
+    ("paper", "own"),
+    [
+        ("addersr", {"comparison": ["EDSR Adder", "VDSR Adder"]}),
+        ("bsrn", {"comparison": ["BSRN"], "fig1": ["BSRN", "BSRN-S"], "ntire": ["BSRN-S"]}),
+        ("drcn", {"table1": ["Bicubic", "DRCN"], "fig6": ["DRCN"], "jiny": [], "note": []}),
+        ("drn", {"table3": ["DCLS-DRC"], "x8": ["Bicubic", "DRN-L", "DRN-S"]}),
+        ("nsr", {"table4": ["EDSR L over sparse L", "EDSR sparse"], "wdsr": []}),
+    ],
+)
+def test_rows_of_others_are_not_the_paper_s_own(paper, own):
+    rows = read(FOLDER / f"{paper}.csv")[1]
+    for table, names in own.items():
+        assert sorted({row["row"] for row in rows if (row["table"], row["own"]) == (table, "yes")}) == names
+
+
+def test_errata_are_plain_sentences_about_papers_that_there_are():
+    names, rows = read(FOLDER.parent / "errata.csv")
+    assert names == ["paper", "place", "printed", "holds", "evidence", "check"]
+    assert {row["paper"] for row in rows} == PAPERS
+    for row in rows:
+        assert row["place"], row
+        assert row["holds"], row
+        assert row["evidence"], row
+        assert row["check"] in ("computed", "read", "read and computed", "reported"), row
+        assert not re.search(r"[`|]|\*\*|\.md\b(?<!README\.md)|\.\./", " ".join(row.values())), row
+        assert all(cell == cell.strip() for cell in row.values())
+    assert len({(row["paper"], row["place"]) for row in rows}) == len(rows)
 
 
 @pytest.mark.parametrize(

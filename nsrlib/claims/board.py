@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,9 +20,12 @@ FACT = ["paper", "row", "column", "scale", "metric", "published"]
 """Numbers that are equal in all of these are one fact, however many tables of the paper print it."""
 
 COUNTS = ["own", "reproduced", "to the digit", "agree", "differ", "open", *NEEDS, "quoted", "checked", "quoted differ"]
-CLAIM_VERDICTS = [
-    *("holds", "reversed", "smaller than published", "equivalent", "undecided", "did not train", "identical"),
-]
+CLAIM_KINDS = ("training", "no training", "exploratory")
+CLAIM_VERDICTS = (
+    *("holds", "reversed", "does not hold", "smaller than published", "equivalent", "undecided", "did not train"),
+    *("identical", "open"),
+)
+LINES = ["paper", "own numbers", "reproduced", "to the digit", "agree", "differ", "open", "quoted", "claims"]
 _GOOD = ("reproduced", *AGREE, "checked")
 
 
@@ -43,14 +47,14 @@ def _numbers(paper: str) -> pd.DataFrame:
     frame = published(paper).rename(columns={"value": "published"})
     result = stored_results(paper)
     stored = {row["id"]: row for row in result["rows"]} if result else {}
-    rows = [_outcome(cell, stored.get(cell["id"])) for cell in frame.drop(columns="needs").to_dict("records")]
+    rows = [_outcome(cell, stored.get(str(cell["id"]))) for cell in frame.drop(columns="needs").to_dict("records")]
     needs = [
         "" if row["how"] != "open" or not own else row.get("needs") or _in_general(word)
         for row, word, own in zip(rows, frame["needs"], frame["own"], strict=True)
     ]
     outcome = pd.DataFrame(rows, columns=["ours", "difference", "how", "verdict", "to_the_digit", "reason"])
     command = result["provenance"]["command"] if result else f"nsr reproduce {paper}"
-    return frame.assign(paper=paper, command=command, **outcome.to_dict("series")).assign(needs=needs)
+    return pd.concat([frame.drop(columns="needs"), outcome], axis=1).assign(paper=paper, command=command, needs=needs)
 
 
 def _in_general(needs: str) -> str:
@@ -58,7 +62,7 @@ def _in_general(needs: str) -> str:
     return needs if needs in NEEDS else needs.partition(" ")[0] or "run"
 
 
-def _outcome(cell: Mapping[str, Any], row: Mapping[str, Any] | None) -> dict[str, Any]:
+def _outcome(cell: Mapping[Any, Any], row: Mapping[str, Any] | None) -> dict[str, Any]:
     """What a stored row says of a published number, judged anew."""
     ours = row["ours"] if row and row["how"] in HOW else None
     if row is None or ours is None:
@@ -112,14 +116,29 @@ def count(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def count_claims(claims: Mapping[str, Iterable[Mapping[str, Any]]]) -> pd.DataFrame:
-    """The judged claims of papers counted: a row a paper, a column for each verdict that there is."""
-    counts = {
-        paper: pd.Series([str(c["verdict"]) for c in of_one], dtype=object).value_counts()
-        for paper, of_one in claims.items()
+    """The judged claims of papers counted: a row a paper, a column for each pair of kind and verdict that occurs.
+
+    The kinds are ``training``, ``no training`` (theorems and printed numbers decide) and ``exploratory``, for claims
+    about training that were not registered before their runs.
+    """
+    pairs = {
+        paper: Counter((_kind(claim), str(claim["verdict"])) for claim in of_one) for paper, of_one in claims.items()
     }
-    table = pd.DataFrame(counts).T.reindex(list(counts)).fillna(0).astype(int).rename_axis("paper")
-    words = [word for word in CLAIM_VERDICTS if word in table]
-    return table[[*words, *(word for word in table if word not in words)]]
+    found = {pair for counted in pairs.values() for pair in counted}
+    order = sorted(found, key=lambda pair: (CLAIM_KINDS.index(pair[0]), _place(pair[1])))
+    columns = pd.MultiIndex.from_tuples(order, names=["kind", "verdict"])
+    rows = [[counted[pair] for pair in order] for counted in pairs.values()]
+    return pd.DataFrame(rows, index=pd.Index(list(pairs), name="paper"), columns=columns, dtype=int)
+
+
+def _kind(claim: Mapping[str, Any]) -> str:
+    if claim.get("kind") in ("check", "cells"):
+        return "no training"
+    return "exploratory" if claim.get("registered") == "exploratory" else "training"
+
+
+def _place(verdict: str) -> tuple[int, str]:
+    return (CLAIM_VERDICTS.index(verdict) if verdict in CLAIM_VERDICTS else len(CLAIM_VERDICTS)), verdict
 
 
 def stored_claims(papers: Sequence[str] | None = None) -> dict[str, list[dict[str, Any]]]:
@@ -145,10 +164,10 @@ def sentence(counts: pd.DataFrame) -> str:
     text = (
         f"Of the {total['own']:,} numbers that {who} own, {total['reproduced']:,} are reproduced, "
         f"{total['agree']:,} agree with a number that is rounded, cut or known from memory, {total['differ']:,} differ "
-        f"and {total['open']:,} are open: {by_need(total) or 'none'}."
+        f"and {total['open']:,} are open" + (f": {needs}." if (needs := by_need(total)) else ".")
     )
     if total["quoted"]:
-        text += f" Of {total['quoted']:,} that they quote, {total['checked']:,} are checked"
+        text += f" Of {total['quoted']:,} by others that stand beside them, {total['checked']:,} are checked"
         text += f" and {total['quoted differ']:,} differ." if total["quoted differ"] else "."
     return text
 
@@ -164,25 +183,37 @@ WORDS = {
 }
 
 
-def by_need(line: pd.Series) -> str:
+def by_need(line: Any) -> str:
     """What the open numbers of a line need, in words: ``24 training, 3 data``."""
     needs = sorted((word for word in NEEDS if line[word]), key=lambda word: -line[word])
     return ", ".join(f"{line[word]:,} {WORDS[word]}" for word in needs)
 
 
+def in_words(judged: pd.Series) -> str:
+    """A row of :func:`count_claims`: ``2 hold, 6 undecided; no training: 3 hold``."""
+    plural = {"holds": "hold", "does not hold": "do not hold"}
+    by_kind: dict[str, list[str]] = {}
+    for (kind, verdict), n in zip(judged.index.tolist(), judged.tolist(), strict=True):
+        if not n:
+            continue
+        by_kind.setdefault(kind, []).append(f"{n} {verdict if n == 1 else plural.get(verdict, verdict)}")
+    parts = [("" if kind == "training" else f"{kind}: ") + ", ".join(words) for kind, words in by_kind.items()]
+    return "; ".join(parts) or "none judged"
+
+
 def lines(counts: pd.DataFrame, claims: pd.DataFrame) -> pd.DataFrame:
     """:func:`count` and :func:`count_claims` as texts for a page, a row a paper."""
-    rows = {}
-    for paper, line in counts.iterrows():
-        judged = claims.loc[paper] if paper in claims.index else pd.Series(dtype=int)
-        rows[paper] = {
-            "own numbers": f"{line['own']:,}",
-            "reproduced": f"{line['reproduced']:,}",
-            "to the digit": f"{line['to the digit']:,}",
-            "agree": f"{line['agree']:,}",
-            "differ": f"{line['differ']:,}",
-            "open": f"{line['open']:,}" + (f": {by_need(line)}" if line["open"] else ""),
-            "quoted": f"{line['quoted']:,}, {line['checked']:,} checked" if line["quoted"] else "0",
-            "claims": ", ".join(f"{n} {word}" for word, n in judged.items() if n) or "none judged",
-        }
-    return pd.DataFrame.from_dict(rows, "index").rename_axis("paper")
+    rows = []
+    for line in counts.reset_index().to_dict("records"):
+        paper = line["paper"]
+        numbers = {name: f"{line[name]:,}" for name in ("reproduced", "to the digit", "agree", "differ")}
+        rows.append(
+            {"paper": paper, "own numbers": f"{line['own']:,}"}
+            | numbers
+            | {
+                "open": f"{line['open']:,}" + (f": {needs}" if (needs := by_need(line)) else ""),
+                "quoted": f"{line['quoted']:,}" + (f", {line['checked']:,} checked" if line["checked"] else ""),
+                "claims": in_words(claims.loc[paper]) if paper in claims.index else "none judged",
+            }
+        )
+    return pd.DataFrame(rows, columns=LINES).set_index("paper")

@@ -259,13 +259,15 @@ class Ledger:
         """Versions, device, commit, seconds, data and weights of this run; no paths, no names of machines."""
         import torch
 
+        inputs = used.since(self._opened)
         return {
             "versions": versions(),
             "device": device_name(),
             "threads": torch.get_num_threads(),
             "commit": commit(ROOT),
             "seconds": round(time.time() - self._started, 1),
-            **used.since(self._opened),
+            "data": inputs["data"],
+            "weights": inputs["weights"],
             "command": os.environ.get(COMMAND) or f"nsr reproduce {self.paper} --profile {self.profile}",
         }
 
@@ -292,7 +294,7 @@ def _unmeasured(verdict: str, reason: str, needs: str) -> dict[str, Any]:
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows for JSON, which has no NaN."""
     rows = table.astype(object)
-    return rows.where(rows.notna(), None).to_dict("records")
+    return [{str(k): v for k, v in row.items()} for row in rows.where(rows.notna(), None).to_dict("records")]
 
 
 def _executing() -> int | None:

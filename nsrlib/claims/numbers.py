@@ -68,8 +68,8 @@ def published(paper: str) -> pd.DataFrame:
         ValueError: no such paper; lists those there are.
 
     Example:
-        >>> published("bsrn").set_index("id").loc["comparison/BSRN/x4/Set5/psnr", ["value", "own", "needs"]].tolist()
-        ['32.35', True, 'weights net_g_BSRN_x4.pth']
+        >>> print(*published("bsrn").set_index("id").loc["comparison/BSRN/x4/Set5/psnr", ["value", "own", "needs"]])
+        32.35 True weights net_g_BSRN_x4.pth
     """
     table = pd.read_csv(numbers_of(paper).published, dtype=str, keep_default_na=False)
     table["scale"] = pd.to_numeric(table["scale"], errors="coerce").astype("Int64")

@@ -142,19 +142,22 @@ class ImageSet(Sequence[Pair]):
     def __getitem__(self, index: int | slice) -> Pair | ImageSet:
         if isinstance(index, slice):  # shares the decoded images
             return replace(self, items=self.items[index])
-        used.note("data", *self._about)
+        used.note("data", self._key, self._about)
         return self.items[index].pair
 
     @cached_property
-    def _about(self) -> tuple[Hashable, str, str, Callable[[], str]]:
-        """What :mod:`nsrlib.data.used` is told: key, origin, name, and how to hash without keeping the pictures."""
+    def _key(self) -> Hashable:
+        """Tells this set from others."""
+        return (self.name, self.scale, *((item.files, item.gray, item.as_luma) for item in self.items))
+
+    def _about(self) -> tuple[str, str, Callable[[], str]]:
+        """For :mod:`nsrlib.data.used`: name, origin, and a function that hashes without keeping these pictures."""
         title = f"{self.name} x{self.scale}" if self.scale else self.name
         title += " gray" if any(item.gray for item in self.items) else ""
         if (spec := SETS.get(self.name)) and spec.count != len(self):
             title += f", {len(self)} of {spec.count} images"
         again, hashed = replace(self, items=[replace(item) for item in self.items]), self._hashed
-        key = (self.name, self.scale, *((item.files, item.gray, item.as_luma) for item in self.items))
-        return key, self.origin, title, lambda: hashed[0] if hashed else again.sha256
+        return title, self.origin, lambda: hashed[0] if hashed else again.sha256
 
     @cached_property
     def _hashed(self) -> list[str]:

@@ -2,7 +2,7 @@
 
 Example:
     >>> start = now()
-    >>> note("weights", "a.pth", "a file", "a.pth", lambda: "0f3c")
+    >>> note("weights", "a.pth", lambda: ("a.pth", "a file", lambda: "0f3c"))
     >>> since(start)
     {'data': {}, 'weights': {'a.pth': {'origin': 'a file', 'sha256': '0f3c'}}}
 """
@@ -30,9 +30,16 @@ _uses: dict[tuple[Kind, Hashable], _Use] = {}
 _order = itertools.count()
 
 
-def note(kind: Kind, key: Hashable, origin: str, name: str, sha256: Callable[[], str]) -> None:
-    """Say that something is used; ``key`` tells it from others, ``sha256`` is asked once, if a run wants to know."""
-    use = _uses.setdefault((kind, key), _Use(kind, name, origin, sha256, 0))
+def note(kind: Kind, key: Hashable, about: Callable[[], tuple[str, str, Callable[[], str]]]) -> None:
+    """Say that something is used.
+
+    Args:
+        key: tells it from others.
+        about: called when it is used for the first time; gives its name, its origin, and a function that gives its
+            sha256, which is called once, if a run wants to know.
+    """
+    if (use := _uses.get((kind, key))) is None:
+        use = _uses[kind, key] = _Use(kind, *about(), last=0)
     use.last = next(_order)
 
 

@@ -109,4 +109,4 @@ def note_weights(path: str | os.PathLike) -> None:
         owner, repository, commit = source.url.split("/")[3:6]
         origin = f"{owner}/{repository}@{commit[:7]}" + ("" if source.verified else ", unverified")
     digest = sha256_of(path)
-    data.used.note("weights", (path.name, digest), origin, path.name, lambda: digest)
+    data.used.note("weights", (path.name, digest), lambda: (path.name, origin, lambda: digest))

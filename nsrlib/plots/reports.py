@@ -23,8 +23,10 @@ from nsrlib.plots.style import BLUE, GRAY, HEAD, LINES, QUIET, RED, SKY, STYLE
 # As on the page. What was not measured is pale.
 VERDICT_COLOURS = {
     "reproduced": BLUE,
-    "trend holds": SKY,
-    "within noise": "#a9b0bb",
+    "agrees with a rounded number": SKY,
+    "agrees with memory": "#8fcdf0",
+    "cut": "#b9dff5",
+    "checked": "#a9b0bb",
     "differs": RED,
     "open": "#dfe2e6",
     "quoted": "#f0f1f3",
@@ -88,13 +90,13 @@ def _draw_board(ax: Axes, groups: Sequence[tuple[str, Mapping[str, int]]]) -> No
         ax.text(1.01, y, str(total), va="center", fontsize=size, color=QUIET)
     ax.set_yticks(range(len(groups)), [name for name, _ in groups], fontsize=size)
     ax.set(xlim=(0, 1), ylim=(len(groups) - 0.4, -0.6))
-    ax.set_title("Verdicts, as shares of the published numbers", pad=20)
+    ax.set_title("Verdicts, as shares of the published numbers", pad=20 if len(used) <= 4 else 34)
     ax.set_xticks([])
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
     if used:
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(used), fontsize=7.5, handlelength=1, borderpad=0.2)
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(len(used), 4), fontsize=7.5, handlelength=1)
     else:
         ax.text(0, 0.5, "No claims were recorded.", transform=ax.transAxes)
 

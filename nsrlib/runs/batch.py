@@ -35,9 +35,10 @@ from pathlib import Path
 from typing import Any
 
 from nsrlib import papers
+from nsrlib.claims import COMMAND
 from nsrlib.files import ROOT, commit, versions
 from nsrlib.runs import pages
-from nsrlib.runs.grids import as_text
+from nsrlib.runs.grids import as_text, literal
 from nsrlib.runs.notebooks import check_parameters, known_parameters
 from nsrlib.runs.progress import Bars
 from nsrlib.runs.record import Failure, Interrupted, NotebookRun, Run
@@ -233,14 +234,29 @@ def make_folder(folder: Path, *parts: str) -> Path:
 
 def about(words: Iterable[str], profile: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """What a reader needs to run ``nsr`` with these words again: started, command, git, versions, machine."""
-    given = [word for k, v in parameters.items() for word in ("-p", f"{k}={as_text(v)}")]
     return {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": shlex.join(["nsr", *words, "--profile", profile, *given]),
+        "command": command(words, profile, parameters),
         "git": commit(),
         "versions": versions() | {"nsrlib": metadata.version("nsrlib")},
         "machine": f"{platform.system()} {platform.machine()}",
     }
+
+
+def command(words: Iterable[str], profile: str, parameters: Mapping[str, Any]) -> str:
+    """The command line that runs ``nsr`` with these words and parameters.
+
+    Example:
+        >>> print(command(["reproduce", "bsrn"], "quick", {"scales": "2,3", "repeats": 1}))
+        nsr reproduce bsrn --profile quick -p 'scales="2,3"' -p repeats=1
+    """
+    given = []
+    for name, value in parameters.items():
+        text = as_text(value)
+        if literal(text) != value and str(literal(text)) != value:  # a text that would be read as something else
+            text = json.dumps(value)
+        given += ["-p", f"{name}={text}"]
+    return shlex.join(["nsr", *words, "--profile", profile, *given])
 
 
 def execute(run: Run, todo: list[NotebookRun], orders: Mapping[str, Mapping[str, Any]], jobs: int, bars: Bars) -> None:
@@ -329,6 +345,8 @@ def _start_worker(folder: Path, order: Mapping[str, Any], environment: dict[str,
     # relative, because the executed notebook shows its parameters
     out_dir = os.path.relpath(folder / "results", notebook.parent)
     job = {**order, "folder": str(folder), "parameters": order["parameters"] | {"out_dir": out_dir}}
+    own = {key: value for key, value in order["parameters"].items() if key != "profile"}
+    environment = environment | {COMMAND: command(["reproduce", name], order["parameters"]["profile"], own)}
     with open(folder / "logs" / f"{name}.log", "w") as log:
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "nsrlib.runs.worker", json.dumps(job)],

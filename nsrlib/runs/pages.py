@@ -15,6 +15,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
+
+from nsrlib import claims
 from nsrlib.files import one_line, write_text
 from nsrlib.runs.grids import as_text
 from nsrlib.runs.notebooks import places
@@ -24,18 +27,30 @@ from nsrlib.runs.texts import Scrubber, cause_of, clock, map_strings
 # Verdict -> (symbol, what it means). The order is that of the columns of the report.
 VERDICTS = {
     "reproduced": ("✓", "within the tolerance that its kind of evidence allows"),
-    "trend holds": ("↗\ufe0e", "trained smaller; the paper's ordering holds beyond the spread of the seeds"),
-    "within noise": ("≈", "the spread of the seeds is larger than the difference"),
+    "agrees with a rounded number": ("≈", "printed with fewer than three digits"),
+    "agrees with memory": ("≈", "memory is the only source of the printed number"),
+    "cut": ("≈", "the printed number is ours, cut instead of rounded"),
+    "checked": ("✓", "the paper has it from others, and we measure the same"),
     "differs": ("✗", "the measurement contradicts the paper"),
     "open": ("○", "not measured, with the reason given"),
-    "quoted": ("❞", "the paper quotes it from another paper"),
+    "quoted": ("❞", "the paper has it from others"),
+}
+OF_CLAIMS = {
+    "holds": ("✓", "the difference is as claimed, beyond the scatter of the seeds"),
+    "reversed": ("✗", "the difference has the other sign, beyond the scatter of the seeds"),
+    "does not hold": ("✗", "numbers or theorem checks say otherwise"),
+    "smaller than published": ("↘\ufe0e", "the published difference is excluded, and 0 is not"),
+    "equivalent": ("=", "the difference is below the margin stated beforehand"),
+    "undecided": ("?", "the study is too small to tell"),
+    "did not train": ("○", "a network stays below its floor, so nothing is concluded"),
+    "identical": ("=", "the same network twice"),
 }
 UNMEASURED = ("open", "quoted")
 HOW = {
-    "exact": "follows without training: counts, arithmetic, theorems",
+    "exact": "follows without data: counts, arithmetic, theorems",
+    "data": "follows from public data alone, without a network",
     "weights": "published weights on the real benchmark",
-    "trained": "trained here, smaller or shorter than in the paper",
-    "open": "not reproduced",
+    "open": "not measured",
 }
 
 
@@ -47,6 +62,7 @@ class Results(NamedTuple):
     provenance: dict[str, Any]
     notes: tuple[str, ...] = ()
     tables: Mapping[str, list[dict[str, Any]]] = {}
+    claims: tuple[dict[str, Any], ...] = ()
 
 
 def write_page(run: Run) -> Path:
@@ -65,9 +81,13 @@ def write_page(run: Run) -> Path:
     ]
     board = _board(rows)
     every = [cell for of_one in cells.values() for cell in of_one.values()]
+    told, lines = in_short(results)
     page = {
         "run": run,
         "counts": count_verdicts(rows),
+        "told": told,
+        "lines": lines,
+        "judged": [{"paper": found.paper, **claim} for found in results for claim in found.claims],
         "board": board,
         # stable: within a verdict the order of the papers stays
         "rows": sorted(rows, key=lambda r: r["verdict"] != "differs"),
@@ -132,7 +152,7 @@ def render(
         problems.append(f"the summary was not drawn: {': '.join(cause_of(error))}")
     page = {
         **page,
-        "verdicts": VERDICTS,
+        "verdicts": VERDICTS | OF_CLAIMS,
         "folder": kept.folder.name,
         "measured": measured,
         "inputs": inputs(results),
@@ -181,17 +201,39 @@ def read_results(folder: Path, problems: list[str]) -> list[Results]:
         if len(rows) < len(entries):
             problems.append(f"{name}: {len(entries) - len(rows)} entries that are no claims were left out")
         tables = {
-            str(title): [row for row in _as(list, _as(dict, kept).get("rows")) if isinstance(row, dict)]
-            for title, kept in _as(dict, content.get("tables")).items()
+            str(title): _dicts(_as(dict, kept).get("rows")) for title, kept in _as(dict, content.get("tables")).items()
         }
         notes = tuple(map(str, _as(list, content.get("notes"))))
-        found.append(Results(paper, rows, _as(dict, content.get("provenance")), notes, tables))
+        judged = tuple(claim | {"verdict": str(claim.get("verdict"))} for claim in _dicts(content.get("claims")))
+        found.append(Results(paper, rows, _as(dict, content.get("provenance")), notes, tables, judged))
     return found
 
 
 def _as(kind: type, value: Any) -> Any:
     """What a file holds, or an empty one of the kind where it holds something else."""
     return value if isinstance(value, kind) else kind()
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    return [entry for entry in _as(list, value) if isinstance(entry, dict)]
+
+
+def in_short(results: list[Results]) -> tuple[str, list[dict[str, str]]]:
+    """What the numbers and claims come to: a sentence, and a line for each paper, see :func:`nsrlib.claims.lines`."""
+    numbers = [
+        {name: str(row.get(name)) for name in claims.board.FACT}
+        | {"row": str(row.get("row") or row.get("id")), "own": row.get("own") is not False}
+        | {"to_the_digit": row.get("to_the_digit") is True, "how": str(row.get("how") or "open")}
+        | {"needs": str(row.get("needs") or ""), "verdict": row["verdict"]}
+        for found in results
+        for row in found.rows
+    ]
+    if not numbers:
+        return "", []
+    counts = claims.count(pd.DataFrame(numbers))
+    lines = claims.lines(counts, claims.count_claims({found.paper: found.claims for found in results}))
+    told = lines.reset_index().to_dict("records")
+    return claims.sentence(counts), [{str(k): str(v) for k, v in line.items()} for line in told]
 
 
 def count_verdicts(rows: list[dict[str, Any]]) -> list[tuple[str, int]]:
@@ -335,7 +377,7 @@ def _decimals(row: Mapping[str, Any]) -> int:
     """Digits that the paper printed; JSON drops trailing zeros, so PSNR and SSIM have a least number."""
     printed = str(row.get("published") if row.get("published") is not None else "")
     digits = len(printed.partition(".")[2]) if re.fullmatch(r"-?[\d,]+\.?\d*", printed) else 0
-    return max(digits, {"psnr": 2, "ssim": 4, "ordering": 3}.get(str(row.get("metric") or "").lower(), 0))
+    return max(digits, {"psnr": 2, "ssim": 4}.get(str(row.get("metric") or "").lower(), 0))
 
 
 def _number(value: Any, row: Mapping[str, Any]) -> str:

@@ -21,22 +21,23 @@ def scoreboard_markdown(papers: Sequence[str]) -> str:
     """A sentence on the numbers of papers, and a line for each paper, as Markdown."""
     counts = claims.count(claims.scoreboard(papers))
     lines = claims.lines(counts, claims.count_claims(claims.stored_claims(papers))).reset_index()
-    return f"{claims.sentence(counts)}\n\n{_table(lines, 'lrrrrrlll', lines.to_numpy())}"
+    return f"{claims.sentence(counts)}\n\n{_table(claims.board.LINES, 'lrrrrrlll', lines.to_numpy())}"
 
 
 def tables_markdown(board: pd.DataFrame) -> str:
-    """:func:`nsrlib.claims.scoreboard` by paper and table as a Markdown table: every place, every verdict that occurs."""
-    counts = tables(board)
-    commands = board.groupby(["paper", "table"], sort=False)["command"].first()
-    rows = [
-        (*place, cells.sum(), *(n or "" for n in cells), f"`{commands[place]}`") for place, cells in counts.iterrows()
-    ]
+    """:func:`nsrlib.claims.scoreboard` by paper and table as a Markdown table: every place where a number stands."""
+    counts, rows = tables(board), []
+    commands = board.drop_duplicates("paper").set_index("paper")["command"].to_dict()
+    for (paper, table), *cells in counts.itertuples():
+        rows.append((paper, table, sum(cells), *(n or "" for n in cells), f"`{commands[paper]}`"))
     return _table(("paper", "table", "cells", *counts, "command"), "ll" + "r" * (1 + counts.shape[1]) + "l", rows)
 
 
 def tables(board: pd.DataFrame) -> pd.DataFrame:
     """Cells of a scoreboard by paper and table, in their order, a column for each verdict that occurs."""
-    counts = board.groupby(["paper", "table", "verdict"], sort=False).size().unstack(fill_value=0)
+    counts = board.pivot_table(
+        index=["paper", "table"], columns="verdict", values="id", aggfunc="count", fill_value=0, sort=False
+    )
     order = ("reproduced", *claims.AGREE, "checked", "differs", "open", "quoted")
     return counts[[word for word in order if word in counts]]
 

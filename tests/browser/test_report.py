@@ -14,7 +14,7 @@ from selenium.webdriver.common.by import By
 
 from nsrlib import runs
 
-VERDICTS = ["reproduced", "reproduced", "differs", "trend holds", "open"]
+VERDICTS = ["reproduced", "reproduced", "differs", "checked", "open"]
 ROWS = [
     {
         "id": f"table{k}/Net/psnr",
@@ -74,7 +74,7 @@ def test_a_report_is_filtered_by_verdict_and_by_words(browser, page):
     wait_for(lambda: len(claims(browser)) >= 4, 10, "the filter is off, claims are missing")
     browser.find_element(By.CSS_SELECTOR, ".filter input").send_keys("set3")
     wait_for(lambda: len(claims(browser)) == 1, 10, "one claim is about Set3, others are shown")
-    assert "trend holds" in claims(browser)[0]
+    assert "checked" in claims(browser)[0]
     severe = [line["message"] for line in browser.get_log("browser") if line["level"] == "SEVERE"]
     assert not severe
 

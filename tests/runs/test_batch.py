@@ -7,18 +7,21 @@ import errno
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from tiny import DIES, FAILS, GOOD, PARAMETERS, PIXEL, SLEEPS, alive, wait_until, write_notebook
 
 from nsrlib import papers
+from nsrlib.claims import COMMAND
 from nsrlib.files import ROOT
-from nsrlib.runs import Failure, Run, batch, pages, report, reproduce, summary, texts
+from nsrlib.runs import Failure, Run, batch, grids, pages, report, reproduce, summary, texts
 from nsrlib.runs.notebooks import check_parameters
 
 pytest.importorskip("papermill")
@@ -151,6 +154,22 @@ def test_the_folder_holds_notebooks_pages_results_and_logs(done):
         "logs/dies.log",
     }
     assert "DeadKernelError" in (folder / "logs" / "dies.log").read_text()
+
+
+def test_a_run_tells_its_notebooks_their_command(tmp_path):
+    told = (
+        "import json, os\nfrom pathlib import Path\n"
+        f"Path(out_dir, 'told.json').write_text(json.dumps(os.environ['{COMMAND}']))"
+    )
+    write_notebook(tmp_path / "told.ipynb", ["# A", 'profile = "quick"\nout_dir = ""\nscales = "2,3"\nsteps = 3', told])
+    given = {"scales": "3,4", "steps": 5}
+    where = {"out": tmp_path / "out", "notebooks_dir": tmp_path}
+    run = reproduce(profile="cpu", parameters=given, progress=False, pages=False, **where)
+    assert run.ok
+    said = json.loads((run.folder / "results" / "told.json").read_text())
+    assert said == run.about["command"] == """nsr reproduce told --profile cpu -p 'scales="3,4"' -p steps=5"""
+    words = [word for before, word in pairwise(shlex.split(said)) if before == "-p"]
+    assert {name: grids.literal(text) for name, _, text in (word.partition("=") for word in words)} == given
 
 
 def test_parameters_and_threads_reach_the_kernel(done):
@@ -357,6 +376,23 @@ def test_a_claim_links_to_the_cell_that_measured_it(done):
     assert f'id="{anchor}"' in (folder / href).read_text()
     board = page[page.index('id="scoreboard"') : page.index('id="claims"')]
     assert f'<a href="{href}#{anchor}">Table 2</a>' in board
+
+
+def test_the_page_tells_the_run_in_a_sentence_and_a_line_a_paper(done):
+    page = (done[0].folder / "index.html").read_text()
+    assert "Of the 3 numbers that the paper reports as its own, 1 are reproduced, 0 agree" in page
+    cells = re.search(r'<th scope="row">good</th>(<td>.*?)</tr>', page[page.index('class="lines"') :])[1]
+    assert re.findall(r"<td>([^<]*)</td>", cells) == ["3", "1", "0", "0", "1", "1", "0", "none judged"]
+    folded = page[page.index("<summary>Every table of every paper</summary>") :]
+    assert folded.index('<table class="board') < folded.index("</details>")
+
+
+def test_the_page_shows_what_became_of_the_claims(copy):
+    judged = [{"id": "c", "where": "Table 9", "statement": "A <b> B", "verdict": "reversed", "reason": "8 seeds"}]
+    (copy / "results" / "bsrn.json").write_text(json.dumps({"paper": "bsrn", "rows": [], "claims": [*judged, 3]}))
+    page = report(copy).read_text()
+    claims = page[page.index('id="judged"') : page.index('id="claims"')]
+    assert re.search(r"reversed.*bsrn, Table 9.*A &lt;b&gt; B.*8 seeds", claims, re.S)
 
 
 def test_the_page_can_be_filtered_by_paper_and_verdict_and_has_two_themes(done):

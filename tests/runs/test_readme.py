@@ -14,13 +14,13 @@ from nsrlib.files import write_json
 from nsrlib.runs import readme
 
 TOY = """\
-id,table,row,column,scale,metric,value,unit,source
-t/BSRN/set5/psnr,t,BSRN,Set5,4,psnr,32.35,dB,Table 3
-t/BSRN/set5/ssim,t,BSRN,Set5,4,ssim,0.8966,1,recalled; the published weights reproduce it to the last digit
-t/BSRN/params,t,BSRN,model,4,params,352,K,Table 3
-t/BSRN/adds,t,BSRN,model,4,multi_adds,73.0,G,Table 3
-t/RFDN/set5/psnr,t,RFDN,Set5,4,psnr,32.24,dB,"RFDN Table 3, a public transcription of a table that is quoted"
-abl/ESA/change,abl,without ESA,model,,params_change,-9,%,a summary
+id,table,row,column,scale,metric,value,unit,source,own,needs
+t/BSRN/set5/psnr,t,BSRN,Set5,4,psnr,32.35,dB,Table 3,yes,data
+t/BSRN/set5/ssim,t,BSRN,Set5,4,ssim,0.8966,1,recalled,yes,data
+t/BSRN/params,t,BSRN,model,4,params,352,K,Table 3,yes,
+t/BSRN/adds,t,BSRN,model,4,multi_adds,73.0,G,Table 3,yes,
+t/RFDN/set5/psnr,t,RFDN,Set5,4,psnr,32.24,dB,RFDN Table 3,no,
+abl/ESA/change,abl,without ESA,model,,params_change,-9,%,a summary,yes,training
 """
 README = (
     "# Title\n<!-- scoreboard -->\nold\n<!-- /scoreboard -->\nText.\n<!-- speed --><!-- /speed -->\nEnd.\n"
@@ -41,20 +41,31 @@ def toy(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def test_the_markdown_table_counts_by_paper_and_table(toy):
-    ledger = claims.Ledger("toy", "cpu", toy / "run" / "results")
-    ledger.compare({"t/BSRN/set5/psnr": 32.351, "t/BSRN/set5/ssim": 0.5}, "weights")
-    ledger.close({"abl/*": "no words"}, quoted=["t/RFDN/*"])
-    claims.store(toy / "run")
-    header, rule, *rows = readme.scoreboard_markdown(claims.scoreboard(["toy"])).splitlines()
+def as_dicts(markdown: str) -> list[dict[str, str]]:
+    header, rule, *rows = markdown.splitlines()
     assert len({line.count("|") for line in (header, rule, *rows)}) == 1
     names = [name.strip() for name in header.strip("|").split("|")]
-    cells = [dict(zip(names, (c.strip() for c in row.strip("|").split("|")), strict=True)) for row in rows]
-    assert cells[0] == {
-        "paper": "toy", "table": "t", "cells": "5", "exact": "", "with weights": "1", "trend": "", "noise": "",
-        "differs": "1", "open": "2", "quoted": "1", "command": "`nsr reproduce toy --profile cpu`",
+    return [dict(zip(names, (c.strip() for c in row.strip("|").split("|")), strict=True)) for row in rows]
+
+
+def test_a_paper_has_one_line_under_a_sentence_and_a_line_for_each_table(toy):
+    ledger = claims.Ledger("toy", "cpu", toy / "run" / "results")
+    ledger.compare({"t/BSRN/set5/psnr": 32.351, "t/BSRN/set5/ssim": 0.5, "t/RFDN/set5/psnr": 32.241}, "weights")
+    ledger.close({"abl/*": "no words"})
+    ledger.keep_claims(pd.DataFrame({"id": ["a", "b"], "verdict": ["holds", "undecided"]}))
+    claims.store(toy / "run")
+    sentence, empty, *table = readme.scoreboard_markdown(["toy"]).split("\n")
+    assert (sentence[:38], empty) == ("Of the 5 numbers that the paper report", "")
+    assert as_dicts("\n".join(table)) == [{
+        "paper": "toy", "own numbers": "5", "reproduced": "1", "to the digit": "1", "agree": "0", "differ": "1",
+        "open": "3: 2 a longer run, 1 training", "quoted": "1, 1 checked", "claims": "1 holds, 1 undecided",
+    }]  # fmt: skip
+    first, second = as_dicts(readme.tables_markdown(claims.scoreboard(["toy"])))
+    assert first == {
+        "paper": "toy", "table": "t", "cells": "5", "reproduced": "1", "checked": "1", "differs": "1", "open": "2",
+        "command": "`nsr reproduce toy --profile cpu`",
     }  # fmt: skip
-    assert (cells[1]["table"], cells[1]["cells"], cells[1]["open"]) == ("abl", "1", "1")
+    assert (second["table"], second["cells"], second["open"], second["differs"]) == ("abl", "1", "1", "")
 
 
 def test_the_readme_is_brought_up_to_date_between_its_markers(toy):
@@ -64,7 +75,8 @@ def test_the_readme_is_brought_up_to_date_between_its_markers(toy):
     assert path.read_text() == README
     assert not readme.update_readme(path)
     text = path.read_text()
-    assert text.startswith("# Title\n<!-- scoreboard -->\n\n| paper | table |")
+    assert text.startswith("# Title\n<!-- scoreboard -->\n\nOf the 5 numbers that the paper reports as its own, ")
+    assert "\n\n| paper | own numbers |" in text
     assert "old" not in text
     assert "<!-- /scoreboard -->\nText.\n<!-- speed -->\n\nNot measured yet.\n\n<!-- /speed -->\nEnd.\n" in text
     assert readme.update_readme(path)
