@@ -1,4 +1,7 @@
-"""Registered claims: the language of their tests, every verdict with its reason, floors, Holm, the frozen history."""
+"""Registered claims: the language of their tests, every verdict with its reason, floors, Holm, the frozen history.
+
+The file is long because one toy paper serves all of it.
+"""
 
 from __future__ import annotations
 
