@@ -212,7 +212,10 @@ def nsr(monkeypatch, capsys):
 
 def test_nsr_verify_measures_again_and_says_so(nsr, one):
     change(code_sha256="older")
-    assert nsr("verify", "--device", "cpu") == (0, f"{EMBEDDED}: bit-equal, 2 images\n1 bit-equal\n")
+    assert nsr("verify", "--device", "cpu") == (
+        0,
+        f"{EMBEDDED}: bit-equal, 2 images, stored by older code\n1 bit-equal\n",
+    )
     assert set(cells.stored()["code_sha256"]) == {"older"}
     assert nsr("verify", "--model", "bicubic", "--on", "embedded", "--store")[0] == 0
     pd.testing.assert_frame_equal(cells.stored(), one)

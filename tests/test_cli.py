@@ -29,7 +29,7 @@ from nsrlib.images import imresize, read_picture
 from nsrlib.runs import readme, sweeps
 
 COMMANDS = ["reproduce", "sweep", "report", "scoreboard", "evaluate", "upscale", "models", "train", "study", "bench"]
-COMMANDS += ["data"]
+COMMANDS += ["data", "verify"]
 
 
 class Done(NamedTuple):

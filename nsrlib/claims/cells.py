@@ -262,8 +262,6 @@ def measured(
         >>> table = measured([("Bicubic", "bicubic", 4)], ["embedded"])
         >>> table[["model", "scale", "set", "images"]].values.tolist()
         [['Bicubic', 4, 'embedded', 2]]
-        >>> table.attrs["note"]
-        '1 stored.'
     """
     kept, rows, tables = stored(), [], {}
     missing: dict[str, None] = {}  # an ordered set
@@ -385,9 +383,11 @@ def _check(cell: Cell, rows: pd.DataFrame, device: str) -> Check:
         then, today = (f"{t['psnr'][k]:.4f} dB, SSIM {t['ssim'][k]:.6f}" for t in (old, now))
         about = f"{len(wrong)} of {len(now)} images, {now['image'][k]}: {then} stored, {today} now"
         return Check(cell, "differs", about, new)
+    since = "" if rows["code_sha256"].iloc[0] == cell.code_sha256 else ", stored by older code"
     if equal == len(now):
-        return Check(cell, "bit-equal", f"{equal} images", new)
-    return Check(cell, "agrees", f"{equal} of {len(now)} images bit-equal, others to {apart['psnr'].max():.0e} dB", new)
+        return Check(cell, "bit-equal", f"{equal} images{since}", new)
+    gap = f"others to {apart['psnr'].max():.0e} dB"
+    return Check(cell, "agrees", f"{equal} of {len(now)} images bit-equal, {gap}{since}", new)
 
 
 def summary(checks: Sequence[Check]) -> str:
