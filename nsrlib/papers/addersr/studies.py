@@ -15,7 +15,7 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
     """
     recipes: dict[str, dict[str, Any]] = {
         "quick": {"iterations": 4, "batch": 2, "patch": 12, "lr": 2e-3},
-        "cpu": {"iterations": 400, "batch": 4, "patch": 16, "lr": 2e-3},
+        "cpu": {"iterations": 5_000, "batch": 16, "patch": 24, "lr": 2e-3},
         "gpu": {"iterations": 5000, "batch": 16, "patch": 24, "lr": 1e-3},
         "paper": {"iterations": 300_000, "batch": 16, "patch": 41, "lr": 1e-3},
     }
@@ -28,8 +28,8 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
         "patches": {"channels": "y"},
     }
     data = None
-    if profile == "cpu":  # adder networks are slow to evaluate there
-        common["points"], data = 2, {"train": ["t91"], "test": ["set5"]}
+    if profile == "cpu":
+        common["points"], data = 2, {"train": ["t91"], "test": ["set5", "set14"]}
 
     def at(rate: float) -> dict[str, Any]:
         return {"lr_scale": [["*adder*", float(rate)]]}
@@ -41,9 +41,9 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
             for rate in rates
         }
 
-    def ablate(name: str, what: str, variants: Variants) -> Study:
+    def ablate(name: str, what: str, variants: Variants, **more: Any) -> Study:
         trained = f"luma, {what}, VDSR with {channels} channels and {layers} layers"
-        return study(f"addersr {name}", profile, trained, recipe, variants, common, data)
+        return study(f"addersr {name}", profile, trained, recipe, variants, common, data, **more)
 
     ablation: dict[str, dict[str, Any]] = {
         "no BN": {"config": {"steps": "shortcut relu power"}},
@@ -69,7 +69,7 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
         pairs[f"CNN x{scale}"] = {"model": "vdsr", "scale": scale}
         pairs[f"adder x{scale}"] = {"model": "addersr_vdsr", "scale": scale, "recipe": at(rates[-1])}
     return {
-        "ablation": ablate("ablation", "x2", {**swept(ablation, rates), "CNN": {"model": "vdsr"}}),
+        "ablation": ablate("ablation", "x2", {**swept(ablation, rates), "CNN": {"model": "vdsr"}}, seeds=8),
         "beyond": ablate("beyond", "x2", swept(beyond, rates if profile in ("gpu", "paper") else rates[-1:])),
         "pairs": ablate("pairs", f"adder rate x{rates[-1]}", pairs),
     }

@@ -25,13 +25,13 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
     """
     recipes: dict[str, dict[str, Any]] = {
         "quick": {"iterations": 4, "batch": 2, "patch": 8, "lr": 6e-3},
-        "cpu": {"iterations": 600, "batch": 8, "patch": 16, "lr": 6e-3},
+        "cpu": {"iterations": 3_000, "batch": 8, "patch": 24, "lr": 1e-3},
         "gpu": {"iterations": 20_000, "batch": 16, "patch": 48, "lr": 5e-4},
         "paper": {"iterations": 1_000_000, "batch": 32, "patch": 96, "lr": 1e-4},
     }
     recipe = recipes[profile]
-    f, blocks = {"quick": (2, 1), "cpu": (4, 2), "gpu": (16, 4), "paper": (16, 30)}[profile]
-    data: Mapping[str, Sequence[str]] = DATA[profile] | ({"test": ["set5"]} if profile == "cpu" else {})
+    f, blocks = {"quick": (2, 1), "cpu": (16, 2), "gpu": (16, 4), "paper": (16, 30)}[profile]
+    data: Mapping[str, Sequence[str]] = DATA[profile]
     common: dict[str, Any] = {"model": "drn_s", "scale": 4, "config": {"num_feats": f, "num_blocks": blocks}}
     network = f"x4, DRN-S with {f} channels and {blocks} blocks a stage"
 
@@ -41,7 +41,7 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
 
     dual = {f"lambda {value:g}": regression(value) for value in LAMBDAS} | {"dual on HR": regression(0.1, True)}
 
-    steps = {"quick": 2, "cpu": 200, "gpu": 5_000, "paper": 1_000_000}[profile]
+    steps = {"quick": 2, "cpu": 1_000, "gpu": 5_000, "paper": 1_000_000}[profile]
     common_of_students: dict[str, Any] = common | {
         "tune": {"iterations": steps, "lr": recipe["lr"] / 3 if profile != "paper" else recipe["lr"]},
         "calibrate": {"quick": [1, 2], "cpu": [2, 8], "gpu": [10, 16], "paper": [10, 16]}[profile],
@@ -72,7 +72,7 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
 
     few_points = {"points": 2} if profile == "cpu" else {}
     return {
-        "dual": study("drn dual", profile, network, recipe, dual, common | few_points, data),
+        "dual": study("drn dual", profile, network, recipe, dual, common | few_points, data, seeds=8),
         "pruning": of_students("pruning", criteria, ""),
         "widths": of_students("widths", numbers, f", widths searched for {search['steps']:,} steps"),
     }

@@ -16,7 +16,7 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
     """
     recipes: dict[str, dict[str, Any]] = {
         "quick": {"iterations": 4, "batch": 2, "patch": 24, "lr": 2e-3},
-        "cpu": {"iterations": 800, "batch": 8, "patch": 24, "lr": 4e-3},
+        "cpu": {"iterations": 10_000, "batch": 8, "patch": 24, "lr": 4e-3},
         "gpu": {"iterations": 50_000, "batch": 16, "patch": 48, "lr": 1e-3, "precision": "bfloat16"},
         "paper": {
             "iterations": 1_500_000, "batch": 16, "patch": 48, "lr": 1e-3,
@@ -24,10 +24,8 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
         },
     }  # fmt: skip
     recipe = recipes[profile]
-    # the many networks of the other studies
-    shorter = recipe | {"iterations": 400} if profile == "cpu" else recipe
     window = {"patch": recipe["patch"], "cell": recipe["patch"] // 3}
-    data = DATA[profile] | ({"test": ["set5"]} if profile == "cpu" else {})
+    data = DATA[profile]
     feats, blocks = {"quick": (16, 1), "cpu": (16, 4), "gpu": (32, 8), "paper": (64, 16)}[profile]
     common: dict[str, Any] = {
         "model": "nsr",
@@ -37,9 +35,9 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
         "config": {"num_feats": feats, "num_blocks": blocks, **window},
     }
 
-    def of(name: str, variants: Variants, recipe: Mapping[str, Any] = shorter) -> Study:
+    def of(name: str, variants: Variants, seeds: int = 5) -> Study:
         trained = f"x2, {feats} channels, {blocks} blocks, k = 4 and d = 16 unless said"
-        return study(f"nsr {name}", profile, trained, recipe, variants, common, data)
+        return study(f"nsr {name}", profile, trained, recipe, variants, common, data, seeds=seeds)
 
     def config(**settings: Any) -> dict[str, Any]:
         return {"config": settings}
@@ -96,7 +94,7 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
         return study(f"nsr {name}", profile, trained, recipe, restorers, settings, {**DATA[profile], "test": test})
 
     return {
-        "constraints": of("constraints", constraints, recipe),
+        "constraints": of("constraints", constraints, 8),
         "cardinality": of("cardinality", cardinality),
         "efficiency": of("efficiency", efficiency),
         "capacity": of("capacity", capacity),
