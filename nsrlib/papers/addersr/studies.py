@@ -16,7 +16,7 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
     recipes: dict[str, dict[str, Any]] = {
         "quick": {"iterations": 4, "batch": 2, "patch": 12, "lr": 2e-3},
         "cpu": {"iterations": 5_000, "batch": 16, "patch": 24, "lr": 2e-3},
-        "gpu": {"iterations": 5000, "batch": 16, "patch": 24, "lr": 1e-3},
+        "gpu": {"iterations": 3_000, "batch": 16, "patch": 24, "lr": 1e-3},
         "paper": {"iterations": 300_000, "batch": 16, "patch": 41, "lr": 1e-3},
     }
     recipe = recipes[profile]

@@ -32,7 +32,7 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
     recipes: dict[str, dict[str, Any]] = {
         "quick": {"iterations": 30, "batch": 4, "patch": 16},
         "cpu": {"iterations": 10_000, "batch": 16, "patch": 41},
-        "gpu": {"iterations": 20_000, "batch": 16, "patch": 41},
+        "gpu": {"iterations": 3_000, "batch": 16, "patch": 41},
         "paper": {"iterations": 300_000, "batch": 64, "patch": 41},
     }
     recipe = {"lr": 1e-3, "clip_norm": 5.0, **recipes[profile]}

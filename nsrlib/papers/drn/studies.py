@@ -26,7 +26,7 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
     recipes: dict[str, dict[str, Any]] = {
         "quick": {"iterations": 4, "batch": 2, "patch": 8, "lr": 6e-3},
         "cpu": {"iterations": 3_000, "batch": 8, "patch": 24, "lr": 1e-3},
-        "gpu": {"iterations": 20_000, "batch": 16, "patch": 48, "lr": 5e-4},
+        "gpu": {"iterations": 3_000, "batch": 16, "patch": 48, "lr": 1e-3},
         "paper": {"iterations": 1_000_000, "batch": 32, "patch": 96, "lr": 1e-4},
     }
     recipe = recipes[profile]
@@ -41,7 +41,7 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
 
     dual = {f"lambda {value:g}": regression(value) for value in LAMBDAS} | {"dual on HR": regression(0.1, True)}
 
-    steps = {"quick": 2, "cpu": 1_000, "gpu": 5_000, "paper": 1_000_000}[profile]
+    steps = {"quick": 2, "cpu": 1_000, "gpu": 1_000, "paper": 1_000_000}[profile]
     common_of_students: dict[str, Any] = common | {
         "tune": {"iterations": steps, "lr": recipe["lr"] / 3 if profile != "paper" else recipe["lr"]},
         "calibrate": {"quick": [1, 2], "cpu": [2, 8], "gpu": [10, 16], "paper": [10, 16]}[profile],

@@ -17,7 +17,7 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
     recipes: dict[str, dict[str, Any]] = {
         "quick": {"iterations": 4, "batch": 2, "patch": 24, "lr": 2e-3},
         "cpu": {"iterations": 10_000, "batch": 8, "patch": 24, "lr": 4e-3},
-        "gpu": {"iterations": 50_000, "batch": 16, "patch": 48, "lr": 1e-3, "precision": "bfloat16"},
+        "gpu": {"iterations": 3_000, "batch": 16, "patch": 48, "lr": 1e-3, "precision": "bfloat16"},
         "paper": {
             "iterations": 1_500_000, "batch": 16, "patch": 48, "lr": 1e-3,
             "schedule": "multistep", "milestones": [2 / 3, 5 / 6], "gamma": 0.2,
