@@ -41,10 +41,12 @@ def best_rates(result: StudyResult) -> pd.Series:
 
 
 def at_best_rate(result: StudyResult) -> StudyResult:
-    """Each variant's runs at its own best rate, see :func:`best_rates`, and CNN's."""
-    chosen = {f"{name} x{value:g}": str(name) for name, value in best_rates(result).items()} | {"CNN": "CNN"}
-    best = result.only(chosen, "addersr ablation, each variant at its best rate")
-    return replace(best, note=f"{result.note}, each variant at its own best rate")
+    """Each variant's runs at its own best rate, see :func:`best_rates`, and those of variants without a rate."""
+    best = best_rates(result)
+    chosen = {f"{name} x{value:g}": str(name) for name, value in best.items()}
+    chosen |= {v: v for v in result.settings if v.rpartition(" x")[0] not in best.index}
+    found = result.only(chosen, f"{result.name}, each variant at its best rate")
+    return replace(found, note=f"{result.note}, each variant at its own best rate")
 
 
 def untrained(variant: str, profile: str, seed: int = 0) -> nn.Module:
