@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from scipy.optimize import linprog
@@ -413,7 +412,7 @@ def _plus_minus_one() -> Check:
     return Check("T2c", statement, "checked", error < 1e-12, {"error": _order(error)})
 
 
-# --- power activation, gaps -------------------------------------------------------------------------------------------
+# --- power activation -------------------------------------------------------------------------------------------------
 
 
 def power_activation_checks() -> list[Check]:
@@ -435,33 +434,3 @@ def power_activation_checks() -> list[Check]:
         Check("P3", "alpha > 1 makes small values smaller: contrast grows", "checked", stretch),
         Check("P4", "gradients at exact zeros are finite", "checked", all(bool(t.isfinite().all()) for t in finite)),
     ]
-
-
-def gaps() -> pd.DataFrame:
-    """Where the printed statements and proofs are loose: columns place, printed, correct, check (an id)."""
-    rows = [
-        ("Theorem 1, wording", "for any image there is no W",
-         "there is no single W for all images; for one image, and for all images of two values, there may be",
-         "T1c, T1 two values"),
-        ("Theorem 1, wording", "(trivial case)",
-         "an image with a positive pixel is never an adder's output; the exact statement takes pixels <= 0 only",
-         "T1 exact"),
-        ("Eqs. 4 to 6, index", "I(m+i, n+j, q) inside the sum",
-         "I(m+i, n+j, g): the channel that is summed over, else it would not appear", "T1a"),
-        ("Eq. 5, condition", "max over i, j, k, g of W(I, j, k, g)", "max over i, j, g, q of |W(i, j, g, q)|", "T1"),
-        ("Theorem 1, border", "the output falls by D everywhere",
-         "by the number of taps that are not padding: for 3x3, 2/3 of D at edges and 4/9 at corners; still not +1",
-         "T1a"),
-        ("Eq. 7", "the self-shortcut makes the identity possible",
-         "only with normalisation after the adder, which Eq. 7 leaves out and the authors confirm",
-         "T1 shortcut, T1 BN"),
-        ("Theorem 2, range", "no high-pass, for all real s",
-         "on a bounded range an even number of taps can be exactly flat, an odd one up to 1/D",
-         "T2 even, T2 odd, T2b"),
-        ("Theorem 2, meaning", "adder filters cannot be high-pass filters",
-         "with weights outside the inputs' range they are convolutions with taps +-1: it is the weights' start at "
-         "N(0, 1), among the inputs, that prevents it", "T2 conv, T2c"),
-        ("Theorem 2, normalisation", "(not treated)",
-         "an affine map scales the slope of the response; it is 0 only where the slope or the factor is", "T2a"),
-    ]  # fmt: skip
-    return pd.DataFrame(rows, columns=["place", "printed", "correct", "check"])
