@@ -1,7 +1,7 @@
 from . import board, cells, floors, judged, ledger, needs, numbers, registered
 from .board import count, count_claims, facts, lines, scoreboard, sentence, stored_claims
 from .cells import measured, verify
-from .judged import judge_claims
+from .judged import by_budget, judge_claims, seeds_missing
 from .ledger import COMMAND, Ledger, VerdictError, show, store, stored_results
 from .needs import NEEDS, lacking
 from .numbers import (
@@ -39,6 +39,7 @@ __all__ = [
     "VerdictError",
     "as_printed",
     "board",
+    "by_budget",
     "cells",
     "count",
     "count_claims",
@@ -60,6 +61,7 @@ __all__ = [
     "published",
     "registered",
     "scoreboard",
+    "seeds_missing",
     "sentence",
     "show",
     "significant",

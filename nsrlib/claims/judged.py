@@ -32,6 +32,9 @@ COLUMNS = (
     "by_set", "steps", "verdict", "reason", "registered", "history", "source",
 )  # fmt: skip
 
+BUDGET_COLUMNS = ("id", "label", "steps", "seeds", "ours", "low", "high", "effect", "margin", "unit", "reason")
+MISSING_COLUMNS = ("id", "label", "unit", "seeds", "detectable", "wanted", "needed", "hours")
+
 
 def sought(claim: Claim) -> float:
     """The difference that a study should be able to find: a published one, else :data:`TARGET`; of a claim that two are
@@ -78,6 +81,69 @@ def judge_claims(
                 one.p_holm = float(p)
     rows = [one.row() if one.claim.test.of_training else _exact_row(one.claim, checks or {}, known) for one in found]
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def by_budget(paper: str, studies: Mapping[str, StudyResult | None]) -> pd.DataFrame:
+    """The claims about training at every number of steps that was trained: does an effect grow, or fade?
+
+    Each budget is a training of its own with the whole schedule, no point of a longer one. Nothing is concluded from
+    the shorter ones.
+
+    Args:
+        studies: as for :func:`judge_claims`.
+
+    Returns:
+        A row for each claim and budget with runs of its arms in common: id, label (``A - B``), steps, seeds, ours, low,
+        high (95 %), effect (published, NaN: words only), margin, unit, reason. Where an arm misses its floor, ``ours``,
+        ``low`` and ``high`` are NaN and ``reason`` says so.
+    """
+    rows = []
+    for claim in registered(paper):
+        result = studies.get(claim.test.study) if claim.test.of_training else None
+        for steps in [] if result is None else result.budgets:
+            one = _Judged(claim, *_evidence(claim, {claim.test.study: result.at(steps)}))
+            if one.contrast is None or not one.contrast.seeds:
+                continue
+            found = [math.nan] * 3 if one.floor_missed else _three(one.contrast)
+            rows.append(
+                {"id": claim.id, "label": f"{one.contrast.a} - {one.contrast.b}", "steps": steps}
+                | {"seeds": one.contrast.seeds, **dict(zip(("ours", "low", "high"), found, strict=True))}
+                | {"effect": math.nan if claim.effect is None else claim.effect, "margin": claim.margin}
+                | {"unit": claim.unit, "reason": one.reason if one.floor_missed else ""}
+            )
+    return pd.DataFrame(rows, columns=list(BUDGET_COLUMNS))
+
+
+def seeds_missing(paper: str, table: pd.DataFrame, studies: Mapping[str, StudyResult | None]) -> pd.DataFrame:
+    """What the claims about training still take: the seeds that would find an effect worth finding, and their hours.
+
+    Args:
+        table: of :func:`judge_claims`. studies: those that it was made from.
+
+    Returns:
+        A row for each claim whose scatter is known: id, label, unit, seeds, detectable (what they would have found),
+        wanted (the published effect, :data:`TARGET` where there is none, the margin of a claim of equality), needed
+        (seeds for that, see :func:`~nsrlib.statistics.seeds_needed`), hours (of one process, for the seeds that are
+        missing, all variants of the study).
+    """
+    judged: dict[str, Any] = {str(row["id"]): row for row in table.to_dict("records")}
+    rows = []
+    for claim in registered(paper):
+        result = studies.get(claim.test.study) if claim.test.of_training else None
+        row = judged[claim.id]
+        if result is None or _missing(row["seeds_needed"]):
+            continue
+        runs = result.table
+        hours = runs.groupby("variant")["seconds"].mean().sum() / 3600 if "seconds" in runs else math.nan
+        missing = max(0, int(row["seeds_needed"] - row["seeds"]))
+        arms = [str(arm) for arm in claim.test.arms]
+        label = f"{arms[-1]} - {arms[0]}" if claim.test.kind == "trend" else f"{arms[0]} - {arms[1]}"
+        rows.append(
+            {"id": claim.id, "label": label, "unit": claim.unit}
+            | {"seeds": int(row["seeds"]), "detectable": row["detectable"], "wanted": sought(claim)}
+            | {"needed": int(row["seeds_needed"]), "hours": missing * hours}
+        )
+    return pd.DataFrame(rows, columns=list(MISSING_COLUMNS))
 
 
 def line(row: Mapping[Any, Any]) -> str:
@@ -244,10 +310,9 @@ class _Judged:
         row |= {"ours": c.difference, "low": c.low, "high": c.high, "ratio": _ratio(c.difference, claim.effect)}
         row |= {"p": self.p, "p_holm": self.p_holm, "detectable": c.detectable}
         row |= {n: getattr(c, n) for n in ("sd", "sd_own", "probability", "probability_low", "probability_high")}
-        wanted = sought(claim)
         if c.se > 0 and c.seeds:
             one_run = c.se * math.sqrt(c.seeds / 2)  # as if it were a difference of two, also of a trend
-            row["seeds_needed"] = statistics.seeds_needed(one_run, wanted, variants=max(2, self.pooled))
+            row["seeds_needed"] = statistics.seeds_needed(one_run, sought(claim), variants=max(2, self.pooled))
         return row | {"by_set": self.by_set, "steps": self.steps}
 
     def _verdict(self, c: Contrast) -> str:

@@ -90,22 +90,26 @@ class Session:
         cells = pd.DataFrame(self.ledger.rows.values(), columns=["id", "ours", "verdict"])
         now = (dict(self._checks), cells.to_dict("records"))
         if self._judged is None or repr(self._judged[0]) != repr(now):
-            planned = self.paper.studies_at(self.profile if self.profile != "quick" else "cpu")
-            ours = registered(self.paper.name)
-            check_names(ours, {name: list(study.variants) for name, study in planned.items()})
-            asked = {claim.test.study for claim in ours if claim.test.of_training}
-            results = {name: self.studies.get(name) for name in planned if name in asked}
-            table = claims.judge_claims(self.paper.name, results, checks=self._checks, cells=cells)
+            table = claims.judge_claims(self.paper.name, self._results, checks=self._checks, cells=cells)
             self.ledger.keep_claims(table)
             self._judged = now, table
         return self._judged[1]
 
-    def _chosen(self, patterns: Sequence[str]) -> pd.DataFrame:
-        """Judged claims whose ids fit; all without a pattern."""
-        table = self.judged
+    @cached_property
+    def _results(self) -> dict[str, StudyResult | None]:
+        """The studies that claims name, None where one is not stored."""
+        planned = self.paper.studies_at(self.profile if self.profile != "quick" else "cpu")
+        ours = registered(self.paper.name)
+        check_names(ours, {name: list(study.variants) for name, study in planned.items()})
+        asked = {claim.test.study for claim in ours if claim.test.of_training}
+        return {name: self.studies.get(name) for name in planned if name in asked}
+
+    def _chosen(self, patterns: Sequence[str], table: pd.DataFrame | None = None) -> pd.DataFrame:
+        """Rows whose claims' ids fit, of the judged claims or of ``table``; all without a pattern."""
+        ids, table = self.judged["id"], self.judged if table is None else table
         for pattern in patterns:
-            if not fnmatch.filter(table["id"], pattern):
-                raise ValueError(f"no claim of {self.paper.name} fits {pattern!r}; there are: {', '.join(table['id'])}")
+            if not fnmatch.filter(ids, pattern):
+                raise ValueError(f"no claim of {self.paper.name} fits {pattern!r}; there are: {', '.join(ids)}")
         fits = [not patterns or any(fnmatch.fnmatchcase(key, p) for p in patterns) for key in table["id"]]
         return table[fits]
 
@@ -127,6 +131,16 @@ class Session:
     def forest(self, *patterns: str, title: str = "") -> Figure:
         """The trained claims as a picture, see :func:`nsrlib.plots.claims`. Patterns as in :meth:`claims`."""
         return plots.claims(self._chosen(patterns), title)
+
+    def by_budget(self, *patterns: str) -> pd.DataFrame:
+        """The trained claims at every number of steps, see :func:`nsrlib.claims.by_budget`. Patterns as in
+        :meth:`claims`."""
+        return self._chosen(patterns, claims.by_budget(self.paper.name, self._results))
+
+    def seeds_missing(self, *patterns: str) -> pd.DataFrame:
+        """What the trained claims still take, see :func:`nsrlib.claims.seeds_missing`. Patterns as in
+        :meth:`claims`."""
+        return self._chosen(patterns, claims.seeds_missing(self.paper.name, self.judged, self._results))
 
     @cached_property
     def bicubic(self) -> dict[int, float]:

@@ -12,7 +12,7 @@ from .figures import (
     sweep,
     verdicts,
 )
-from .registered import claims
+from .registered import budgets, claims
 from .style import (
     BLUE,
     GRAY,
@@ -39,6 +39,7 @@ __all__ = [
     "YELLOW",
     "bars",
     "bubbles",
+    "budgets",
     "claims",
     "compare",
     "diagrams",

@@ -1,4 +1,4 @@
-"""The judged claims of a paper as a picture."""
+"""The judged claims of a paper as pictures: all of them, and how their effects change with the length of training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from nsrlib.plots.style import BLUE, EDGE, GRAY, GREEN, GRID, ORANGE, PALE, PINK, QUIET, RED
+from nsrlib.plots.style import BLUE, EDGE, GRAY, GREEN, GRID, HEAD, ORANGE, PALE, PINK, QUIET, RED
 
 _LOOKS = {
     "holds": (BLUE, "o"),
@@ -65,6 +65,50 @@ def claims(judged: pd.DataFrame, title: str = "") -> Figure:
         Patch(color=PALE, alpha=0.45, lw=0, label="does not matter"),
     ]
     ax.legend(handles=marks, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=8, borderpad=0.2)
+    return fig
+
+
+def budgets(table: pd.DataFrame, title: str = "") -> Figure:
+    """How effects change with the length of training: a panel a claim, a training of its own a point.
+
+    The line at 0 says *no difference*, the gray band holds those that do not matter, the dashed line is the published
+    effect. Where an arm misses its floor there is no point.
+
+    Args:
+        table: of :func:`nsrlib.claims.by_budget`.
+
+    Raises:
+        ValueError: nothing to draw.
+    """
+    rows = table.dropna(subset="ours")
+    if rows.empty:
+        raise ValueError("there is no difference to draw: the table has none whose arms reach their floor")
+    panels, steps = list(rows.groupby("id", sort=False)), sorted(rows["steps"].unique())
+    columns = min(5, len(panels))
+    lines = -(-len(panels) // columns)
+    size = (2.1 * columns + 0.8, 2.3 * lines + 0.4)
+    fig, axes = plt.subplots(lines, columns, figsize=size, sharex=True, sharey=True, squeeze=False)
+    for ax, (_, points) in zip(axes.flat, panels, strict=False):
+        first = points.iloc[0]
+        ax.axhspan(-first["margin"], first["margin"], color=PALE, alpha=0.45, lw=0, zorder=0)
+        ax.axhline(0, color="black", lw=0.8)
+        if first["effect"] == first["effect"]:
+            ax.axhline(first["effect"], color="black", lw=1, ls="--")
+        error = [points["ours"] - points["low"], points["high"] - points["ours"]]
+        ax.errorbar(points["steps"], points["ours"], error, fmt="o-", color=BLUE, ms=5, lw=1, elinewidth=2)
+        ax.set(xscale="log", xlim=(steps[0] / 1.5, steps[-1] * 1.5))
+        ax.set_xticks(steps, [f"{n:,}" for n in steps])
+        ax.minorticks_off()
+        ax.tick_params(axis="x", labelsize=8)
+        seeds = " to ".join(str(n) for n in sorted({points["seeds"].min(), points["seeds"].max()}))
+        label = textwrap.fill(str(first["label"]), 26)
+        ax.set_title(f"{label}\n{seeds} seeds", loc="left", fontsize=8, fontweight="normal")
+    for ax in axes.flat[len(panels) :]:
+        ax.set_axis_off()
+    for ax in axes[:, 0]:
+        ax.set_ylabel(f"difference ({rows['unit'].iloc[0]})")
+    fig.supxlabel("steps of a training of its own, 95 % interval", fontsize=9)
+    fig.suptitle(title or "How effects change with the length of training", **HEAD)
     return fig
 
 

@@ -94,6 +94,21 @@ class StudyResult:
         steps = table["variant"].map(whole) if len(table) else pd.Series(dtype=float)
         return table[(table["steps"] == steps) | table["steps"].isna() | steps.isna()] if len(table) else table
 
+    def at(self, steps: int) -> StudyResult:
+        """The runs of one budget, as a study of which that is the whole.
+
+        Raises:
+            ValueError: a budget that the study has not; lists those it has.
+        """
+        if steps not in self.budgets:
+            raise ValueError(f"study {self.name!r} has no runs of {steps} steps; there are: {self.budgets}")
+        settings = {
+            name: one | {"recipe": one["recipe"] | {"iterations": steps}} if "recipe" in one else one
+            for name, one in self.settings.items()
+        }
+        curves = self.curve_rows[self.curve_rows["steps"] == steps] if len(self.curve_rows) else self.curve_rows
+        return replace(self, rows=self.rows[self.rows["steps"] == steps], curve_rows=curves, settings=settings)
+
     @property
     def table(self) -> pd.DataFrame:
         """A row a run of the whole budget: variant, seed, ``psnr_<set>`` and ``ssim_<set>`` (means over images), then

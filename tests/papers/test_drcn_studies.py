@@ -80,7 +80,7 @@ def test_a_run_measures_every_recursion_and_their_weights(monkeypatch):
 def result() -> StudyResult:
     rows = [
         {"variant": variant, "seed": seed, "set": "set5", "psnr": 32 + seed, "device": "a CPU"}
-        | {"psnr_best": 31 + seed, "psnr_equal": 30, "psnr_1": 31 + seed, "psnr_2": 29}
+        | {"psnr_equal": 30, "psnr_1": 31 + seed, "psnr_2": 29}
         for seed in (0, 1, 2)
         for variant in ("D=2", "other")
     ]
@@ -91,9 +91,9 @@ def result() -> StudyResult:
 def test_a_variant_becomes_a_study_of_its_outputs():
     duel = study.against_singles(result(), "D=2")
     wide = duel.table.pivot_table(index="seed", columns="variant", values="psnr")
-    assert list(duel.settings) == ["ensemble", "best single", "equal weights", "1", "2"]
+    assert list(duel.settings) == ["ensemble", "equal weights", "1", "2"]
     assert wide["ensemble"].tolist() == [32, 33, 34]
-    assert wide["best single"].tolist() == wide["1"].tolist() == [31, 32, 33]
+    assert wide["1"].tolist() == [31, 32, 33]
     assert (wide["2"] == 29).all()
     assert duel.seeds == [0, 1, 2]
     assert duel.describe() == "short; 3 seeds, a CPU."

@@ -14,16 +14,35 @@ SCALES = {2: ("scales", "x2"), 3: ("depth", "D=16"), 4: ("scales", "x4")}
 
 
 def ensembles(trained: Mapping[str, StudyResult], metric: str = "psnr_set5") -> dict[int, StudyResult]:
-    """Scale -> :func:`~nsrlib.papers.drcn.studies.against_singles`, where its study is among ``trained``."""
-    return {s: against_singles(trained[name], arm, metric) for s, (name, arm) in SCALES.items() if name in trained}
+    """Scale -> :func:`~nsrlib.papers.drcn.studies.against_singles`, where ``trained`` has runs of it."""
+    return {s: against_singles(result, arm, metric) for s, (result, arm) in _found(trained).items()}
 
 
 def learned_weights(trained: Mapping[str, StudyResult]) -> dict[int, pd.DataFrame]:
     """Scale -> the weights that the ensembles learned, divided by their sum: a row a seed, a column a recursion."""
     found = {}
-    for scale, (name, variant) in SCALES.items():
-        if name in trained:
-            table = trained[name].table
-            weights = table.loc[table["variant"] == variant, [f"w_{d}" for d in range(1, 17)]]
-            found[scale] = weights.set_axis(range(1, 17), axis=1)
+    for scale, (result, variant) in _found(trained).items():
+        table = result.table
+        weights = table.loc[table["variant"] == variant, [f"w_{d}" for d in range(1, 17)]]
+        found[scale] = weights.set_axis(range(1, 17), axis=1)
+    return found
+
+
+def _found(trained: Mapping[str, StudyResult]) -> dict[int, tuple[StudyResult, str]]:
+    return {
+        scale: (trained[name], variant)
+        for scale, (name, variant) in SCALES.items()
+        if name in trained and variant in set(trained[name].table["variant"])
+    }
+
+
+def printed_recursions(printed: pd.DataFrame) -> dict[int, dict[str, float]]:
+    """Scale -> Fig. 5 as printed: PSNR of ``1 .. 16`` and of the ``ensemble``.
+
+    Args:
+        printed: the paper's numbers, see :func:`nsrlib.claims.published`.
+    """
+    found: dict[int, dict[str, float]] = {}
+    for row in printed[printed["table"] == "fig5"].to_dict("records"):
+        found.setdefault(int(row["scale"]), {})[row["row"].removeprefix("d=")] = float(row["value"])
     return found

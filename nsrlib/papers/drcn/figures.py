@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nsrlib.papers.drcn.analysis import macs
 from nsrlib.plots.diagrams import FILLS, arrow, box, chain, frame, line, note, plus
-from nsrlib.plots.style import BLUE, EDGE, GREEN, ORANGE
+from nsrlib.plots.style import BLUE, EDGE, GRAY, GREEN, ORANGE
 from nsrlib.studies import StudyResult
 
 
@@ -82,11 +82,32 @@ def _draw_recursion(ax: Axes, y: float, steps: Sequence[str], outputs: Mapping[i
         ax.text(end[0], end[1], f"$y_{d}$", ha="center", va="center", fontsize=9)
 
 
-def recursions(panels: Mapping[str, StudyResult]) -> Figure:
+def depth(result: StudyResult, metric: str, printed: Mapping[int, float], bicubic: float) -> Figure:
+    """Fig. 4: PSNR over the number of recursions, ours beside the paper's, and bicubic upscaling.
+
+    Args:
+        result: the study ``depth``; its variants are named ``D=<recursions>``. metric: a column of its table.
+        printed: recursions -> PSNR of the paper.
+    """
+    runs = result.table.assign(D=result.table["variant"].str.removeprefix("D=").astype(int))
+    mean = runs.groupby("D")[metric].mean()
+    features = next(iter(result.settings.values()))["config"]["features"]
+    fig, ax = plt.subplots(figsize=(6.4, 3.4))
+    ax.plot(list(printed), list(printed.values()), "D--", color=GRAY, ms=5, label="printed, F = 256")
+    ax.plot(runs["D"], runs[metric], "o", color=BLUE, alpha=0.45, ms=5, mec="none")
+    ax.plot(mean.index, mean, color=BLUE, marker="_", ms=14, mew=2, label=f"here, F = {features}, one dot a seed")
+    ax.axhline(bicubic, color="black", lw=0.8, ls=":", label="bicubic")
+    ax.set(xlabel="recursions D", ylabel="PSNR (dB)", title="Set5, x3: PSNR over the recursions", xticks=list(printed))
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return fig
+
+
+def recursions(panels: Mapping[str, StudyResult], printed: Mapping[str, Mapping[str, float]] | None = None) -> Figure:
     """Every single recursion of DRCN against the ensemble: means over seeds, with the seeds' range.
 
     Args:
         panels: title -> :func:`nsrlib.papers.drcn.studies.against_singles`.
+        printed: title -> PSNR of the paper, by recursion and ``ensemble``; drawn in gray.
 
     Example:
         >>> names = ("1", "2", "ensemble", "equal weights")
@@ -105,6 +126,10 @@ def recursions(panels: Mapping[str, StudyResult]) -> Figure:
         for name, colour, style in (("ensemble", ORANGE, "-"), ("equal weights", GREEN, "--")):
             ax.axhspan(at.loc[name, "min"], at.loc[name, "max"], color=colour, alpha=0.15, lw=0)
             ax.axhline(at.loc[name, "mean"], color=colour, ls=style, label=name)
+        if theirs := (printed or {}).get(title):
+            singles = {int(name): value for name, value in theirs.items() if name.isdecimal()}
+            ax.plot(list(singles), list(singles.values()), "D", color=GRAY, ms=3, label="single recursion, printed")
+            ax.axhline(theirs["ensemble"], color=GRAY, ls="-.", label="ensemble, printed")
         ax.set(title=title, xlabel="recursion d")
     axes[0, 0].set_ylabel("PSNR (dB)")
     axes[0, -1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
@@ -122,7 +147,11 @@ def ensemble_weights(weights: Mapping[int, pd.DataFrame]) -> Figure:
         ax.plot(w.columns, w.mean(), marker="o", ms=3, label=f"x{scale}")
         ax.fill_between(w.columns, w.min(), w.max(), alpha=0.15, lw=0)
     ax.axhline(1 / 16, color="black", lw=0.8, ls="--", label="equal, as at the start")
-    ax.set(xlabel="recursion d", ylabel="weight / sum of weights", title="What the ensemble learned, 3 seeds")
+    ax.set(
+        xlabel="recursion d",
+        ylabel="weight / sum of weights",
+        title="What the ensemble learned: mean and range of the seeds",
+    )
     ax.set_ylim(0, None)
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return fig

@@ -153,11 +153,10 @@ def recursion_scores(model: LumaDRCN, images: ImageSet) -> pd.DataFrame:
 
 
 def against_singles(result: StudyResult, variant: str, metric: str = "psnr_set5") -> StudyResult:
-    """One variant's ensembles and single recursions as a study of its own, for the orderings of Fig. 5.
+    """One variant's ensembles and single recursions as a study of its own, as Fig. 5 shows them.
 
     Returns:
-        Variants ``ensemble``, ``best single`` (each seed's best on the test images, which favours it), ``equal
-        weights`` and ``1 .. D``; metric ``psnr``.
+        Variants ``ensemble``, ``equal weights`` and ``1 .. D``; metric ``psnr``.
 
     Raises:
         ValueError: a variant or metric that the study lacks.
@@ -166,10 +165,10 @@ def against_singles(result: StudyResult, variant: str, metric: str = "psnr_set5"
 
     table = result.table
     runs = table[table["variant"] == variant]
-    if runs.empty or metric not in runs or "psnr_best" not in runs:
+    if runs.empty or metric not in runs or "psnr_equal" not in runs:
         raise ValueError(f"study {result.name!r} has no {metric} of single recursions for {variant!r}")
     depth = result.settings[variant]["config"]["recursions"]
-    columns = {"ensemble": metric, "best single": "psnr_best", "equal weights": "psnr_equal"}
+    columns = {"ensemble": metric, "equal weights": "psnr_equal"}
     columns |= {str(d): f"psnr_{d}" for d in range(1, depth + 1)}
     about = result.only([variant]).rows.drop_duplicates("seed").set_index("seed")[["steps", "commit", "device"]]
     outputs = [runs[["seed"]].assign(variant=name, psnr=runs[column]) for name, column in columns.items()]
