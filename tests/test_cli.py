@@ -29,7 +29,7 @@ from nsrlib.images import imresize, read_picture
 from nsrlib.runs import readme, sweeps
 
 COMMANDS = ["reproduce", "sweep", "report", "scoreboard", "evaluate", "upscale", "models", "train", "study", "bench"]
-COMMANDS += ["data"]
+COMMANDS += ["data", "verify"]
 
 
 class Done(NamedTuple):
@@ -199,7 +199,7 @@ def test_wrong_usage_has_status_two(nsr, arguments):
         ("upscale . --model bicubic", "no such image: "),
         ("bench kernals", "nsr bench takes 'models', 'kernels' or 'all', got 'kernals'"),
         ("bench all", "nsr bench all needs --out, a folder"),
-        ("study bsrn --store --data t91", "--store keeps studies with their own data; leave out --data and --on"),
+        ("study bsrn --store --data t91", "--store keeps studies as they are; leave out --data, --on and --seeds"),
         ("bench kernels --only conv3d", "unknown operator 'conv3d'; known: adder2d, "),
         ("bench kernels --budget 0", "budget must be positive, got 0"),
         ("bench kernels --audit --only conv3d", "--only 'conv3d' is in no name; there are: adder2d forward 64->64, "),
@@ -636,7 +636,7 @@ def test_models_lists_every_network(nsr):
 def tiny_networks(monkeypatch):
     """One paper with one network that is fast to time."""
     tiny = papers.Paper("tiny", networks=lambda device: {"tiny": models.create_model("bicubic", 2)})
-    monkeypatch.setattr(papers, "every", lambda: {"tiny": tiny, "other": papers.Paper("other")})
+    monkeypatch.setattr("nsrlib.papers.table.every", lambda: {"tiny": tiny, "other": papers.Paper("other")})
 
 
 def test_bench_prints_a_line_for_each_network(nsr, tiny_networks):
