@@ -509,67 +509,44 @@ def bench(
         raise ValueError(f"--out must end in .csv or .json, got {out.name}")
     if audit and what == "models":
         raise ValueError("--audit is for nsr bench kernels")
-    if what == "kernels" and not audit:
-        command = " ".join(["nsr bench kernels", *([f"--threads {threads}"] if threads else [])])
-        return _bench_kernels(
-            device,
-            budget=budget,
-            only=only,
-            resume=resume,
-            threads=threads,
-            out=out,
-            seconds=seconds,
-            compiled=compiled,
-            once=once,
-            command=command,
-        )
     if audit:
-        from nsrlib.bench.audit import audit_all, entries
-
-        names = [name for name in entries() if only in name]
-        if not names:
-            raise ValueError(f"--only {only!r} is in no name; there are: {', '.join(entries())}")
-        table = audit_all(names, progress=sys.stderr.isatty())
-        typer.echo(f"Triton {table.attrs['triton']}; registers a thread, stack and shared memory in bytes")
-        shown = table.drop(columns=["kernel", "loop_barriers", "loop_spills"])
-        typer.echo(shown.to_string(index=False, float_format=lambda v: f"{v:.0%}", max_colwidth=48))
-    else:
-        from nsrlib.bench.networks import latency
-
-        networks = _networks(paper, device)
-        table = latency(
-            networks, [(128, 128), (180, 320)], device=device, repeats=repeats, threads=threads, budget=budget
-        )
-        typer.echo(f"seconds of one pass, best of {repeats}, {table.attrs['device']}, {table.attrs['threads']} threads")
-        wide = table.pivot_table(index="model", columns="input", values="seconds", sort=False)
-        typer.echo(wide.to_string(float_format=lambda v: f"{v:.4f}"))
-    if out and out.suffix == ".csv":
-        table.to_csv(out, index=False)
-    elif out:
-        from nsrlib.files import commit, cpu_name, device_name, versions, write_json
-
-        hardware = cpu_name() if audit or table.attrs["device"] == "cpu" else device_name()
-        attrs = {**table.attrs, "hardware": hardware, "versions": versions(), "commit": commit()}
-        write_json(out, {**attrs, "rows": table.to_dict("records")})
+        return _bench_audit(only, out)
+    measuring: dict[str, Any] = {"device": device, "budget": budget, "threads": threads}
+    if what == "models":
+        return _bench_models(paper, out, repeats=repeats, **measuring)
+    _bench_kernels(once, only=only, resume=resume, out=out, seconds=seconds, compiled=compiled, **measuring)
 
 
-def _networks(paper: str | None, device: str) -> dict[str, Any]:
-    """The networks whose speed a paper compares, or all papers together."""
-    from nsrlib import papers
-    from nsrlib.evaluation import pick_device
+def _bench_models(paper: str | None, out: Path | None, *, device: str, repeats: int, **options: Any) -> None:
+    from nsrlib import bench, papers
 
-    every = {name: found.networks for name, found in papers.every().items() if found.networks}
-    if paper is not None and paper not in every:
-        raise ValueError(f"no paper {paper!r} with networks to time; there are: {', '.join(every)}")
-    place = pick_device(device)
-    chosen = every.values() if paper is None else [every[paper]]
-    return {label: network for networks in chosen for label, network in networks(place).items()}
+    table = bench.latency(papers.networks_of(paper, device), device=device, repeats=repeats, **options)
+    typer.echo(f"seconds of one pass, best of {repeats}, {table.attrs['device']}, {table.attrs['threads']} threads")
+    wide = table.pivot_table(index="model", columns="input", values="seconds", sort=False)
+    typer.echo(wide.to_string(float_format=lambda v: f"{v:.4f}"))
+    if out:
+        bench.store(table, out)
 
 
-def _bench_kernels(device: str, *, once: bool, **options: Any) -> None:
+def _bench_audit(only: str, out: Path | None) -> None:
     from nsrlib import bench
 
-    table = bench.time_kernels(device, once=once, say=typer.echo, **options)
+    names = [name for name in bench.audit.entries() if only in name]
+    if not names:
+        raise ValueError(f"--only {only!r} is in no name; there are: {', '.join(bench.audit.entries())}")
+    table = bench.audit.audit_all(names, progress=sys.stderr.isatty())
+    typer.echo(f"Triton {table.attrs['triton']}; registers a thread, stack and shared memory in bytes")
+    shown = table.drop(columns=["kernel", "loop_barriers", "loop_spills"])
+    typer.echo(shown.to_string(index=False, float_format=lambda v: f"{v:.0%}", max_colwidth=48))
+    if out:
+        bench.store(table, out)
+
+
+def _bench_kernels(once: bool, *, threads: int | None, **options: Any) -> None:
+    from nsrlib import bench
+
+    command = " ".join(["nsr bench kernels", *([f"--threads {threads}"] if threads else [])])
+    table = bench.time_kernels(once=once, threads=threads, say=typer.echo, command=command, **options)
     if once:
         return
     columns = ["way", "median_ms", "launch_ms", "graph_ms", "speedup", "percent_of_limit", "max_error", "skipped"]

@@ -638,7 +638,7 @@ def test_models_lists_every_network(nsr):
 def tiny_networks(monkeypatch):
     """One paper with one network that is fast to time."""
     tiny = papers.Paper("tiny", networks=lambda device: {"tiny": models.create_model("bicubic", 2)})
-    monkeypatch.setattr(papers, "every", lambda: {"tiny": tiny, "other": papers.Paper("other")})
+    monkeypatch.setattr("nsrlib.papers.table.every", lambda: {"tiny": tiny, "other": papers.Paper("other")})
 
 
 def test_bench_prints_a_line_for_each_network(nsr, tiny_networks):

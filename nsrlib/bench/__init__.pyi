@@ -1,7 +1,7 @@
 from . import audit, clock, everything, kernels, networks, operators
 from .clock import CpuClock, CudaClock, limits, measure
 from .kernels import BARS, RESULTS, errors, table, time_kernels, verdicts
-from .networks import latency
+from .networks import latency, store
 from .operators import OPERATORS, OURS, Case, Way, cases_of
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "measure",
     "networks",
     "operators",
+    "store",
     "table",
     "time_kernels",
     "verdicts",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +13,7 @@ import torch.nn.functional as F
 
 from nsrlib.bench.clock import cpu_threads
 from nsrlib.evaluation import pick_device
+from nsrlib.files import commit, cpu_name, device_name, versions, whole_file, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,9 +22,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+SIZES = ((128, 128), (180, 320))
+
+
 def latency(
     models: Mapping[str, nn.Module],
-    sizes: Sequence[tuple[int, int]],
+    sizes: Sequence[tuple[int, int]] = SIZES,
     *,
     device: str | torch.device = "auto",
     repeats: int = 5,
@@ -85,3 +91,15 @@ def seconds_of(model: nn.Module, x: Tensor) -> float:
     begin = time.perf_counter()
     model(x)
     return time.perf_counter() - begin
+
+
+def store(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+    """Write measured times, or what an audit found: rows as ``.csv``, or as ``.json`` with where they were made."""
+    path = Path(path)
+    if path.suffix == ".csv":
+        with whole_file(path) as draft:
+            table.to_csv(draft, index=False)
+        return
+    hardware = cpu_name() if table.attrs.get("device", "cpu") == "cpu" else device_name()
+    about = {"hardware": hardware, "versions": versions(), "commit": commit()}
+    write_json(path, {**table.attrs, **about, "rows": table.to_dict("records")})

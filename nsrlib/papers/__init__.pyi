@@ -3,7 +3,7 @@ from .check import Check
 from .jobs import Job, train
 from .record import Paper, Training
 from .session import Session, open
-from .table import every, get, training_of
+from .table import every, get, networks_of, training_of
 
 __all__ = [
     "Check",
@@ -19,6 +19,7 @@ __all__ = [
     "drn",
     "every",
     "get",
+    "networks_of",
     "new",
     "nsr",
     "open",

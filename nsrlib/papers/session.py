@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,7 @@ from nsrlib.models import create_model
 from nsrlib.papers.check import Check
 from nsrlib.papers.record import Paper
 from nsrlib.papers.table import get
+from nsrlib.statistics import contrast
 from nsrlib.studies import StudyResult
 
 
@@ -141,6 +143,40 @@ class Session:
         """What the trained claims still take, see :func:`nsrlib.claims.seeds_missing`. Patterns as in
         :meth:`claims`."""
         return self._chosen(patterns, claims.seeds_missing(self.paper.name, self.judged, self._results))
+
+    def exploratory(
+        self, study: StudyResult, pairs: Iterable[tuple[str, str]], metric: str = "psnr", unit: str = "dB"
+    ) -> str:
+        """Differences that no claim registers, one a line, with their 95 % intervals and without a verdict.
+
+        Args:
+            pairs: variants (a, b), compared as a - b. The scatter is pooled over all of them.
+            metric, unit: see :meth:`StudyResult.scores <nsrlib.studies.StudyResult.scores>`.
+
+        Example:
+            >>> from nsrlib.studies import StudyResult
+            >>> session = open("drcn", sets="embedded", scale=3)  # doctest: +ELLIPSIS
+            embedded: ...
+            >>> runs = {"a": [30.2, 30.4, 30.3], "b": [30.1, 30.2, 30.3]}
+            >>> rows = [{"variant": v, "seed": s, "psnr": x} for v, xs in runs.items() for s, x in enumerate(xs)]
+            >>> print(session.exploratory(StudyResult.of_rows("an example", rows), [("a", "b"), ("a", "c")]))
+            a - b: +0.10 dB (-0.15 to +0.35), 3 seeds, exploratory
+            a - c: no runs of c yet
+        """
+        pairs = list(pairs)
+        scores = study.scores(metric=metric)
+        scores = scores[scores["variant"].isin({variant for pair in pairs for variant in pair})]
+        there, lines = set(scores["variant"]), []
+        for a, b in pairs:
+            if lost := [variant for variant in (a, b) if variant not in there]:
+                lines.append(f"{a} - {b}: no runs of {lost[0]} yet")
+                continue
+            c = contrast(scores, a, b)
+            seeds = f"{c.seeds} seed{'s' if c.seeds != 1 else ''}"
+            interval = "" if math.isnan(c.low) else f" ({c.low:+.2f} to {c.high:+.2f})"
+            found = "the same in all runs" if c.identical else f"{c.difference:+.2f} {unit}{interval}"
+            lines.append(f"{a} - {b}: {found}, {seeds}, exploratory")
+        return "\n".join(lines)
 
     @cached_property
     def bicubic(self) -> dict[int, float]:

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import warnings
 from importlib import metadata
+from typing import TYPE_CHECKING
 
+from nsrlib.evaluation import pick_device
 from nsrlib.papers import addersr, bsrn, drcn, drn, nsr
 from nsrlib.papers.record import Paper, Training
 from nsrlib.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 OWN = (nsr.PAPER, addersr.PAPER, bsrn.PAPER, drcn.PAPER, drn.PAPER)
 
@@ -49,3 +55,17 @@ def training_of(model: str) -> Training:
     """How the paper of a network trains it; of a network that no paper trains here, a plain L1 recipe."""
     trainings = {name: training for paper in every().values() for name, training in paper.trainings.items()}
     return trainings.get(model, Training(Recipe()))
+
+
+def networks_of(paper: str | None = None, device: str | torch.device = "auto") -> dict[str, nn.Module]:
+    """The networks whose speed a paper compares, by label; None: those of all papers.
+
+    Raises:
+        ValueError: no such paper, or one that compares none; lists those that do.
+    """
+    table = {name: found.networks for name, found in every().items() if found.networks}
+    if paper is not None and paper not in table:
+        raise ValueError(f"no paper {paper!r} with networks to time; there are: {', '.join(table)}")
+    place = pick_device(device)
+    chosen = table.values() if paper is None else [table[paper]]
+    return {label: network for networks in chosen for label, network in networks(place).items()}

@@ -177,6 +177,8 @@ def study(
 ) -> Figure:
     """A trained study: every seed's value on the left, paired differences with their 95 % interval on the right.
 
+    Nothing is judged: the intervals are not corrected for their number, and those of a pilot are gray.
+
     Args:
         metric: a column of ``result.table``.
         reference: name and value of a line to compare with, bicubic for example.
@@ -184,6 +186,7 @@ def study(
     table = summary(result.scores(metric=metric), baseline)
     names = list(table.index)
     fig, (left, right) = plt.subplots(1, 2, figsize=(8.6, 0.9 + 0.42 * len(names)), width_ratios=[1.1, 1], sharey=True)
+    colour, kind = (GRAY, ", a pilot") if result.pilot else (BLUE, "")
     for y, name in enumerate(names):
         values = result.table.loc[result.table["variant"] == name, metric]
         left.plot(values, [y] * len(values), "o", color=BLUE, alpha=0.45, ms=5, mec="none")
@@ -192,7 +195,6 @@ def study(
             right.text(0, y, "compared with", ha="center", va="center", color=GRAY, fontsize=8, backgroundcolor="w")
             continue
         low, high = cast(float, table.loc[name, "low"]), cast(float, table.loc[name, "high"])
-        colour = GREEN if low > 0 else RED if high < 0 else GRAY
         right.plot([low, high], [y, y], color=colour, lw=2)
         right.plot([table.loc[name, "difference"]], [y], "o", color=colour)
     right.axvline(0, color="black", lw=0.8)
@@ -204,7 +206,7 @@ def study(
     for ax in (left, right):
         ax.grid(axis="y", visible=False)
     left.set(xlabel=f"{label}, one dot a seed", title=title)
-    right.set_xlabel(f"difference to {baseline}, 95 % interval")
+    right.set_xlabel(f"difference to {baseline}, 95 % interval{kind}")
     return fig
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import nsrlib.papers
+from nsrlib.studies import StudyResult
 
 
 @pytest.fixture
@@ -52,3 +53,16 @@ def test_the_last_table_keeps_the_ledger_and_names_the_data(session, tmp_path):
     table = session.provenance()
     assert json.loads((tmp_path / "drcn.json").read_text())["paper"] == "drcn"
     assert {"command", "torch", "embedded x3"} <= set(table.index)
+
+
+def test_differences_that_nobody_registered_are_exploratory_and_get_no_verdict(session):
+    runs = {"a": [30.2, 30.4, 30.3], "b": [30.1, 30.2, 30.3], "again a": [30.2, 30.4, 30.3], "wild": [20, 35, 50]}
+    rows = [{"variant": v, "seed": s, "psnr": x} for v, xs in runs.items() for s, x in enumerate(xs)]
+    study = StudyResult.of_rows("a study", [*rows, {"variant": "once", "seed": 0, "psnr": 30.0}])
+    said = session.exploratory(study, [("a", "b"), ("a", "again a"), ("b", "c")])
+    assert said.splitlines() == [
+        "a - b: +0.10 dB (-0.15 to +0.35), 3 seeds, exploratory",  # "wild" is not asked for and changes nothing
+        "a - again a: the same in all runs, 3 seeds, exploratory",
+        "b - c: no runs of c yet",
+    ]
+    assert session.exploratory(study, [("once", "b")], unit="%") == "once - b: -0.10 %, 1 seed, exploratory"

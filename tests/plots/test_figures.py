@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import matplotlib as mpl
@@ -19,6 +20,7 @@ from nsrlib.data import load
 from nsrlib.evaluation import evaluate
 from nsrlib.images import imresize
 from nsrlib.metrics import MATLAB_Y, RGB, psnr
+from nsrlib.studies import StudyResult
 
 pytestmark = pytest.mark.usefixtures("figure_style")
 
@@ -194,6 +196,18 @@ def test_bars_start_at_zero_and_bear_their_value():
 
 def test_bars_of_zeros_can_be_drawn():
     drawn(plots.bars({"a": 0.0}))
+
+
+@pytest.mark.parametrize(("profile", "colour", "said"), [("cpu", plots.BLUE, ""), ("pilot", plots.GRAY, ", a pilot")])
+def test_a_study_shows_differences_without_judging_them(profile, colour, said):
+    rows = [{"variant": v, "seed": s, "psnr": x + s / 10} for v, x in (("a", 30), ("b", 20)) for s in (0, 1, 2)]
+    result = dataclasses.replace(StudyResult.of_rows("a study", rows), profile=profile)
+    left, right = drawn(plots.study(result, "psnr", baseline="a", title="studied")).axes
+    assert (left.get_title("left"), left.get_xlabel()) == ("studied", "PSNR (dB), one dot a seed")
+    assert right.get_xlabel() == f"difference to a, 95 % interval{said}"
+    (difference,) = [line for line in right.lines if line.get_marker() == "o"]
+    assert difference.get_xdata() == pytest.approx([-10])
+    assert difference.get_color() == colour
 
 
 # --- sweeps, maps -----------------------------------------------------------------------------------------------------
