@@ -174,14 +174,18 @@ def study(
     title: str = "",
     label: str = "PSNR (dB)",
     reference: tuple[str, float] | None = None,
+    pool: Sequence[str] | None = None,
 ) -> Figure:
     """A trained study: every seed's value on the left, paired differences with their 95 % interval on the right.
+
+    Nothing is concluded here, so all have one colour: that is for :func:`nsrlib.plots.claims`.
 
     Args:
         metric: a column of ``result.table``.
         reference: name and value of a line to compare with, bicubic for example.
+        pool: as for :func:`nsrlib.statistics.contrast`; empty where variants scatter very differently.
     """
-    table = summary(result.scores(metric=metric), baseline)
+    table = summary(result.scores(metric=metric), baseline, pool=pool)
     names = list(table.index)
     fig, (left, right) = plt.subplots(1, 2, figsize=(8.6, 0.9 + 0.42 * len(names)), width_ratios=[1.1, 1], sharey=True)
     for y, name in enumerate(names):
@@ -192,9 +196,8 @@ def study(
             right.text(0, y, "compared with", ha="center", va="center", color=GRAY, fontsize=8, backgroundcolor="w")
             continue
         low, high = cast(float, table.loc[name, "low"]), cast(float, table.loc[name, "high"])
-        colour = GREEN if low > 0 else RED if high < 0 else GRAY
-        right.plot([low, high], [y, y], color=colour, lw=2)
-        right.plot([table.loc[name, "difference"]], [y], "o", color=colour)
+        right.plot([low, high], [y, y], color=BLUE, lw=2)
+        right.plot([table.loc[name, "difference"]], [y], "o", color=BLUE)
     right.axvline(0, color="black", lw=0.8)
     if reference:
         left.axvline(reference[1], color=GRAY, ls="--", lw=1)
