@@ -438,8 +438,8 @@ def study(
         typer.echo(table.to_string(index=False, float_format=lambda v: f"{v:.3g}"))
         typer.echo(f"all that is missing: about {table['hours missing'].sum():.1f} hours with --jobs {jobs}")
         if len(power := chosen.power()):
-            typer.echo("\nwhat claims need for 80 % power, by the noise of the stored runs (dB):")
-            typer.echo(power.to_string(index=False, float_format=lambda v: f"{v:.3g}"))
+            typer.echo("\nwhat claims need for 80 % power, by the noise of the stored runs:")
+            typer.echo(power.drop(columns="hours").to_string(index=False, float_format=lambda v: f"{v:.3g}"))
         return
     target = (into or ROOT) if store else None
     if worktree:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 from filelock import FileLock
 
-from nsrlib.claims.judged import judge_claims, sought
+from nsrlib.claims.judged import judge_claims, seeds_missing
 from nsrlib.claims.registered import registered
 from nsrlib.files import ROOT, code_commit
 from nsrlib.papers.record import Paper
@@ -108,21 +108,11 @@ class Evidence:
         return pd.DataFrame(rows)
 
     def power(self) -> pd.DataFrame:
-        """What the seeds that are stored can find, and how many the registered claims need, from the noise so far.
-
-        Columns: study, claim, sought (see :func:`nsrlib.claims.judged.sought`), seeds, detectable (with 80 % power),
-        seeds needed. No row without a stored study or pilot whose networks have learned their task.
-        """
-        results = {name: self.paper.stored_study(name) for name in self.studies}
+        """What the registered claims still take, by the noise of the stored runs or pilots, see
+        :func:`nsrlib.claims.seeds_missing`."""
         every: dict[str, StudyResult | None] = dict.fromkeys(self.paper.studies_at(self.profile))
-        judged = judge_claims(self.paper.name, every | results, checks=None, cells=None).set_index("id")
-        rows = []
-        for claim in registered(self.paper.name):
-            if claim.test.study in results and (found := judged.loc[claim.id])["seeds_needed"] > 0:
-                values = (found["seeds"], found["detectable"], found["seeds_needed"])
-                rows.append((claim.test.study, claim.id, sought(claim), *values))
-        columns = ["study", "claim", "sought", "seeds", "detectable", "seeds needed"]
-        return pd.DataFrame(rows, columns=columns).astype({"seeds": int, "seeds needed": int})
+        results = every | {name: self.paper.stored_study(name) for name in self.studies}
+        return seeds_missing(self.paper.name, judge_claims(self.paper.name, results), results)
 
     # --- running ------------------------------------------------------------------------------------------------------
 

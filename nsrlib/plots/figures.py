@@ -174,6 +174,7 @@ def study(
     title: str = "",
     label: str = "PSNR (dB)",
     reference: tuple[str, float] | None = None,
+    pool: Sequence[str] | None = None,
 ) -> Figure:
     """A trained study: every seed's value on the left, paired differences with their 95 % interval on the right.
 
@@ -182,8 +183,9 @@ def study(
     Args:
         metric: a column of ``result.table``.
         reference: name and value of a line to compare with, bicubic for example.
+        pool: as for :func:`nsrlib.statistics.contrast`; empty where variants scatter very differently.
     """
-    table = summary(result.scores(metric=metric), baseline)
+    table = summary(result.scores(metric=metric), baseline, pool=pool)
     names = list(table.index)
     fig, (left, right) = plt.subplots(1, 2, figsize=(8.6, 0.9 + 0.42 * len(names)), width_ratios=[1.1, 1], sharey=True)
     colour, kind = (GRAY, ", a pilot") if result.pilot else (BLUE, "")

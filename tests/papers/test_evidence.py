@@ -113,15 +113,13 @@ def test_a_plan_tells_hours_by_study_and_budget(chosen, paper):
 
 
 def test_the_noise_of_stored_runs_tells_how_many_seeds_a_claim_needs():
-    """Of DRCN's stored pilot, with the formula of a t test written out."""
     depth = Evidence(papers.get("drcn"), "cpu", Path("runs"), ["depth"])
-    table = depth.power().set_index("claim")
-    row = table.loc["fig5/ensemble->-best-single-recursion/x3/ordering"]
-    assert row["sought"] == 1.53  # published
-    assert row["seeds needed"] == 2
-    assert table.loc["ensemble/learned->-equal/ordering", "sought"] == 0.1  # words only
-    assert (table["seeds"] >= 3).all()
-    assert (table["detectable"] < table["sought"]).equals(table["seeds needed"] <= table["seeds"])
+    table = depth.power().set_index("id")
+    assert table.loc["fig5/ensemble->-best-single-recursion/x3/ordering", "wanted"] == 1.53  # published
+    assert table.loc["ensemble/learned->-equal/ordering", "wanted"] == 0.1  # words only
+    assert set(table["seeds"]) == {3}
+    assert (table["detectable"] < table["wanted"]).equals(table["needed"] <= table["seeds"])
+    assert len(Evidence(papers.get("drcn"), "cpu", Path("runs"), ["width"]).power()) == 0  # no claim
 
 
 def test_a_budget_takes_claimed_variants_first_and_says_what_is_left(chosen, paper):
