@@ -423,7 +423,6 @@ def study(
     nsr study bsrn --store --worktree                          rows go to data/results, with the commit of their code
     """
     from nsrlib import papers, statistics
-    from nsrlib.files import ROOT
     from nsrlib.papers import evidence
 
     if store and (data or on or seeds):
@@ -437,7 +436,7 @@ def study(
         table = chosen.plan(jobs, chosen.costs(typer.echo))
         typer.echo(table.to_string(index=False, float_format=lambda v: f"{v:.3g}"))
         return typer.echo(f"all that is missing: about {table['hours missing'].sum():.1f} hours with --jobs {jobs}")
-    target = (into or ROOT) if store else None
+    target = (into or chosen.paper.root) if store else None
     if worktree:
         rest = [a for a in sys.argv[1:] if a != "--worktree"]
         rest += ["--out", str(folder)] + (["--into", str(target)] if target else [])
