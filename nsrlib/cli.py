@@ -423,7 +423,6 @@ def study(
     nsr study bsrn --store --worktree                          rows go to data/results, with the commit of their code
     """
     from nsrlib import papers, statistics
-    from nsrlib.files import ROOT
     from nsrlib.papers import evidence
 
     if store and (data or on or seeds):
@@ -441,7 +440,7 @@ def study(
             typer.echo("\nwhat claims need for 80 % power, by the noise of the stored runs:")
             typer.echo(power.drop(columns="hours").to_string(index=False, float_format=lambda v: f"{v:.3g}"))
         return
-    target = (into or ROOT) if store else None
+    target = (into or chosen.paper.root) if store else None
     if worktree:
         rest = [a for a in sys.argv[1:] if a != "--worktree"]
         rest += ["--out", str(folder)] + (["--into", str(target)] if target else [])

@@ -65,7 +65,7 @@ def commit(repository: Path = ROOT) -> str:
 
 def code_commit(repository: Path = ROOT) -> str:
     """As :func:`commit`, in twelve digits; stored results that have changed do not count."""
-    if not (repository / ".git").exists():
+    if not in_checkout(repository):
         return "unknown"
 
     def git(*command: str) -> str:
@@ -77,6 +77,15 @@ def code_commit(repository: Path = ROOT) -> str:
         return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
+
+
+def in_checkout(folder: Path) -> bool:
+    """Whether a folder is a git checkout, or a Python package at the top of one.
+
+    Further up git would answer for a repository of somebody else.
+    """
+    places = [folder, folder.parent] if (folder / "__init__.py").is_file() else [folder]
+    return any((place / ".git").exists() for place in places)
 
 
 def one_line(text: str, limit: int = 300) -> str:

@@ -71,6 +71,24 @@ def test_a_folder_inside_of_somebody_elses_repository_has_no_commit():
     assert files.commit(files.ROOT / "data") == "unknown"
 
 
+def test_a_package_at_the_top_of_a_checkout_has_its_commit_and_one_further_down_has_none(tmp_path):
+    for name in ("", "site/"):
+        (tmp_path / f"{name}package").mkdir(parents=True)
+        (tmp_path / f"{name}package/__init__.py").touch()
+    (tmp_path / "folder").mkdir()
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for command in (["init"], ["add", "."], ["commit", "-m", "one"]):
+        subprocess.run([*git, *command], cwd=tmp_path, check=True, capture_output=True)
+    assert re.fullmatch("[0-9a-f]{12}", files.code_commit(tmp_path / "package"))
+    assert files.code_commit(tmp_path / "site/package") == files.code_commit(tmp_path / "folder") == "unknown"
+    results = tmp_path / "package/data/results"
+    results.mkdir(parents=True)
+    (results / "rows.csv").touch()
+    assert not files.code_commit(tmp_path / "package").endswith("-dirty")
+    (tmp_path / "package/new.py").touch()
+    assert files.code_commit(tmp_path / "package").endswith("-dirty")
+
+
 def test_a_file_that_fails_halfway_leaves_the_old_one(tmp_path):
     files.write_text(tmp_path / "a", "old")
     with pytest.raises(UnicodeEncodeError):

@@ -352,7 +352,7 @@ def test_what_runs_took_counts_more_than_a_few_steps(tmp_path):
 @pytest.fixture
 def clean(monkeypatch) -> None:
     """The code is that of a commit."""
-    monkeypatch.setattr("nsrlib.studies.study.code_commit", lambda: "0123456789ab")
+    monkeypatch.setattr("nsrlib.studies.study.code_commit", lambda root: "0123456789ab")
 
 
 def test_results_survive_a_file_that_one_line_of_pandas_reads(tmp_path, clean):
@@ -383,7 +383,7 @@ def test_a_file_that_is_no_study_is_named(tmp_path, text):
 
 def test_rows_of_code_without_a_commit_are_not_stored(tmp_path, monkeypatch):
     for state in ("0123456789ab-dirty", "unknown"):
-        monkeypatch.setattr("nsrlib.studies.study.code_commit", lambda state=state: state)
+        monkeypatch.setattr("nsrlib.studies.study.code_commit", lambda root, state=state: state)
         result = study().run(tmp_path / state, progress=False)
         with pytest.raises(ValueError, match=rf"runs of study 'toy' were made by code that no commit has \({state}\)"):
             merged(None, result)

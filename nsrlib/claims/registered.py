@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from nsrlib.claims.numbers import numbers_of, published
+from nsrlib.files import in_checkout
 
 FILE = "data/published/claims.csv"
 COLUMNS = (
@@ -321,7 +322,7 @@ def when_registered(claim: Claim, commits: Iterable[str], root: Path | None = No
 @functools.cache
 def _claims_at(root: Path, commit: str) -> dict[tuple[str, str], dict[str, str]] | tuple[str, str]:
     """The rows of the file at a commit by paper and id, or the answer where there are none."""
-    if not (root / ".git").exists():  # git would answer for a repository further up, of somebody else
+    if not in_checkout(root):
         return NO_HISTORY, "the claims lie in no repository"
     if not commit or commit == "unknown":
         return "exploratory", "the results name no commit"

@@ -156,7 +156,9 @@ class Evidence:
             if into:
                 self.store(names[job.study.name], into)
 
-        left = run_all(work, jobs=jobs, seconds=seconds, budget=budget, finished=finished, progress=progress)
+        left = run_all(
+            work, jobs=jobs, seconds=seconds, budget=budget, finished=finished, progress=progress, code=self.paper.root
+        )
         if left:
             say(f"{len(left)} runs are left for another time; the same command goes on")
         return {name: self.result(name, into) for name in self.studies}

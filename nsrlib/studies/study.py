@@ -20,7 +20,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from nsrlib.files import code_commit, device_name, versions, write_json
+from nsrlib.files import ROOT, code_commit, device_name, versions, write_json
 from nsrlib.studies.results import StudyResult, collected, rows_of
 from nsrlib.studies.task import train_and_score
 
@@ -182,6 +182,7 @@ def run_all(
     budget: float | None = None,
     finished: Callable[[Job, Run], None] = lambda job, run: None,
     progress: bool | None = None,
+    code: Path = ROOT,
 ) -> list[Place]:
     """Run what is missing of studies, ``jobs`` at once, on one CPU thread each.
 
@@ -190,6 +191,7 @@ def run_all(
         budget: seconds; no run begins that is not expected to end within them.
         finished: called after every run that did not fail.
         progress: a bar; None: if someone is watching.
+        code: folder of the checkout whose commit the rows name.
 
     Returns:
         The runs for which the budget was too short.
@@ -213,7 +215,7 @@ def run_all(
     hidden = None if progress is None else not progress
     name = jobs_of_studies[0].study.name if len(jobs_of_studies) == 1 else "studies"
     with tqdm(total=every, initial=every - len(todo), desc=name, unit="run", disable=hidden) as bar:
-        for place, error in _outcomes(jobs_of_studies, todo, jobs, clock):
+        for place, error in _outcomes(jobs_of_studies, todo, jobs, clock, code_commit(code)):
             left.remove(place)
             job, run = jobs_of_studies[place[0]], place[1]
             bar.update()
@@ -263,9 +265,10 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def _outcomes(jobs: Sequence[Job], todo: Sequence[Place], processes: int, clock: _Clock) -> Iterator[tuple[Place, str]]:
+def _outcomes(
+    jobs: Sequence[Job], todo: Sequence[Place], processes: int, clock: _Clock, commit: str
+) -> Iterator[tuple[Place, str]]:
     """Each run as it ends, with its error (empty: none); none begins for which there is no time."""
-    commit = code_commit()
 
     def call(place: Place) -> Callable[[], float]:
         job, run = jobs[place[0]], place[1]

@@ -37,7 +37,7 @@ def toy(profile: str) -> dict[str, Study]:
 @pytest.fixture
 def paper(tmp_path, monkeypatch) -> papers.Paper:
     """A paper whose repository is a folder of its own; its claim compares two of three variants."""
-    monkeypatch.setattr("nsrlib.studies.study.code_commit", lambda: "0123456789ab")
+    monkeypatch.setattr("nsrlib.studies.study.code_commit", lambda root: "0123456789ab")
     monkeypatch.setattr(evidence, "code_commit", lambda root: "0123456789ab")
     return papers.Paper("toy", tmp_path / "repository", studies=toy)
 

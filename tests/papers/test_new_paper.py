@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from nsrlib.papers.new import new_paper
@@ -19,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """A folder with the package ``espcn``, installed into ``site``."""
+    """A folder with the package ``espcn``, a git repository, installed into ``site``."""
     folder = tmp_path_factory.mktemp("sixth")
     package = new_paper("espcn", folder / "nsrlib-espcn")
     # no network: what builds it is here, and what it needs too
@@ -28,6 +29,9 @@ def place(tmp_path_factory) -> Path:
     if "No module named" in done.stderr:
         pytest.skip(f"cannot build a package here: {done.stderr.strip().splitlines()[-1]}")
     assert done.returncode == 0, done.stderr
+    git = ("git", "-c", "user.name=somebody", "-c", "user.email=somebody@example.org")
+    for command in (("init", "-q"), ("add", "-A"), ("commit", "-q", "-m", "The package as it is laid out")):
+        subprocess.run([*git, *command], cwd=package, check=True)
     return folder
 
 
@@ -37,7 +41,8 @@ def run(place):
 
     def call(*arguments: str, fails: bool = False) -> str:
         environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join([str(place / "site"), str(ROOT)]), "NSRLIB_OFFLINE": "1",
+            "PYTHONPATH": os.pathsep.join(map(str, (place / "nsrlib-espcn", place / "site", ROOT))),
+            "NSRLIB_OFFLINE": "1",
             "NSRLIB_DATA": "", "NSRLIB_CACHE": str(place / "cache"), "OMP_NUM_THREADS": "1",
         }  # fmt: skip
         program = [sys.executable, "-m", *(["nsrlib.cli"] if arguments[0] == "nsr" else arguments[:1])]
@@ -56,10 +61,19 @@ def test_its_network_and_its_own_tests(place, run):
 
 
 def test_its_study_is_trained_and_stored(place, run):
-    assert re.search(
-        r"wide +\d\d\.\d+", run("nsr", "study", "espcn", "--profile", "quick", "--out", "study", "--store")
-    )
-    assert [p.name for p in place.rglob("site/**/studies/*")] == ["width.quick.json"]
+    study = ("nsr", "study", "espcn", "--profile", "quick", "--out", "study")
+    assert re.search(r"wide +\d\d\.\d+", run(*study, "--store"))
+    folder = place / "nsrlib-espcn/nsrlib_espcn/data/results/espcn/studies"
+    assert sorted(path.name for path in folder.iterdir()) == ["width.quick.csv", "width.quick.json"]
+    rows = pd.read_csv(folder / "width.quick.csv")
+    head = subprocess.run(("git", "rev-parse", "HEAD"), cwd=folder, capture_output=True, text=True, check=True).stdout
+    assert set(rows["variant"]) == {"wide", "narrow"}
+    assert all(head.startswith(commit) for commit in rows["commit"])
+    code = place / "nsrlib-espcn/nsrlib_espcn/network.py"
+    before = code.read_text()
+    code.write_text(before + "# changed\n")
+    assert "commit what has changed" in run(*study, "--store", fails=True)
+    code.write_text(before)
 
 
 def test_its_notebook_runs_and_its_verdicts_reach_the_scoreboard(place, run):
@@ -67,6 +81,8 @@ def test_its_notebook_runs_and_its_verdicts_reach_the_scoreboard(place, run):
     assert "2 reproduced" in said
     rows = json.loads((place / "run/results/espcn.json").read_text())["rows"]
     assert {row["id"]: row["verdict"] for row in rows}["table1/espcn/params"] == "reproduced"
+    claims = json.loads((place / "run/results/espcn.json").read_text())["claims"]
+    assert [claim["verdict"] for claim in claims] == ["holds", "open"]
     assert "espcn" in run("nsr", "scoreboard")
     assert re.search(r"espcn +3 +2 +0 +0 +0 +1: 1 training", run("nsr", "scoreboard", "--paper", "espcn"))
     assert re.search(r"espcn table1 +2 +1", run("nsr", "scoreboard", "--all", "--paper", "espcn"))

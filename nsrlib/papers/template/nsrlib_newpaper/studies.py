@@ -1,4 +1,4 @@
-"""What is trained: two widths, three seeds."""
+"""What is trained: two widths."""
 
 from nsrlib.papers.common import study
 from nsrlib.studies import Study
