@@ -37,7 +37,7 @@ def best_rates(result: StudyResult) -> pd.Series:
     runs = _with_rate(run_means(result.scores())).groupby(["variant", "rate"], sort=False)["value"]
     order = runs.agg(["count", "mean"]).sort_values(["count", "mean"], kind="stable").reset_index()
     rates = order.drop_duplicates("variant", keep="last").set_index("variant")["rate"]
-    return rates.reindex(dict.fromkeys(runs.first().index.get_level_values("variant")))
+    return rates.reindex(list(dict.fromkeys(runs.first().index.get_level_values("variant"))))
 
 
 def at_best_rate(result: StudyResult) -> StudyResult:
