@@ -222,8 +222,7 @@ class Session:
         self.ledger.save()
         about = self.ledger.provenance()
         facts = {name: value for name, value in about.items() if not isinstance(value, dict)}
-        hashes = {f"{one.name} x{one.scale}": one.sha256[:16] for one in self.images}
-        hashes |= {name: one["sha256"][:16] for name, one in (about["data"] | about["weights"]).items()}
+        hashes = {name: one["sha256"][:16] for name, one in (about["data"] | about["weights"]).items()}
         return pd.Series(facts | about["versions"] | hashes, name="this run").to_frame()
 
 
