@@ -94,7 +94,9 @@ def by_budget(paper: str, studies: Mapping[str, StudyResult | None]) -> pd.DataF
     rows = []
     for claim in registered(paper):
         result = studies.get(claim.test.study) if claim.test.of_training else None
-        for steps in [] if result is None else result.budgets:
+        if result is None:
+            continue
+        for steps in result.budgets:
             one = _Judged(claim, *_evidence(claim, {claim.test.study: result.at(steps)}))
             if one.contrast is None or not one.contrast.seeds:
                 continue
