@@ -707,7 +707,7 @@ def test_a_session_judges_with_checks_cells_and_studies_of_its_notebook(tmp_path
         [Check("T1", "", "proved", True), Check("T1a", "", "checked", True), Check("T1a", "", "checked", False)]
     )
     assert session.verdicts("listing/energy", "theorem1/all*").splitlines() == [
-        "Adder networks need about 2 times less energy: does not hold (0 of 1 checks agree; not energy 2)",
+        "Adder networks need about 2 times less energy: does not hold (its check energy 2 says otherwise)",
         "No adder filter passes every image on unchanged: does not hold (1 of 2 checks agree; not T1a)",
     ]
     assert session.claims("theorem1/*")["verdict"].tolist() == ["does not hold", "open"]

@@ -234,7 +234,9 @@ def _exact_row(claim: Claim, checks: Mapping[str, bool], cells: Mapping[str, Map
         lost = f"not run: {', '.join(missing)}" if missing else "none of its numbers was measured"
         return row | {"verdict": "open", "reason": lost}
     against = [name for name in (names if what == "check" else there) if name not in right]
-    if against:
+    if against and total == 1:
+        reason = f"its {what} {against[0]} says otherwise"
+    elif against:
         reason = f"{len(right)} of {total} {what}s agree; not {', '.join(against[:3])}{', ...' if against[3:] else ''}"
     else:
         reason = f"{total} {what}{'s agree' if total > 1 else ' agrees'}"
