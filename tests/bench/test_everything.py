@@ -53,9 +53,9 @@ def test_a_step_that_fails_hangs_or_is_absent_costs_no_other(run):
             Step("too long", 0, python(hang)),
             Step("late", 0.1, python("")),
         ],
-        minutes=0.15,
+        minutes=0.2,
     )
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 14
     assert [line.rpartition(",")[0] for line in said[:6]] == [
         "wrong: failed: status 3", "slow: out of time", "absent: absent", "good: passed", "too long: out of time",
         "late: left out, no time",

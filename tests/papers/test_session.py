@@ -50,9 +50,10 @@ def test_benchmarks_are_those_asked_for_or_the_profiles(session, monkeypatch):
 
 def test_the_last_table_keeps_the_ledger_and_names_the_data(session, tmp_path):
     (tmp_path / "drcn.json").unlink()
+    assert session.images[0][0].hr.size  # what nobody looks at is not named
     table = session.provenance()
     assert json.loads((tmp_path / "drcn.json").read_text())["paper"] == "drcn"
-    assert {"command", "torch", "embedded x3"} <= set(table.index)
+    assert {"command", "torch", "embedded x3, 1 of 2 images"} <= set(table.index)
 
 
 def test_differences_that_nobody_registered_are_exploratory_and_get_no_verdict(session):
