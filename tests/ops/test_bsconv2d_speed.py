@@ -35,9 +35,15 @@ def test_training_on_a_cpu_takes_no_longer_than_the_best_eager_form(size):
     forms = {"ours": bsconv2d, "eager": bsconv2d_ref, "padded": padded}
     layouts = {"planes": torch.contiguous_format, "channels last": torch.channels_last}
     ways = {f"{name} {last}": step(f, operands, grad, layouts[last]) for name, f in forms.items() for last in layouts}
-    with cpu_threads(1):
-        best = {name: times.best_ms for name, times in measure(ways, CpuClock(), 0.25).items()}
-    print({name: f"{ms:.0f} ms" for name, ms in best.items()})
-    assert best["ours channels last"] <= 1.15 * min(ms for name, ms in best.items() if "ours" not in name)
-    # x, residual and gradient are copied to channels last; without the last copy it were twice the time
-    assert best["ours planes"] <= 1.5 * min(best["eager planes"], best["padded planes"])
+    ratios = []
+    for _ in range(3):  # a neighbour's work can slow a round down; a regression slows down all of them
+        with cpu_threads(1):
+            best = {name: times.best_ms for name, times in measure(ways, CpuClock(), 0.25).items()}
+        print({name: f"{ms:.0f} ms" for name, ms in best.items()})
+        fastest = min(ms for name, ms in best.items() if "ours" not in name)
+        planes = min(best["eager planes"], best["padded planes"])
+        ratios.append((best["ours channels last"] / fastest, best["ours planes"] / planes))
+        # x, residual and gradient are copied to channels last; without the last copy it were twice the time
+        if ratios[-1][0] <= 1.15 and ratios[-1][1] <= 1.5:
+            return
+    pytest.fail(f"ours against the best eager form, channels last and planes: {ratios}")
