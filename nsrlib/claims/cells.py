@@ -24,7 +24,6 @@ from __future__ import annotations
 import ast
 import hashlib
 import inspect
-import subprocess
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass
@@ -170,17 +169,8 @@ def rows_of(cell: Cell, table: pd.DataFrame) -> pd.DataFrame:
         isa=torch.backends.cpu.get_cpu_capability() if cpu else "",
         threads=torch.get_num_threads(),
         torch=torch.__version__,
-        commit=_commit(),
+        commit=files.code_commit(),
     )[COLUMNS]
-
-
-def _commit() -> str:
-    """The commit of the code, ``-dirty`` if anything but results has changed since."""
-    clean = ["git", "diff", "--quiet", "HEAD", "--", ".", ":(exclude)data/results"]
-    name = files.commit()
-    if name.endswith("-dirty") and subprocess.run(clean, cwd=files.ROOT, timeout=10).returncode == 0:
-        return name.removesuffix("-dirty")
-    return name
 
 
 def store(rows: pd.DataFrame) -> Path:

@@ -21,6 +21,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from nsrlib.files import ROOT, code_commit, device_name, versions, write_json
+from nsrlib.statistics import MIN_SEEDS
 from nsrlib.studies.results import StudyResult, collected, rows_of
 from nsrlib.studies.task import train_and_score
 
@@ -30,8 +31,6 @@ Task = Callable[..., Mapping[str, Any]]
 Three keys are no metrics: ``scores``, rows of set, image, psnr and ssim; ``curve``, rows of a learning curve; ``data``,
 set -> SHA-256, with that of the training images as ``train``.
 """
-ENOUGH = 5
-"""Seeds that every comparison gets before any gets more: the fewest that decide, see :mod:`nsrlib.statistics`."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class Study:
     name: str
     variants: Mapping[str, Mapping[str, Any]]
     common: Mapping[str, Any] = field(default_factory=dict)
-    seeds: Sequence[int] = range(ENOUGH)
+    seeds: Sequence[int] = range(MIN_SEEDS)
     budgets: Mapping[float, Sequence[int]] = field(default_factory=dict)
     task: Task | str = train_and_score
     note: str = ""
@@ -119,7 +118,7 @@ class Study:
 
     def rank(self, run: Run, first: Sequence[str] = ()) -> int:
         """The lower, the sooner."""
-        late = 2 if run.share != 1 else int(run.seed in list(self.seeds)[ENOUGH:])
+        late = 2 if run.share != 1 else int(run.seed in list(self.seeds)[MIN_SEEDS:])
         return late + 3 * bool(first and run.variant not in first)
 
     def file(self, folder: Path, run: Run) -> Path:
