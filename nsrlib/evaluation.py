@@ -19,19 +19,16 @@ from nsrlib import signatures
 from nsrlib.data import DataUnavailable, ImageSet, Pair, load
 from nsrlib.images import (
     Degradation,
-    Picture,
-    check_target,
     degraded,
     imresize,
     luma,
     pixels_sha256,
-    read_picture,
     to_tensor,
     to_uint8,
-    write_picture,
 )
 from nsrlib.metrics import GRAY, MATLAB_Y, RGB, Protocol, psnr, ssim
 from nsrlib.models import create_model, optimise
+from nsrlib.pictures import Picture, check_target, read_picture, write_picture
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -192,7 +189,7 @@ def upscale_file(
     """Upscale an image file. Gray and 16 bits stay so, alpha is kept (bicubic), EXIF orientation is applied.
 
     The suffix of ``target`` chooses the format; ``tile``, as in :func:`upscale`, bounds the memory. Returns what was
-    read. Errors as :func:`nsrlib.images.read_picture` and ``write_picture``.
+    read. Errors as :func:`nsrlib.pictures.read_picture` and ``write_picture``.
 
     Example:
         >>> write_picture("small.png", np.zeros((10, 12, 3), np.uint8))

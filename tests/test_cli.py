@@ -24,8 +24,10 @@ from typer.testing import CliRunner
 
 from nsrlib import claims, cli, evaluation, files, models, papers, runs
 from nsrlib.bench import audit
+from nsrlib.cli.options import assignments
 from nsrlib.data import sources
-from nsrlib.images import imresize, read_picture
+from nsrlib.images import imresize
+from nsrlib.pictures import read_picture
 from nsrlib.runs import readme, sweeps
 
 COMMANDS = ["reproduce", "sweep", "report", "scoreboard", "evaluate", "upscale", "models", "train", "study", "bench"]
@@ -314,20 +316,20 @@ def test_the_process_has_the_same_status_and_line(tmp_path):
     ids=lambda value: repr(value)[:20],
 )  # fmt: skip
 def test_a_parameter_is_a_python_literal_or_else_text(text, value):
-    (parsed,) = cli._assignments([f"name={text}"]).values()
+    (parsed,) = assignments([f"name={text}"]).values()
     assert parsed == value
     assert type(parsed) is type(value)
 
 
 def test_later_parameters_win_and_none_is_none_given():
-    assert cli._assignments(["a=1", "b=2", "a=3"]) == {"a": 3, "b": 2}
-    assert cli._assignments(None) == {}
+    assert assignments(["a=1", "b=2", "a=3"]) == {"a": 3, "b": 2}
+    assert assignments(None) == {}
 
 
 @pytest.mark.parametrize("pair", ["a", "=1", "1a=2", "a-b=2", " a=1", ""])
 def test_a_parameter_without_a_name_is_refused(pair):
     with pytest.raises(ValueError, match=f"^-p takes name=value, got {pair!r}$"):
-        cli._assignments([pair])
+        assignments([pair])
 
 
 # --- reproduce --------------------------------------------------------------------------------------------------------

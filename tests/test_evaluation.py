@@ -26,9 +26,10 @@ from nsrlib.evaluation import (
     upscale_file,
     upscaled_bands,
 )
-from nsrlib.images import imresize, read_picture, to_tensor, to_uint8
+from nsrlib.images import imresize, to_tensor, to_uint8
 from nsrlib.metrics import GRAY, MATLAB_Y, RGB, SELFEXSR_Y, Protocol, psnr, ssim
 from nsrlib.models import optimise
+from nsrlib.pictures import read_picture
 
 # --- published weights ------------------------------------------------------------------------------------------------
 

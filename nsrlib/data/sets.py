@@ -34,7 +34,8 @@ from nsrlib.data.catalogue import (
     locate,
 )
 from nsrlib.data.download import DataUnavailable, unknown
-from nsrlib.images import imresize, luma, modcrop, read_image
+from nsrlib.images import imresize, luma, modcrop
+from nsrlib.pictures import read_image
 
 Name = str | os.PathLike[str]
 

@@ -28,8 +28,8 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from nsrlib.images import read_picture
 from nsrlib.metrics import psnr
+from nsrlib.pictures import read_picture
 from nsrlib.plots.style import RED
 
 Picture = np.ndarray

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nsrlib.images import read_image, read_picture, write_picture
+from nsrlib.pictures import read_image, read_picture, write_picture
 
 
 def levels(*shape: int, seed: int = 0) -> np.ndarray:

@@ -1,0 +1,87 @@
+"""The ``nsr`` command. Its functions parse, call the library and print; nothing is computed."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from nsrlib.cli import inventory, papers, pictures
+
+
+class _Grouped(TyperGroup):
+    """Lists the commands by what they are for, each with its whole sentence."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        for title, names in _GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, self.commands[name].get_short_help_str(200)) for name in names])
+
+
+app = typer.Typer(
+    cls=_Grouped,
+    help="""Five image-restoration papers, checked cell by cell.
+
+    \b
+    nsr reproduce bsrn                     run a paper's notebook, write a report
+    nsr upscale photo.jpg --model bsrn     a picture of any size, four times as large
+    nsr evaluate published --model bsrn    PSNR and SSIM on Set5
+    nsr COMMAND --help                     everything about one command
+    """,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+_data = typer.Typer(help="Data sets and published weights.", no_args_is_help=True, rich_markup_mode=None)
+_data.command("list")(inventory.data_list)
+_data.command("fetch")(inventory.data_fetch)
+_data.command("verify")(inventory.data_verify)
+
+_GROUPS: dict[str, dict[str, Any]] = {
+    "The papers": {
+        "reproduce": papers.reproduce,
+        "sweep": papers.sweep,
+        "report": papers.report,
+        "scoreboard": papers.scoreboard,
+        "verify": papers.verify,
+        "study": papers.study,
+        "new-paper": papers.new_paper,
+    },
+    "Pictures": {"upscale": pictures.upscale, "evaluate": pictures.evaluate, "train": pictures.train},
+    "What there is": {"models": inventory.models, "data": _data, "bench": inventory.bench},
+}
+for _commands in _GROUPS.values():
+    for _name, _command in _commands.items():
+        if isinstance(_command, typer.Typer):
+            app.add_typer(_command, name=_name)
+        else:
+            app.command(_name)(_command)
+
+
+def main() -> None:
+    """Run the command; a problem the user can solve becomes one line and exit status 1."""
+    try:
+        app()
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:  # FloatingPointError: a loss is not finite
+        _stop(_one_line(error))
+    except (MemoryError, RuntimeError) as error:
+        # PyTorch's allocators raise RuntimeError: "out of memory" on a GPU, "can't allocate memory" on the CPU
+        said = ("out of memory", "allocate memory")
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in said):
+            raise
+        _stop("not enough memory; try a smaller --tile")
+    except KeyboardInterrupt:
+        _stop("interrupted", 130)
+
+
+def _stop(message: str, status: int = 1) -> NoReturn:
+    typer.secho(f"nsr: {message}", fg="red", err=True)
+    sys.exit(status)
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return " ".join(str(error).split()) or type(error).__name__

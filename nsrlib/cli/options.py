@@ -1,0 +1,41 @@
+"""Options that several commands have, and how their words are read."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from nsrlib.runs import grids
+
+Scale = Annotated[int, typer.Option("--scale", "-s", help="Upscaling factor.")]
+TaskScale = Annotated[
+    int | None, typer.Option("--scale", "-s", help="Upscaling factor; default: 4, or 1 with --noise or --jpeg.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+
+
+def level(text: str | None, option: str, kind: type) -> Any:
+    """``25`` -> 25, ``0,55`` -> (0, 55), None -> None."""
+    try:
+        numbers = [kind(part) for part in text.split(",")] if text is not None else [None]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 2):
+        raise ValueError(f"{option} takes a number or a range such as 10,40, got {text!r}")
+    return tuple(numbers) if len(numbers) == 2 else numbers[0]
+
+
+def assignments(pairs: list[str] | None, option: str = "-p") -> dict[str, Any]:
+    """``["scale=4", "sets='set5'"]`` -> values; what is no Python literal is a string."""
+    values: dict[str, Any] = {}
+    for pair in pairs or []:
+        name, equals, text = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise ValueError(f"{option} takes name=value, got {pair!r}")
+        values[name] = grids.literal(text)
+    return values
+
+
+def names(text: str) -> list[str]:
+    return [name for part in text.split(",") if (name := part.strip())]

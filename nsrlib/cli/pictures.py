@@ -1,0 +1,156 @@
+"""Commands on pictures: upscale, evaluate, train."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nsrlib.cli import options
+from nsrlib.cli.options import Device, Scale, TaskScale, assignments, level
+
+
+def upscale(
+    source: Annotated[Path, typer.Argument(help="Any picture: gray, RGBA, 16-bit, large.")],
+    target: Annotated[Path | None, typer.Argument(help="Default: beside the source, as NAME_x4.png.")] = None,
+    model: Annotated[str, typer.Option(help="See 'nsr models'.")] = "bsrn",
+    scale: Scale = 4,
+    weights: Annotated[str, typer.Option(help="'published', 'trained' (small, from here) or a file.")] = "published",
+    tile: Annotated[int, typer.Option(help="Side of the tiles in input pixels; 0: choose by size.")] = 0,
+    device: Device = "auto",
+) -> None:
+    """Upscale a picture of any size, in tiles."""
+    from nsrlib import evaluation, models
+
+    if not source.is_file():
+        raise FileNotFoundError(f"no such image: {source}")
+    target = target or evaluation.default_output(source, scale)
+    network = models.create_model(model, scale, pretrained=weights == "trained" or weights)
+    progress = sys.stderr.isatty()
+    picture = evaluation.upscale_file(network, source, target, tile=tile or "auto", device=device, progress=progress)
+    for note in picture.notes:
+        typer.echo(f"note: {note}")
+    h, w = picture.rgb.shape[:2]
+    typer.echo(f"{source.name} {w}x{h} -> {target} {w * scale}x{h * scale}")
+
+
+def evaluate(
+    weights: Annotated[str, typer.Argument(help="A weights file, 'published', or 'trained' (small, from here).")],
+    model: Annotated[str, typer.Option(help="See 'nsr models'.")],
+    on: Annotated[str, typer.Option(help="Data sets or folders, separated by commas.")] = "set5",
+    scale: TaskScale = None,
+    lr: Annotated[str, typer.Option(help="How LR is made: paper, repeat, mirror or files.")] = "paper",
+    noise: Annotated[float | None, typer.Option(help="Restore: remove Gaussian noise of this sigma, 0..255.")] = None,
+    jpeg: Annotated[int | None, typer.Option(help="Restore: remove the artefacts of this JPEG quality.")] = None,
+    crop: Annotated[int | None, typer.Option(help="Border pixels left out; default: the scale, 0 to restore.")] = None,
+    space: Annotated[str | None, typer.Option(help="y, selfexsr, rgb or gray; default: y, gray to restore.")] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="The whole protocol, as tables have it: v1:y,crop=4; or: selfexsr,crop=2.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first images.")] = None,
+    device: Device = "auto",
+    images: Annotated[bool, typer.Option(help="A line for each image, not only the means.")] = False,
+    csv: Annotated[Path | None, typer.Option(help="Write all rows here.")] = None,
+    store: Annotated[bool, typer.Option(help="Keep the numbers in data/results/cells.csv.")] = False,
+) -> None:
+    """PSNR and SSIM of a network on data sets, upscaling or restoring."""
+    import pandas as pd
+
+    from nsrlib import evaluation, metrics, models
+    from nsrlib.claims import cells
+    from nsrlib.files import whole_file
+    from nsrlib.images import Degradation
+
+    if space is not None and space not in metrics.PRESETS:
+        raise ValueError(f"--space must be one of {', '.join(metrics.PRESETS)}, got {space!r}")
+    if protocol is not None and (space is not None or crop is not None):
+        raise ValueError("--protocol says all of it; leave out --space and --crop")
+    if csv and not csv.parent.is_dir():
+        raise FileNotFoundError(f"no such folder: {csv.parent}")
+    names = options.names(on)
+    if store:
+        cells.check_keepable(model, weights, names, limit)
+    asked = None if protocol is None else metrics.Protocol.parse(protocol)
+    task = None if noise is None and jpeg is None else Degradation(noise, jpeg)
+    network = models.create_model(
+        model, 1 if scale is None and task else scale, pretrained=weights == "trained" or weights
+    )
+    if task:
+        space = space or ("gray" if evaluation.takes_gray(network) else "rgb")
+    scale = int(network.scale)  # type: ignore[arg-type]
+    chosen = asked or metrics.PRESETS[space or "y"]((0 if task else scale) if crop is None else crop)
+    typer.echo(f"{model}{f', {task}' if task else f' x{scale}'}; {chosen} ({chosen.signature})")
+    tables = []
+    for name in names:
+        table = evaluation.evaluate(
+            network,
+            name,
+            scale,
+            chosen,
+            device,
+            lr=lr,
+            noise=noise,
+            jpeg=jpeg,
+            limit=limit,
+            progress=sys.stderr.isatty(),
+        )
+        if images:
+            shown = table.drop(columns="pixels_sha256")
+            typer.echo(shown.to_string(index=False, float_format=lambda v: f"{v:.4f}"))
+        means = table[["psnr", "ssim", "seconds"]].mean()
+        origin = table.attrs["origin"]
+        typer.echo(f"{name}: {means.psnr:.3f} dB, SSIM {means.ssim:.5f}, {means.seconds:.3f} s/image ({origin})")
+        tables.append(table.assign(dataset=name, **{k: table.attrs[k] for k in ("protocol", "setting")}))
+    if csv and tables:
+        with whole_file(csv) as draft:
+            pd.concat(tables).to_csv(draft, index=False)
+    if store:
+        cells.keep(model, weights, tables)
+
+
+def train(
+    model: Annotated[str, typer.Argument(help="See 'nsr models'.")],
+    data: Annotated[
+        list[str] | None,
+        typer.Option("--data", help="Training sets or folders, repeatable. Default: t91, else embedded photographs."),
+    ] = None,
+    scale: TaskScale = None,
+    noise: Annotated[str | None, typer.Option(help="Learn to remove noise of this sigma, or of a range: 0,55.")] = None,
+    jpeg: Annotated[
+        str | None, typer.Option(help="Learn to remove JPEG of this quality, or of a range: 10,40.")
+    ] = None,
+    config: Annotated[list[str] | None, typer.Option("-c", help="name=value, an option of the network.")] = None,
+    recipe: Annotated[list[str] | None, typer.Option("-r", help="name=value, a field of the recipe.")] = None,
+    profile: Annotated[str, typer.Option(help="quick, cpu, gpu, or paper: the published recipe.")] = "cpu",
+    out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/train-MODEL-xSCALE (-noise25).")] = None,
+    validate: Annotated[str, typer.Option(help="Set or folder whose PSNR is followed; '' for none.")] = "embedded_val",
+    skip_broken: Annotated[bool, typer.Option(help="Leave out images that cannot be read or are too small.")] = False,
+    fresh: Annotated[bool, typer.Option(help="Start anew where a run was interrupted.")] = False,
+    device: Device = "auto",
+) -> None:
+    """Train a network on your images. The same command goes on where it was interrupted.
+
+    Several GPUs: torchrun --nproc-per-node 8 -m nsrlib.cli train ...
+    """
+    from nsrlib import papers
+
+    scale = scale or (1 if noise or jpeg else 4)
+    task = "".join(f"-{name}{level}" for name, level in (("noise", noise), ("jpeg", jpeg)) if level)
+    job = papers.Job(
+        model,
+        scale,
+        config=assignments(config, "-c"),
+        data=data or (),
+        noise=level(noise, "--noise", float),
+        jpeg=level(jpeg, "--jpeg", int),
+        profile=profile,
+        changes=assignments(recipe, "-r"),
+        validate=validate or None,
+        skip_broken=skip_broken,
+    )
+    folder = out or Path("runs") / f"train-{model}-x{scale}{task}"
+    _, line = papers.train(job, folder, resume=not fresh, device=device, say=typer.echo)
+    if line:
+        typer.echo(line)
