@@ -1,6 +1,7 @@
 from . import board, cells, floors, judged, ledger, needs, numbers, registered
 from .board import count, count_claims, facts, lines, scoreboard, sentence, stored_claims
 from .cells import measured, verify
+from .floors import untrained
 from .judged import by_budget, judge_claims, seeds_missing
 from .ledger import COMMAND, Ledger, VerdictError, show, store, stored_results
 from .needs import NEEDS, lacking
@@ -69,5 +70,6 @@ __all__ = [
     "stored_claims",
     "stored_results",
     "to_the_digit",
+    "untrained",
     "verify",
 ]

@@ -15,6 +15,7 @@ import pandas as pd
 from nsrlib.claims.numbers import PROTOCOL, published
 from nsrlib.data.catalogue import SETS
 from nsrlib.files import ROOT
+from nsrlib.studies import StudyResult
 
 FILE = ROOT / "data" / "results" / "floors.csv"
 COLUMNS = ("base", "set", "scale", "noise", "jpeg", "limit", "psnr")
@@ -57,6 +58,32 @@ def psnr_of(base: str, name: str, settings: Mapping[str, Any]) -> float | None:
             return printed
     stored = _stored().get((*key, limit))
     return measured(*key, limit) if stored is None else stored
+
+
+def untrained(result: StudyResult) -> dict[str, str]:
+    """Variants of a study below the floor of their task, and by how much: no difference of theirs says anything.
+
+    Upscaling must reach bicubic + 0.5 dB, denoising non-local means, deblocking the JPEG + 0.2 dB, on each test set.
+
+    Example:
+        >>> rows = [{"variant": v, "seed": 0, "set": "set5", "psnr": p} for v, p in (("a", 28), ("b", 31))]
+        >>> settings = {"a": {"scale": 4}, "b": {"scale": 4}}
+        >>> untrained(StudyResult.of_rows("an example", rows, settings=settings))
+        {'a': '0.9 dB on Set5'}
+    """
+    scores = result.scores(sets=None)
+    found: dict[str, list[str]] = {}
+    means = scores.groupby(["variant", "set"], sort=False)["value"].mean()
+    for variant, name, level in means.reset_index().itertuples(index=False):
+        settings = result.settings.get(variant, {})
+        task = settings.get("degradation") or {}
+        if name not in SETS or (not task and settings.get("scale", 1) == 1):
+            continue
+        base, above = ("non-local means", 0.0) if "noise" in task else ("JPEG", 0.2) if task else ("bicubic", 0.5)
+        floor = psnr_of(base, name, settings)
+        if floor is not None and level < floor + above:
+            found.setdefault(variant, []).append(f"{floor + above - level:.1f} dB on {title(name)}")
+    return {variant: " and ".join(words) for variant, words in found.items()}
 
 
 @functools.cache

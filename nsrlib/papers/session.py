@@ -149,6 +149,8 @@ class Session:
     ) -> str:
         """Differences that no claim registers, one a line, with their 95 % intervals and without a verdict.
 
+        A variant below the floor of its task, see :func:`nsrlib.claims.untrained`, is named without a number.
+
         Args:
             pairs: variants (a, b), compared as a - b. The scatter is pooled over all of them.
             metric, unit: see :meth:`StudyResult.scores <nsrlib.studies.StudyResult.scores>`.
@@ -166,10 +168,13 @@ class Session:
         pairs = list(pairs)
         scores = study.scores(metric=metric)
         scores = scores[scores["variant"].isin({variant for pair in pairs for variant in pair})]
-        there, lines = set(scores["variant"]), []
+        there, lines, untrained = set(scores["variant"]), [], claims.untrained(study)
         for a, b in pairs:
             if lost := [variant for variant in (a, b) if variant not in there]:
                 lines.append(f"{a} - {b}: no runs of {lost[0]} yet")
+                continue
+            if below := [variant for variant in (a, b) if variant in untrained]:
+                lines.append(f"{a} - {b}: {below[0]} did not train, below its floor by {untrained[below[0]]}")
                 continue
             c = contrast(scores, a, b)
             seeds = f"{c.seeds} seed{'s' if c.seeds != 1 else ''}"

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import nn
 
+from nsrlib.claims import untrained
 from nsrlib.data import ImageSet
 from nsrlib.evaluation import upscale
 from nsrlib.images import to_tensor, to_uint8
@@ -178,7 +179,8 @@ def study(
 ) -> Figure:
     """A trained study: every seed's value on the left, paired differences with their 95 % interval on the right.
 
-    Nothing is judged: the intervals are not corrected for their number, and those of a pilot are gray.
+    Nothing is judged: the intervals are not corrected for their number, and those of a pilot are gray. Variants below
+    the floor of their task, see :func:`nsrlib.claims.untrained`, have no difference.
 
     Args:
         metric: a column of ``result.table``.
@@ -189,12 +191,17 @@ def study(
     names = list(table.index)
     fig, (left, right) = plt.subplots(1, 2, figsize=(8.6, 0.9 + 0.42 * len(names)), width_ratios=[1.1, 1], sharey=True)
     colour, kind = (GRAY, ", a pilot") if result.pilot else (BLUE, "")
+    below = untrained(result)
     for y, name in enumerate(names):
         values = result.table.loc[result.table["variant"] == name, metric]
-        left.plot(values, [y] * len(values), "o", color=BLUE, alpha=0.45, ms=5, mec="none")
-        left.plot([table.loc[name, "mean"]] * 2, [y - 0.3, y + 0.3], color=BLUE, lw=2)
-        if name == baseline:
-            right.text(0, y, "compared with", ha="center", va="center", color=GRAY, fontsize=8, backgroundcolor="w")
+        ink = GRAY if name in below else BLUE
+        left.plot(values, [y] * len(values), "o", color=ink, alpha=0.45, ms=5, mec="none")
+        left.plot([table.loc[name, "mean"]] * 2, [y - 0.3, y + 0.3], color=ink, lw=2)
+        if name == baseline or name in below or baseline in below:
+            words = (
+                "did not train" if name in below else "compared with" if name == baseline else "nothing to compare with"
+            )
+            right.text(0, y, words, ha="center", va="center", color=GRAY, fontsize=8, backgroundcolor="w")
             continue
         low, high = cast(float, table.loc[name, "low"]), cast(float, table.loc[name, "high"])
         right.plot([low, high], [y, y], color=colour, lw=2)

@@ -67,3 +67,11 @@ def test_differences_that_nobody_registered_are_exploratory_and_get_no_verdict(s
         "b - c: no runs of c yet",
     ]
     assert session.exploratory(study, [("once", "b")], unit="%") == "once - b: -0.10 %, 1 seed, exploratory"
+
+
+def test_a_variant_below_its_floor_is_named_without_a_number(session):
+    levels = {"a": 30.0, "weak": 28.8}
+    rows = [{"variant": v, "seed": s, "set": "set5", "psnr": x} for v, x in levels.items() for s in (0, 1)]
+    study = StudyResult.of_rows("a study", rows, settings={v: {"scale": 4} for v in levels})
+    said = session.exploratory(study, [("a", "weak")], metric="psnr_set5")
+    assert said == "a - weak: weak did not train, below its floor by 0.1 dB on Set5"

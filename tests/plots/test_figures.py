@@ -210,6 +210,17 @@ def test_a_study_shows_differences_without_judging_them(profile, colour, said):
     assert difference.get_color() == colour
 
 
+def test_a_study_shows_no_difference_of_a_variant_below_its_floor():
+    levels = {"a": 30.0, "b": 30.4, "weak": 28.9}  # bicubic has 28.42 dB on Set5, x4; 0.5 dB more is asked for
+    rows = [{"variant": v, "seed": s, "set": "set5", "psnr": x + s / 50} for v, x in levels.items() for s in (0, 1)]
+    result = StudyResult.of_rows("a study", rows, settings={v: {"scale": 4} for v in levels})
+    _, right = drawn(plots.study(result, "psnr_set5", baseline="a")).axes
+    assert [line.get_ydata()[0] for line in right.lines if line.get_marker() == "o"] == [1]
+    assert {text.get_text(): text.get_position()[1] for text in right.texts} == {"compared with": 0, "did not train": 2}
+    _, right = drawn(plots.study(result, "psnr_set5", baseline="weak")).axes
+    assert not [line for line in right.lines if line.get_marker() == "o"]
+
+
 # --- sweeps, maps -----------------------------------------------------------------------------------------------------
 
 
