@@ -10,9 +10,8 @@ from .figures import (
     maps,
     study,
     sweep,
-    verdicts,
 )
-from .registered import budgets, claims
+from .registered import budgets, claims, verdicts
 from .style import (
     BLUE,
     GRAY,

@@ -21,8 +21,8 @@ from nsrlib.data import ImageSet
 from nsrlib.evaluation import upscale
 from nsrlib.images import to_tensor, to_uint8
 from nsrlib.metrics import Protocol, psnr
-from nsrlib.plots.style import BLUE, EDGE, GRAY, GREEN, GRID, HEAD, LINES, ORANGE, PALE, PINK, RED
-from nsrlib.statistics import COLUMNS, contrast, summary, verdict
+from nsrlib.plots.style import BLUE, EDGE, GRAY, GRID, HEAD, LINES, ORANGE, PALE, RED
+from nsrlib.statistics import summary
 from nsrlib.studies import StudyResult
 
 Crop = tuple[int, int, int, int]
@@ -301,69 +301,3 @@ def history(rows: pd.DataFrame, title: str = "") -> Figure:
         axes[0, 1].plot(seen["step"], seen["psnr"], color=ORANGE, marker="o", ms=3)
         axes[0, 1].set(xlabel="step", ylabel="validation PSNR (dB)")
     return fig
-
-
-def verdicts(claims: pd.DataFrame | None = None, *, unit: str = "dB", title: str = "") -> Figure:
-    """Claims as intervals, a row each: 95 % thin, 90 % thick, the margin as a band, the published effect as a diamond.
-
-    Args:
-        claims: columns label, difference, low, high, low90, high90, margin, effect (NaN: none) and verdict, in the
-            claim's direction: above 0 is what the paper says. Of variants that did not train no difference is drawn.
-            None: the seven examples of :mod:`nsrlib.statistics`, each labelled by what
-            :func:`~nsrlib.statistics.verdict` says of it.
-    """
-    table = _seven_verdicts() if claims is None else claims
-    fig, ax = plt.subplots(figsize=(7.6, 1.1 + 0.36 * len(table)))
-    row: Any
-    for y, row in enumerate(table.itertuples()):
-        ax.fill_betweenx([y - 0.5, y + 0.5], -row.margin, row.margin, color=GRID, lw=0, zorder=0)
-        colour = VERDICT_COLOURS.get(row.verdict, GRAY)
-        if row.verdict != "did not train":
-            ax.plot([row.low, row.high], [y, y], color=colour, lw=1.4)
-            ax.plot([row.low90, row.high90], [y, y], color=colour, lw=4, solid_capstyle="butt")
-            ax.plot(row.difference, y, "o", color=colour, ms=6.5, mec="white")
-        ax.plot(row.effect, y, "D", color="white", mec=EDGE, ms=5, zorder=3)
-        ax.annotate(
-            row.verdict, (1.02, y), xycoords=("axes fraction", "data"), va="center", color=colour, weight="bold"
-        )
-    ax.axvline(0, color="black", lw=0.8)
-    ax.fill_between([], [], color=GRID, label="margin")
-    ax.plot([], [], "D", color="white", mec=EDGE, ms=5, label="published effect")
-    ax.plot([], [], color=GRAY, lw=4, solid_capstyle="butt", label="90 % interval")
-    ax.plot([], [], color=GRAY, lw=1.4, label="95 % interval")
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4, columnspacing=1.2, handlelength=1.4)
-    ax.set_yticks(range(len(table)), table["label"])
-    ax.set_ylim(len(table) - 0.5, -0.5)
-    ax.grid(axis="y", visible=False)
-    ax.set_xlabel(f"difference ({unit}); above 0: as claimed")
-    if title:
-        fig.suptitle(title, **HEAD)
-    return fig
-
-
-VERDICT_COLOURS = {
-    "holds": GREEN, "reversed": RED, "equivalent": BLUE, "smaller than published": PINK, "identical": "black",
-}  # fmt: skip
-"""The rest is gray."""
-
-
-def _seven_verdicts() -> pd.DataFrame:
-    """Studies of two variants whose verdicts are all different: true differences and scatter are made up."""
-    margin, effect = 0.05, 0.1
-    rest = np.array([-1.3, -0.9, -0.5, -0.2, 0.2, 0.5, 0.9, 1.3])
-    examples = {
-        "a floor is missed": (0.21, 0.10), "no difference at all": (0.0, 0.0), "above 0": (0.08, 0.05),
-        "below 0": (-0.08, 0.05), "inside of the margin": (0.005, 0.04), "below the published effect": (0.025, 0.07),
-        "anything is possible": (0.06, 0.14),
-    }  # fmt: skip
-    rows = []
-    for label, (difference, sd) in examples.items():
-        values = {"a": 30 + difference + sd * rest, "b": np.full(len(rest), 30.0)}
-        runs = [(v, s, "set5", "mean", x) for v, xs in values.items() for s, x in enumerate(xs)]
-        c = contrast(pd.DataFrame(runs, columns=list(COLUMNS)), "a", "b")
-        says = verdict(c, effect=effect, margin=margin, floor_missed=label == "a floor is missed")
-        bounds = {"low": c.low, "high": c.high, "low90": c.low90, "high90": c.high90}
-        rows.append(
-            {"label": label, "difference": c.difference, **bounds, "margin": margin, "effect": effect, "verdict": says}
-        )
-    return pd.DataFrame(rows)

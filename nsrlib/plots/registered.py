@@ -1,4 +1,4 @@
-"""The judged claims of a paper as pictures: all of them, and how their effects change with the length of training."""
+"""Claims as pictures: those of a paper, how effects change with the length of training, and the seven verdicts."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from nsrlib.plots.style import BLUE, EDGE, GRAY, GREEN, GRID, HEAD, ORANGE, PALE, PINK, QUIET, RED
+from nsrlib.statistics import COLUMNS, contrast, verdict
 
 _LOOKS = {
     "holds": (BLUE, "o"),
@@ -141,3 +143,57 @@ def _draw(ax: Any, row: Mapping[Any, Any], y: float, half: float) -> None:
         ax.plot([ours], [y], mark, color=colour, ms=7, mec="white", mew=0.6, zorder=4)
     if effect == effect:
         ax.plot([effect], [y], "D", mfc="white", mec="black", ms=6, zorder=5)
+
+
+def verdicts() -> Figure:
+    """The seven verdicts of :mod:`nsrlib.statistics` on made-up studies.
+
+    The 95 % interval is thin, the 90 % interval thick, the margin a band, the published effect a diamond. The words are
+    those of :func:`~nsrlib.statistics.verdict`.
+    """
+    table = _seven_verdicts()
+    fig, ax = plt.subplots(figsize=(7.6, 1.1 + 0.36 * len(table)))
+    row: Any
+    for y, row in enumerate(table.itertuples()):
+        ax.fill_betweenx([y - 0.5, y + 0.5], -row.margin, row.margin, color=PALE, alpha=0.45, lw=0, zorder=0)
+        colour, mark = _LOOKS.get(row.verdict, (GRAY, "o"))
+        if row.verdict != "did not train":
+            ax.plot([row.low, row.high], [y, y], color=colour, lw=1.4)
+            ax.plot([row.low90, row.high90], [y, y], color=colour, lw=4, solid_capstyle="butt")
+            ax.plot(row.difference, y, mark, color=colour, ms=7, mec="white", mew=0.6)
+        ax.plot(row.effect, y, "D", mfc="white", mec="black", ms=6, zorder=3)
+        place = ("axes fraction", "data")
+        ax.annotate(row.verdict, (1.02, y), xycoords=place, va="center", color=colour, weight="bold")
+    ax.axvline(0, color="black", lw=0.8)
+    ax.fill_between([], [], color=PALE, alpha=0.45, lw=0, label="margin")
+    ax.plot([], [], "D", mfc="white", mec="black", ms=6, label="published effect")
+    ax.plot([], [], color=GRAY, lw=4, solid_capstyle="butt", label="90 % interval")
+    ax.plot([], [], color=GRAY, lw=1.4, label="95 % interval")
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4, columnspacing=1.2, handlelength=1.4)
+    ax.set_yticks(range(len(table)), table["label"])
+    ax.set_ylim(len(table) - 0.5, -0.5)
+    ax.grid(axis="y", visible=False)
+    ax.set_xlabel("difference (dB); above 0: as claimed")
+    return fig
+
+
+def _seven_verdicts() -> pd.DataFrame:
+    """Studies of two variants whose verdicts are all different: true differences and scatter are made up."""
+    margin, effect = 0.05, 0.1
+    rest = np.array([-1.3, -0.9, -0.5, -0.2, 0.2, 0.5, 0.9, 1.3])
+    examples = {
+        "a floor is missed": (0.21, 0.10), "no difference at all": (0.0, 0.0), "above 0": (0.08, 0.05),
+        "below 0": (-0.08, 0.05), "inside of the margin": (0.005, 0.04), "below the published effect": (0.025, 0.07),
+        "anything is possible": (0.06, 0.14),
+    }  # fmt: skip
+    rows = []
+    for label, (difference, sd) in examples.items():
+        values = {"a": 30 + difference + sd * rest, "b": np.full(len(rest), 30.0)}
+        runs = [(v, s, "set5", "mean", x) for v, xs in values.items() for s, x in enumerate(xs)]
+        c = contrast(pd.DataFrame(runs, columns=list(COLUMNS)), "a", "b")
+        says = verdict(c, effect=effect, margin=margin, floor_missed=label == "a floor is missed")
+        bounds = {"low": c.low, "high": c.high, "low90": c.low90, "high90": c.high90}
+        rows.append(
+            {"label": label, "difference": c.difference, **bounds, "margin": margin, "effect": effect, "verdict": says}
+        )
+    return pd.DataFrame(rows)
