@@ -240,11 +240,15 @@ def test_effects_are_those_that_the_papers_print():
         n = {"Set5": 5, "Set14": 14}
         return sum(k * (dB(paper, f"{a}/{s}/psnr") - dB(paper, f"{b}/{s}/psnr")) for s, k in n.items()) / 19
 
+    depths = fitted([dB("drcn", f"fig4/D={d}/x3/Set5/psnr") for d in (1, 6, 11, 16)])
+
     def by_lambda(*values: str) -> float:
         return fitted([dB("drn", f"lambda/DRN-S-{value}/x4/Set5/psnr") for value in values])
 
     expected = {
-        ("drcn", "fig4/D/trend"): fitted([dB("drcn", f"fig4/D={d}/x3/Set5/psnr") for d in (1, 6, 11, 16)]),
+        ("drcn", "fig4/D/trend"): depths,
+        ("drcn", "fig4/D/trend-of-wide"): depths,
+        ("drcn", "fig4/D/16-over-11"): dB("drcn", "fig4/D=16/x3/Set5/psnr") - dB("drcn", "fig4/D=11/x3/Set5/psnr"),
         ("drn", "dual/with->-without/ordering"): dB("drn", "dual/DRN-S-with/x4/Set5/psnr")
         - dB("drn", "dual/DRN-S-without/x4/Set5/psnr"),
         ("drn", "lambda/rise/trend"): by_lambda("0.001", "0.01", "0.1"),

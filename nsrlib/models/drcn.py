@@ -6,7 +6,12 @@ supervised; the output is their sum with learned weights (Secs. 3.1, 3.2).
 
 Where the paper leaves a choice: the additive skip goes without a last ReLU, whose output could only be brighter than
 the input (the basic model's Eq. 6 has one); the weights are not normalised and start at 1/D; how alpha decays is not
-published, see :func:`alpha_schedule`.
+printed, see :func:`alpha_schedule`.
+
+Options follow the authors' code (kjw0612/rcn, commit e3777dc) where it parts from the paper: all F -> F layers start as
+the identity (``inner_init``), the last layer at a thousandth (``last_gain``), no ReLU between the two layers of the
+reconstruction (``recon_relu``), alpha follows the learning rate. Its prediction from ``H_0``, its dropout and the
+ensemble's random start are not built.
 """
 
 from __future__ import annotations
@@ -26,6 +31,7 @@ from nsrlib.models.winograd import Job, transformed, winograd_relu
 
 Skip = Literal["add", "concat", "none"]
 SKIPS: tuple[str, ...] = get_args(Skip)
+InnerInit = Literal["he", "identity"]
 
 
 def _whole(name: str, value: Any) -> int:
@@ -55,7 +61,9 @@ class DRCN(nn.Module):
         ensemble: False: the basic model, whose only prediction is ``y_D`` (Sec. 3.1).
         learn_weights: False: the weights stay at 1/D.
         recur_init: ``identity``, or a number g: He's normal initialisation times g.
+        inner_init: of the other two F -> F layers: ``he``, as the paper, or ``identity``, as the authors' code.
         last_gain: factor of the last layer's first weights; 0.1 starts near the input.
+        recon_relu: False: no ReLU between the two layers of the reconstruction, as the authors' code.
     """
 
     min_size = 3
@@ -74,9 +82,13 @@ class DRCN(nn.Module):
         ensemble: bool = True,
         learn_weights: bool = True,
         recur_init: str | float = "identity",
+        inner_init: InnerInit = "he",
         last_gain: float = 1.0,
+        recon_relu: bool = True,
     ) -> None:
         super().__init__()
+        if inner_init not in get_args(InnerInit):
+            raise ValueError(f"inner_init must be one of {', '.join(get_args(InnerInit))}, got {inner_init!r}")
         if skip not in SKIPS:
             raise ValueError(f"skip must be one of {', '.join(SKIPS)}, got {skip!r}")
         if recur_init != "identity" and (isinstance(recur_init, str) or not recur_init >= 0):
@@ -85,6 +97,7 @@ class DRCN(nn.Module):
         self.recursions = _whole("recursions", recursions)
         self.skip, self.share_recon, self.share_recursion = skip, share_recon, share_recursion
         self.last_relu, self.normalize_weights, self.ensemble = last_relu, normalize_weights, ensemble
+        self.recon_relu = recon_relu
         self.halo = recursions + 4  # context that a pixel sees on each side
         outputs = recursions if ensemble else 1
         if ensemble:
@@ -93,7 +106,8 @@ class DRCN(nn.Module):
             self.paths = nn.ModuleList(
                 DRCN(
                     channels, features, d, skip, True, False, last_relu,
-                    ensemble=False, recur_init=recur_init, last_gain=last_gain,
+                    ensemble=False, recur_init=recur_init, inner_init=inner_init, last_gain=last_gain,
+                    recon_relu=recon_relu,
                 )
                 for d in range(1, recursions + 1)
             )  # fmt: skip
@@ -116,6 +130,9 @@ class DRCN(nn.Module):
             for layer in self.recur:
                 weight = cast(nn.Conv2d, layer).weight
                 nn.init.dirac_(weight) if recur_init == "identity" else weight.mul_(float(recur_init))
+            if inner_init == "identity":
+                for layer in (self.embed1, *self.recon0):
+                    nn.init.dirac_(cast(nn.Conv2d, layer).weight)
             for layer in self.recon1:
                 cast(nn.Conv2d, layer).weight.mul_(last_gain)
 
@@ -138,7 +155,8 @@ class DRCN(nn.Module):
     def reconstruct(self, h: Tensor, x: Tensor, d: int) -> Tensor:
         """``y_d`` from ``H_d`` and the input (Eq. 5); d counts from 1."""
         k = d - 1 if len(self.recon0) > 1 else 0
-        r = F.relu(self.recon0[k](h))
+        r = self.recon0[k](h)
+        r = F.relu(r) if self.recon_relu else r
         y = self.recon1[k](torch.cat([r, x], 1) if self.skip == "concat" else r)
         if self.last_relu:
             y = F.relu(y)
@@ -174,7 +192,8 @@ class DRCN(nn.Module):
         check_plane(x, "DRCN", self.channels)
         weights, h = self.weights, self.states(x)
         next(h)
-        r = sum(w * F.relu(self.recon0[0](s)) for w, s in zip(weights, h, strict=True))
+        act = F.relu if self.recon_relu else nn.Identity()
+        r = sum(w * act(self.recon0[0](s)) for w, s in zip(weights, h, strict=True))
         return _last_layer(cast(nn.Conv2d, self.recon1[0]), cast(Tensor, r), x, weights.sum(), self.skip)
 
 
@@ -219,12 +238,15 @@ class LumaDRCN(nn.Module):
         learn_weights: bool = True,
         recur_init: str | float = "identity",
         last_gain: float = 0.1,
+        inner_init: InnerInit = "he",
+        recon_relu: bool = True,
     ) -> None:
         super().__init__()
         self.scale = scale
         self.net: DRCN | FastDRCN = DRCN(
             1, features, recursions, skip, share_recon, share_recursion, last_relu, normalize_weights,
-            ensemble=ensemble, learn_weights=learn_weights, recur_init=recur_init, last_gain=last_gain,
+            ensemble=ensemble, learn_weights=learn_weights, recur_init=recur_init, inner_init=inner_init,
+            last_gain=last_gain, recon_relu=recon_relu,
         )  # fmt: skip
         self.halo = math.ceil(self.net.halo / scale) + 3
 
@@ -248,7 +270,8 @@ class LumaDRCN(nn.Module):
 def alpha_schedule(step: int, iterations: int, *, start: float = 1.0, end: float = 0.0, until: float = 0.75) -> float:
     """Weight of the recursions' own losses at a step, counted from 0: linear over the share ``until`` of the training.
 
-    The paper says that alpha starts high and decays, not how. At 0 single predictions lose their meaning; an ``end`` of
+    The paper says that alpha starts high and decays, not how; for the authors' code see
+    :func:`nsrlib.papers.drcn.studies.training_setup`. At 0 single predictions lose their meaning; an ``end`` of
     0.5 keeps them images.
 
     Example:
@@ -296,16 +319,19 @@ def loss_terms(y: Tensor, ys: list[Tensor], target: Tensor) -> dict[str, Tensor]
 
 
 def training_setup(
-    model: nn.Module, recipe: Any, *, start: float = 1.0, end: float = 0.0, until: float = 0.75
+    model: nn.Module, recipe: Any, *, alpha: Callable[[int], float] | None = None, **schedule: float
 ) -> dict[str, Any]:
-    """Fields of :class:`nsrlib.training.Hooks`: the losses, whose alpha :func:`alpha_schedule` gives.
+    """Fields of :class:`nsrlib.training.Hooks`: the losses, with ``alpha`` of the step.
+
+    Without ``alpha``, :func:`alpha_schedule` gives it; ``schedule`` are its keywords.
 
     ``measure`` (for :func:`nsrlib.studies.train_and_score`) returns the learned weights, divided by their sum.
     """
 
+    of_step = alpha or (lambda step: alpha_schedule(step, recipe.iterations, **schedule))
+
     def losses(network: nn.Module, batch: Any, step: int) -> Mapping[str, Tensor]:
-        alpha = alpha_schedule(step, recipe.iterations, start=start, end=end, until=until)
-        return drcn_losses(network, batch.input, batch.target, alpha)
+        return drcn_losses(network, batch.input, batch.target, of_step(step))
 
     def measure(network: Any) -> dict[str, float]:
         net = getattr(network, "net", network)
@@ -338,7 +364,8 @@ class FastDRCN(nn.Module):
     ) -> None:
         super().__init__()
         if not self.accepts(model):
-            raise ValueError("FastDRCN takes a DRCN with an ensemble, a shared recursion and a shared reconstruction")
+            kind = "an ensemble, a shared recursion and a shared reconstruction with its ReLU"
+            raise ValueError(f"FastDRCN takes a DRCN with {kind}")
         self.channels, self.features, self.recursions = model.channels, model.features, model.recursions
         self.skip, self.last_relu, self.halo = model.skip, model.last_relu, model.halo
         self.w: list[float] = model.weights.detach().double().tolist()
@@ -357,7 +384,8 @@ class FastDRCN(nn.Module):
 
     @staticmethod
     def accepts(model: nn.Module) -> bool:
-        return isinstance(model, DRCN) and model.ensemble and model.share_recon and model.share_recursion
+        shared = isinstance(model, DRCN) and model.ensemble and model.share_recon and model.share_recursion
+        return shared and cast(DRCN, model).recon_relu
 
     def forward(self, x: Tensor) -> Tensor:
         check_plane(x, "DRCN", self.channels)

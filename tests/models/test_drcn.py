@@ -52,9 +52,9 @@ def image(h: int = 13, w: int = 10, n: int = 1, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize("skip", SKIPS)
-@pytest.mark.parametrize("last_relu", [False, True])
-def test_the_network_is_the_papers_equations(skip, last_relu):
-    net, x = network(skip, last_relu=last_relu), image()
+@pytest.mark.parametrize(("last_relu", "recon_relu"), [(False, True), (True, True), (False, False)])
+def test_the_network_is_the_papers_equations(skip, last_relu, recon_relu):
+    net, x = network(skip, last_relu=last_relu, recon_relu=recon_relu), image()
     p = dict(net.named_parameters())
 
     def conv(name: str, h: Tensor) -> Tensor:
@@ -64,7 +64,8 @@ def test_the_network_is_the_papers_equations(skip, last_relu):
     expected = []
     for _ in range(4):
         h = conv("recur.0", h).clamp_min(0)
-        r = conv("recon0.0", h).clamp_min(0)
+        r = conv("recon0.0", h)
+        r = r.clamp_min(0) if recon_relu else r
         y = conv("recon1.0", torch.cat([r, x], 1) if skip == "concat" else r)
         y = y.clamp_min(0) if last_relu else y
         expected.append(x + y if skip == "add" else y)
@@ -102,6 +103,25 @@ def test_at_the_start_the_recursion_is_the_identity_and_all_predictions_agree():
     torch.testing.assert_close(y, ys[0], rtol=0, atol=1e-6)  # 1/6 in float32
 
 
+def test_with_the_authors_start_the_output_is_the_input_but_for_a_thousandth():
+    torch.manual_seed(0)
+    net, x = DRCN(features=64, recursions=3, inner_init="identity", last_gain=1e-3).double(), image()
+    features = F.relu(net.embed0(x))
+    assert all(torch.equal(h, features) for h in net.states(x))
+    assert torch.equal(net.recon0[0](features), features)
+    y, _ = net(x)
+    assert 0 < (y - x).abs().max() < 0.01
+
+
+def test_the_form_without_the_inner_relu_is_collapsed_and_has_no_fast_form():
+    net, x = network(recon_relu=False), image()
+    torch.testing.assert_close(net.collapsed(x), net(x)[0], rtol=0, atol=1e-12)
+    assert (net.collapsed(x) - network().collapsed(x)).abs().max() > 1e-3
+    assert not FastDRCN.accepts(net)
+    model = LumaDRCN(2, 6, 3, recon_relu=False).eval()
+    torch.testing.assert_close(optimise(model)(x.float()), model(x.float()), rtol=0, atol=1e-6)
+
+
 def test_the_other_layers_start_from_hes_normal_initialisation():
     torch.manual_seed(0)
     net = DRCN(features=64, recursions=2, recur_init=0.5, last_gain=0.1)
@@ -132,6 +152,7 @@ def test_the_basic_model_has_one_prediction_and_no_weights():
         ({"recursions": 2.5}, "recursions must be a whole number, 1 or more, got 2.5"),
         ({"features": 0}, "features must be a whole number, 1 or more, got 0"),
         ({"skip": "sum"}, "skip must be one of add, concat, none, got 'sum'"),
+        ({"inner_init": 1.0}, "inner_init must be one of he, identity, got 1.0"),
         ({"recur_init": "he"}, "recur_init must be 'identity' or a factor of He's initialisation, got 'he'"),
         ({"recur_init": -1.0}, "recur_init must be 'identity' or a factor of He's initialisation, got -1.0"),
     ],

@@ -12,6 +12,7 @@ from nsrlib import data, evaluation, papers
 from nsrlib.models import drcn, read_metadata
 from nsrlib.papers.drcn import studies as study
 from nsrlib.studies import StudyResult
+from nsrlib.training import Recipe
 
 
 def network(scale: int = 3, recursions: int = 3, **config) -> drcn.LumaDRCN:
@@ -75,6 +76,26 @@ def test_a_run_measures_every_recursion_and_their_weights(monkeypatch):
     assert found["psnr_equal"] == scores["equal weights"]
     plain = network(ensemble=False)
     assert study.training_setup(plain, SimpleNamespace(iterations=8))["measure"](plain) == {}
+
+
+def test_alpha_follows_the_learning_rate_as_in_the_authors_code():
+    model, recipe = network(), Recipe(iterations=10, lr=0.1, schedule="multistep", milestones=(0.5,))
+    losses = study.training_setup(model, recipe, alpha_of_lr=16 / 17)["losses"]
+    batch = SimpleNamespace(input=torch.rand(1, 1, 9, 9), target=torch.rand(1, 1, 9, 9))
+    for step, alpha in ((0, 16 / 17), (4, 16 / 17), (5, 1.6 / 17)):
+        assert losses(model, batch, step) == drcn.drcn_losses(model, batch.input, batch.target, alpha)
+
+
+def test_a_step_moves_no_weight_further_than_it_may_at_any_learning_rate():
+    recipe = Recipe(iterations=10, lr=0.1, optimiser="sgd", schedule="multistep", milestones=(0.5,))
+    for step, rate in ((0, 0.1), (5, 0.01)):
+        model = network()
+        before_step = study.training_setup(model, recipe, clip_step=1e-3)["before_step"]
+        for p in model.parameters():
+            p.grad = torch.full_like(p, -1e3)
+        before_step(model, step)
+        assert all(torch.allclose(rate * p.grad, torch.tensor(-1e-3)) for p in model.parameters())
+    assert "before_step" not in study.training_setup(model, recipe)
 
 
 def result() -> StudyResult:

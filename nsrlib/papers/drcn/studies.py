@@ -25,17 +25,19 @@ SHORT: dict[str, Any] = {"optimiser": "adam", "lr": 1e-3, "schedule": "cosine", 
 
 
 def studies(profile: str = "cpu") -> dict[str, Study]:
-    """DRCN on luma: PSNR over depth at x3; 16 recursions at x2 and x4; what each idea of the paper adds; F against D.
+    """DRCN on luma: PSNR over depth at x3, at two widths; 16 recursions at x2 and x4; what each idea of the paper adds,
+    and what the authors' code does in its place; F against D.
 
     Every run measures each single recursion beside the ensemble, so that Fig. 5 comes from the runs of Fig. 4.
     """
     recipes: dict[str, dict[str, Any]] = {
         "quick": {"iterations": 30, "batch": 4, "patch": 16},
         "cpu": {"iterations": 10_000, "batch": 16, "patch": 41},
-        "gpu": {"iterations": 3_000, "batch": 16, "patch": 41},
+        "gpu": {"iterations": 6_000, "batch": 16, "patch": 41},
         "paper": {"iterations": 300_000, "batch": 64, "patch": 41},
     }
     recipe = {"lr": 1e-3, "clip_norm": 5.0, **recipes[profile]}
+    few = recipe | {"iterations": 3_000} if profile == "cpu" else recipe  # many variants at a third of the steps
     features = {"quick": 4, "cpu": 16, "gpu": 64, "paper": 256}[profile]
     widths = {"quick": (4, 8, 16), "cpu": (8, 16, 32), "gpu": (32, 64, 128), "paper": (64, 128, 256)}[profile]
     data = DATA["quick"] if profile == "quick" else {"train": ["t91"], "test": ["set5", "set14"]}
@@ -49,24 +51,25 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
         "points": 1 if profile == "quick" else 2,
     }
 
-    def compare(name: str, what: str, variants: Variants, **more: Any) -> Study:
+    def compare(name: str, what: str, variants: Variants, steps: dict[str, Any] = recipe, **more: Any) -> Study:
         trained = f"luma, {what}, last layer started at a tenth"
-        return study(f"drcn {name}", profile, trained, recipe, variants, common, data, **more)
+        return study(f"drcn {name}", profile, trained, steps, variants, common, data, **more)
 
-    last, random, plain = {"ensemble": False}, {"recur_init": 1.0}, {"skip": "none"}
+    last, plain = {"ensemble": False}, {"skip": "none", "recur_init": 1.0}
     sgd = {"optimiser": "sgd", "lr": 1e-2}
     ablations: dict[str, dict[str, Any]] = {
         "DRCN": {},
         "last only": {"config": last},
-        "He": {"config": random},
-        "He, last only": {"config": random | last},
-        "no skip": {"config": plain},
-        "no skip, He": {"config": plain | random},
-        "no skip, He, last only": {"config": plain | random | last},
-        "no skip, He, SGD": {"config": plain | random, "recipe": sgd},
-        "no skip, He, SGD, last only": {"config": plain | random | last, "recipe": sgd},
-        "equal weights": {"config": {"learn_weights": False}},
-        "alpha 0.5": {"options": {**common["options"], "end": 0.5}},
+        "no skip": {"config": {"skip": "none"}},
+        "no skip, He, SGD": {"config": plain, "recipe": sgd},
+        "no skip, He, SGD, last only": {"config": plain | last, "recipe": sgd},
+    }
+    code: dict[str, dict[str, Any]] = {
+        "paper": {},
+        "identity, last layer x 0.001": {"config": {"inner_init": "identity", "last_gain": 1e-3}},
+        "no ReLU in the reconstruction": {"config": {"recon_relu": False}},
+        "alpha from 0.94 with the learning rate": {"options": common["options"] | {"alpha_of_lr": 16 / 17}},
+        "alpha from 0.094 with the learning rate": {"options": common["options"] | {"alpha_of_lr": 1.6 / 17}},
     }
     width = {
         f"{name}, D={d}": {"config": {"features": f, "recursions": d}}
@@ -75,16 +78,28 @@ def studies(profile: str = "cpu") -> dict[str, Study]:
     }
     by_scale = {f"x{scale}": {"scale": scale} for scale in (2, 4)}
     by_depth = {f"D={d}": {"config": {"recursions": d}} for d in DEPTHS}
+    wide = {f"D={d}": {"config": {"recursions": d, "features": widths[2]}} for d in DEPTHS}
     f_of = ", ".join(map(str, widths))
+    shorter = {3 / 10: 5, 1 / 10: 5}  # does the gain from depth grow with the training, or fade?
     return {
-        "depth": compare("depth", f"x3, F = {features}", by_depth, seeds=8),
+        "depth": compare("depth", f"x3, F = {features}", by_depth, seeds=8, budgets=shorter),
         "scales": compare("scales", f"F = {features}, D = 16", by_scale, seeds=8),
-        "ablations": compare("ablations", f"x3, F = {features}, D = 16", ablations),
-        "width": compare("width", f"x3, narrow, middle and wide: F = {f_of}", width),
+        "ablations": compare("ablations", f"x3, F = {features}, D = 16", ablations, few),
+        "code": compare("code", f"x3, F = {features}, D = 16", code, few),
+        "wide": compare("wide", f"x3, F = {widths[2]}", wide),
+        "width": compare("width", f"x3, narrow, middle and wide: F = {f_of}", width, few),
     }
 
 
-def training_setup(network: Any, recipe: Any, *, test: str = "set5", **schedule: Any) -> dict[str, Any]:
+def training_setup(
+    network: Any,
+    recipe: Any,
+    *,
+    test: str = "set5",
+    alpha_of_lr: float = 0.0,
+    clip_step: float = 0.0,
+    **schedule: Any,
+) -> dict[str, Any]:
     """As :func:`nsrlib.models.drcn.training_setup`; ``measure`` scores every recursion too.
 
     Of a network with an ensemble it returns the PSNR of every single prediction (``psnr_1`` ...), of the best of them
@@ -92,11 +107,26 @@ def training_setup(network: Any, recipe: Any, *, test: str = "set5", **schedule:
 
     Args:
         test: the set to measure on. schedule: of :func:`~nsrlib.models.drcn.alpha_schedule`.
+        alpha_of_lr: alpha at the start, which then follows the learning rate as in the authors' code. There it is
+            ``10 lr D / (D + 1)``: 0.94 at D = 16 for their ``minimal`` network, 0.094 for the larger ones.
+        clip_step: most that a step moves a weight before momentum, whatever the learning rate: the authors' code clips
+            so, at 1e-5 for D = 16. 0: no clipping.
     """
+    import torch
+
     from nsrlib import data
     from nsrlib.models import drcn
+    from nsrlib.training.recipe import learning_rate
 
-    extra = drcn.training_setup(network, recipe, **schedule)
+    def follows(step: int) -> float:
+        return alpha_of_lr * learning_rate(recipe, step) / recipe.lr
+
+    def clip(model: Any, step: int) -> None:
+        torch.nn.utils.clip_grad_value_(model.parameters(), clip_step / learning_rate(recipe, step))
+
+    extra = drcn.training_setup(network, recipe, alpha=follows if alpha_of_lr else None, **schedule)
+    if clip_step:
+        extra["before_step"] = clip
     weights = extra["measure"]
 
     def measure(trained: Any) -> dict[str, float]:
