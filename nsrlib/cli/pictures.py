@@ -30,7 +30,7 @@ def _network(
     scale: int | None,
     config: list[str] | None,
     default_scale: int | None = None,
-    default: str | None = None,
+    default: str = "",
 ) -> tuple[str, nn.Module]:
     """A network with weights, and its name: as the options say, else the file of weights, else by default."""
     from nsrlib import models
@@ -38,8 +38,10 @@ def _network(
     about = {} if weights in ("published", "trained") else models.describe(weights)
     if scale is None and "scale" not in about:
         scale = default_scale
-    name = model or about.get("model", default)
-    return name, models.create_model(name, scale, pretrained=weights == "trained" or weights, **_options(config))
+    name = model or str(about.get("model", default))
+    return name, models.create_model(
+        name or None, scale, pretrained=weights == "trained" or weights, **_options(config)
+    )
 
 
 def upscale(
@@ -112,7 +114,7 @@ def evaluate(
     if model is None and weights in ("published", "trained"):
         raise typer.BadParameter(f"{weights!r} weights are of which network? See 'nsr models'.", param_hint="--model")
     if store:
-        cells.check_keepable(model, weights, names, limit)
+        cells.check_keepable(model or "", weights, names, limit)
     asked = None if protocol is None else metrics.Protocol.parse(protocol)
     task = None if noise is None and jpeg is None else Degradation(noise, jpeg)
     model, network = _network(weights, model, scale, config, 1 if task else None)

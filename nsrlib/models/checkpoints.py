@@ -31,6 +31,7 @@ _STORAGES = {
 _INERT = {
     "_codecs.encode", "numpy.dtype", "numpy.ndarray", "torch.Size", "torch.device",
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+    *(f"numpy.{core}.numeric._frombuffer" for core in ("core", "_core")),
     *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("set", "frozenset", "bytearray")),
     "collections.Counter", "torch.serialization._get_layout", "torch._utils._get_layout",
 }  # fmt: skip
@@ -201,8 +202,8 @@ class _Machine:
                 case _ if op.arg is not None and op.stack_after and not op.stack_before and "EXT" not in op.name:
                     stack.append(arg)  # a number, a text or bytes
                 case _:
-                    raise Unsound(f"is damaged, or no checkpoint: its pickle has an instruction {op.name}")
-        raise Unsound("is damaged: its pickle does not end")
+                    raise Unsound(f"is damaged or not a PyTorch checkpoint: its pickle has an instruction {op.name}")
+        raise Unsound("is damaged or not a PyTorch checkpoint: its pickle does not end")
 
     def _storage(self, said: Any) -> _Storage:
         if not isinstance(said, tuple) or said[0] != "storage":
@@ -222,7 +223,7 @@ def _extend(target: Any, items: list[Any]) -> None:
     if isinstance(target, list):
         target.extend(items)
     elif not isinstance(target, Unusual):
-        raise Unsound("is damaged: its pickle appends to what is no list")
+        raise Unsound("is damaged or not a PyTorch checkpoint: its pickle appends to what is no list")
 
 
 def _put(target: Any, items: Sequence[Any]) -> Any:
@@ -232,14 +233,14 @@ def _put(target: Any, items: Sequence[Any]) -> Any:
             plain = key is None or isinstance(key, str | int | float | bytes)
             target[key if plain else Unusual(type(key).__name__)] = value
     elif not isinstance(target, Unusual):
-        raise Unsound("is damaged: its pickle sets items of what is no mapping")
+        raise Unsound("is damaged or not a PyTorch checkpoint: its pickle sets items of what is no mapping")
     return target
 
 
 def _call(name: Any, arguments: Any) -> Any:
     """What stands for a call in a pickle."""
     if not isinstance(name, _Name) or not isinstance(arguments, tuple):
-        raise Unsound("is damaged: its pickle calls what is no function")
+        raise Unsound("is damaged or not a PyTorch checkpoint: its pickle calls what is no function")
     short = name.rpartition(".")[2]
     if name in ("collections.OrderedDict", "collections.defaultdict", "builtins.dict", "__builtin__.dict"):
         pairs = arguments[0] if arguments and isinstance(arguments[0], list) else []
