@@ -46,7 +46,7 @@ def _kind(path: Path) -> str:
     with path.open("rb") as file:
         head = file.read(512)
     text = head.lstrip().lower()
-    if head[8:9] == b"{":
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100_000_000:  # the longest header that is allowed
         return "safetensors"
     if head[:4] == b"PK\x03\x04" or (head[:1] == b"\x80" and head[1:2] <= b"\x05"):
         return "torch"

@@ -283,7 +283,7 @@ def test_a_checkpoint_without_tensors_by_name_is_refused(tmp_path, what):
         read_state_dict(tmp_path / "odd.pth")
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[:-7], lambda b: b[:300], lambda b: b"\xff" * 8 + b[8:]])
+@pytest.mark.parametrize("damage", [lambda b: b[:-7], lambda b: b[:300], lambda b: b[:9] + b"x" + b[10:]])
 def test_a_damaged_safetensors_file_is_refused(tmp_path, damage):
     path = tmp_path / "w.safetensors"
     save_file(small().state_dict(), path)
@@ -448,6 +448,8 @@ def test_tensors_of_all_kinds_are_read_as_pytorch_reads_them(tmp_path, options):
             torch.bool, torch.complex64, torch.float8_e4m3fn, torch.uint16,
         )},
     }  # fmt: skip
+    if "_use_new_zipfile_serialization" in options:  # PyTorch itself cannot read these two back
+        what = {name: t for name, t in what.items() if t.dtype not in (torch.float8_e4m3fn, torch.uint16)}
     path = saved(tmp_path / "w.pth", what, **options)
     read, expected = read_state_dict(path), torch.load(path, weights_only=False)
     for name, tensor in expected.items():
