@@ -147,5 +147,5 @@ def test_a_denoiser_for_gray_that_was_trained_is_evaluated_as_it_is(nsr):
     assert done[0] == 0, done
     code, said, err = nsr("evaluate", "run/weights.safetensors", "--on", "pictures", "--noise", 25)
     assert (code, err) == (0, "")
-    assert said.startswith("nsr, noise 25")
+    assert said.startswith("nsr, Gaussian noise of sigma 25")
     assert " dB, SSIM " in said

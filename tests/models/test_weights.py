@@ -1,4 +1,7 @@
-"""Files of weights: what they say of themselves, sound ones of all makes, damaged and hostile ones."""
+"""Files of weights: what they say of themselves, sound ones of all makes, damaged and hostile ones.
+
+The file is long because files are of many kinds, and one way to read them.
+"""
 
 from __future__ import annotations
 
