@@ -8,10 +8,13 @@ import typer
 
 from nsrlib.runs import grids
 
-Scale = Annotated[int, typer.Option("--scale", "-s", help="Upscaling factor.")]
 TaskScale = Annotated[
-    int | None, typer.Option("--scale", "-s", help="Upscaling factor; default: 4, or 1 with --noise or --jpeg.")
+    int | None,
+    typer.Option(
+        "--scale", "-s", help="Upscaling factor; default: a weights file's, else 4, or 1 with --noise or --jpeg."
+    ),
 ]
+Config = Annotated[list[str] | None, typer.Option("-c", help="name=value, an option of the network; repeatable.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 
 

@@ -4,30 +4,68 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nsrlib.cli import options
-from nsrlib.cli.options import Device, Scale, TaskScale, assignments, level
+from nsrlib.cli.options import Config, Device, TaskScale, assignments, level
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def _options(config: list[str] | None) -> dict[str, Any]:
+    """Of a network, from ``-c``."""
+    values = assignments(config, "-c")
+    for name in ("name", "model", "scale", "pretrained"):
+        if name in values:
+            raise ValueError(f"-c takes options of the network; {name} has a place of its own, see --help")
+    return values
+
+
+def _network(
+    weights: str,
+    model: str | None,
+    scale: int | None,
+    config: list[str] | None,
+    default_scale: int | None = None,
+    default: str = "",
+) -> tuple[str, nn.Module]:
+    """A network with weights, and its name: as the options say, else the file of weights, else by default."""
+    from nsrlib import models
+
+    about = {} if weights in ("published", "trained") else models.describe(weights)
+    if scale is None and "scale" not in about:
+        scale = default_scale
+    name = model or str(about.get("model", default))
+    return name, models.create_model(
+        name or None, scale, pretrained=weights == "trained" or weights, **_options(config)
+    )
 
 
 def upscale(
     source: Annotated[Path, typer.Argument(help="Any picture: gray, RGBA, 16-bit, large.")],
     target: Annotated[Path | None, typer.Argument(help="Default: beside the source, as NAME_x4.png.")] = None,
-    model: Annotated[str, typer.Option(help="See 'nsr models'.")] = "bsrn",
-    scale: Scale = 4,
+    model: Annotated[
+        str | None, typer.Option(help="See 'nsr models'; default: the network of the weights file, else bsrn.")
+    ] = None,
+    scale: Annotated[
+        int | None, typer.Option("--scale", "-s", help="Upscaling factor; default: that of the weights file, else 4.")
+    ] = None,
     weights: Annotated[str, typer.Option(help="'published', 'trained' (small, from here) or a file.")] = "published",
+    config: Config = None,
     tile: Annotated[int, typer.Option(help="Side of the tiles in input pixels; 0: choose by size.")] = 0,
     device: Device = "auto",
 ) -> None:
     """Upscale a picture of any size, in tiles."""
-    from nsrlib import evaluation, models
+    from nsrlib import evaluation
 
     if not source.is_file():
         raise FileNotFoundError(f"no such image: {source}")
+    _, network = _network(weights, model, scale, config, default="bsrn")
+    scale = int(network.scale)  # type: ignore[arg-type]
     target = target or evaluation.default_output(source, scale)
-    network = models.create_model(model, scale, pretrained=weights == "trained" or weights)
     progress = sys.stderr.isatty()
     picture = evaluation.upscale_file(network, source, target, tile=tile or "auto", device=device, progress=progress)
     for note in picture.notes:
@@ -38,9 +76,12 @@ def upscale(
 
 def evaluate(
     weights: Annotated[str, typer.Argument(help="A weights file, 'published', or 'trained' (small, from here).")],
-    model: Annotated[str, typer.Option(help="See 'nsr models'.")],
+    model: Annotated[
+        str | None, typer.Option(help="See 'nsr models'; may be left out for a weights file that says it.")
+    ] = None,
     on: Annotated[str, typer.Option(help="Data sets or folders, separated by commas.")] = "set5",
     scale: TaskScale = None,
+    config: Config = None,
     lr: Annotated[str, typer.Option(help="How LR is made: paper, repeat, mirror or files.")] = "paper",
     noise: Annotated[float | None, typer.Option(help="Restore: remove Gaussian noise of this sigma, 0..255.")] = None,
     jpeg: Annotated[int | None, typer.Option(help="Restore: remove the artefacts of this JPEG quality.")] = None,
@@ -58,7 +99,7 @@ def evaluate(
     """PSNR and SSIM of a network on data sets, upscaling or restoring."""
     import pandas as pd
 
-    from nsrlib import evaluation, metrics, models
+    from nsrlib import evaluation, metrics
     from nsrlib.claims import cells
     from nsrlib.files import whole_file
     from nsrlib.images import Degradation
@@ -70,13 +111,13 @@ def evaluate(
     if csv and not csv.parent.is_dir():
         raise FileNotFoundError(f"no such folder: {csv.parent}")
     names = options.names(on)
+    if model is None and weights in ("published", "trained"):
+        raise typer.BadParameter(f"{weights!r} weights are of which network? See 'nsr models'.", param_hint="--model")
     if store:
-        cells.check_keepable(model, weights, names, limit)
+        cells.check_keepable(model or "", weights, names, limit)
     asked = None if protocol is None else metrics.Protocol.parse(protocol)
     task = None if noise is None and jpeg is None else Degradation(noise, jpeg)
-    network = models.create_model(
-        model, 1 if scale is None and task else scale, pretrained=weights == "trained" or weights
-    )
+    model, network = _network(weights, model, scale, config, 1 if task else None)
     if task:
         space = space or ("gray" if evaluation.takes_gray(network) else "rgb")
     scale = int(network.scale)  # type: ignore[arg-type]
@@ -121,7 +162,7 @@ def train(
     jpeg: Annotated[
         str | None, typer.Option(help="Learn to remove JPEG of this quality, or of a range: 10,40.")
     ] = None,
-    config: Annotated[list[str] | None, typer.Option("-c", help="name=value, an option of the network.")] = None,
+    config: Config = None,
     recipe: Annotated[list[str] | None, typer.Option("-r", help="name=value, a field of the recipe.")] = None,
     profile: Annotated[str, typer.Option(help="quick, cpu, gpu, or paper: the published recipe.")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/train-MODEL-xSCALE (-noise25).")] = None,
@@ -141,7 +182,7 @@ def train(
     job = papers.Job(
         model,
         scale,
-        config=assignments(config, "-c"),
+        config=_options(config),
         data=data or (),
         noise=level(noise, "--noise", float),
         jpeg=level(jpeg, "--jpeg", int),

@@ -1,23 +1,19 @@
-"""Networks by name, and weights files: friendly, damaged, hostile."""
+"""Networks by name; files of weights have tests of their own."""
 
 from __future__ import annotations
 
 import copy
 import json
-import os
-import pickle
-import random
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from nsrlib import create_model, evaluation, list_models, load_weights, models, training
+from nsrlib import create_model, evaluation, list_models, models
 from nsrlib.images import imresize
 from nsrlib.models import BUILDERS, PUBLISHED, optimise
 from nsrlib.models.bsrn import FusedBSRN
-from nsrlib.models.weights import read_state_dict
 
 SMALL = {
     "addersr_edsr": {"num_feats": 8, "num_blocks": 2},
@@ -160,201 +156,6 @@ def test_weights_in_the_repository_reach_what_is_written_beside_them(path, bench
     assert measured["psnr"].mean() == pytest.approx(kept["psnr"], abs=1e-3)
     assert measured["ssim"].mean() == pytest.approx(kept["ssim"], abs=1e-5)
     assert kept["psnr"] > kept["bicubic_psnr"] + {2: 2, 3: 1.5, 4: 1.5}[beside["scale"]]
-
-
-# --- files ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("key", [None, "params", "params_ema", "state_dict", "model"])
-@pytest.mark.parametrize("zipped", [True, False])
-def test_tensors_are_found_under_the_usual_keys(tmp_path, key, zipped):
-    source, target = small(seed=1), small(seed=2)
-    content = source.state_dict() if key is None else {key: source.state_dict(), "epoch": 3}
-    torch.save(content, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
-    assert load_weights(target, tmp_path / "w.pth") is target
-    assert all(torch.equal(v, source.state_dict()[k]) for k, v in target.state_dict().items())
-
-
-def test_averaged_weights_are_preferred(tmp_path):
-    torch.save({"params": {"a": torch.zeros(1)}, "params_ema": {"a": torch.ones(1)}}, tmp_path / "w.pth")
-    assert read_state_dict(tmp_path / "w.pth")["a"].item() == 1
-
-
-def test_safetensors_files_are_read(tmp_path):
-    source, target = small(seed=1), small(seed=2)
-    save_file(source.state_dict(), tmp_path / "w.safetensors")
-    load_weights(target, tmp_path / "w.safetensors")
-    assert all(torch.equal(v, source.state_dict()[k]) for k, v in target.state_dict().items())
-
-
-class Hostile:
-    """A pickle of this makes a folder when it is loaded carelessly."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
-
-
-class Evaluated(Hostile):
-    def __reduce__(self):
-        return eval, (f"__import__('os').mkdir({self.path!r})",)
-
-
-@pytest.mark.parametrize("kind", [Hostile, Evaluated])
-@pytest.mark.parametrize("wrap", ["zip", "old", "pickle"])
-@pytest.mark.parametrize("nested", [False, True])
-def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path, kind, wrap, nested):
-    trap, path = kind(str(tmp_path / "owned")), tmp_path / "evil.pth"
-    content = {"params": {"weight": torch.zeros(3), "extra": trap}} if nested and wrap != "pickle" else trap
-    if wrap == "pickle":
-        path.write_bytes(pickle.dumps(content, protocol=2))
-    else:
-        torch.save(content, path, _use_new_zipfile_serialization=wrap == "zip")
-    with pytest.raises(
-        ValueError, match=r"evil\.pth refused: it holds pickled objects other than tensors, which can run"
-    ):
-        load_weights(small(), path)
-    assert not (tmp_path / "owned").exists()
-    pickle.loads(path.read_bytes()) if wrap == "pickle" else torch.load(path, weights_only=False)  # a real trap
-    assert (tmp_path / "owned").exists()
-
-
-def test_a_whole_pickled_module_is_refused(tmp_path):
-    torch.save(nn.Conv2d(1, 1, 1), tmp_path / "module.pth")
-    with pytest.raises(ValueError, match=r"module\.pth refused"):
-        read_state_dict(tmp_path / "module.pth")
-
-
-@pytest.mark.parametrize("zipped", [True, False])
-@pytest.mark.parametrize("share", [0, 0.001, 0.01, 0.5, 0.99])
-def test_a_truncated_checkpoint_is_called_damaged(tmp_path, zipped, share):
-    path = tmp_path / "cut.pth"
-    torch.save(small().state_dict(), path, _use_new_zipfile_serialization=zipped)
-    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    with pytest.raises(ValueError, match=r"cut\.pth is damaged or not a PyTorch checkpoint$"):
-        read_state_dict(path)
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_random_bytes_are_called_damaged_not_dangerous(tmp_path, seed):
-    (tmp_path / "noise.pth").write_bytes(random.Random(seed).randbytes(500))
-    with pytest.raises(ValueError, match=r"noise\.pth is damaged or not a PyTorch checkpoint"):
-        read_state_dict(tmp_path / "noise.pth")
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["<!DOCTYPE html><html>404</html>", "404: Not Found", "version https://git-lfs.github.com/spec/v1\n", "hello"],
-)
-def test_a_page_saved_as_weights_is_called_damaged(tmp_path, text):
-    (tmp_path / "page.pth").write_text(text)
-    with pytest.raises(ValueError, match=r"page\.pth is damaged or not a PyTorch checkpoint"):
-        read_state_dict(tmp_path / "page.pth")
-
-
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@pytest.mark.parametrize("zipped", [True, False])
-def test_flipped_bytes_load_or_are_called_damaged_but_nothing_else(tmp_path, zipped):
-    path = tmp_path / "flipped.pth"
-    torch.save(small().state_dict(), path, _use_new_zipfile_serialization=zipped)
-    sound, dice = path.read_bytes(), random.Random(0)
-    damaged = 0
-    for _ in range(60):
-        content = bytearray(sound)
-        for _ in range(3):
-            content[dice.randrange(3000)] = dice.randrange(256)
-        path.write_bytes(content)
-        try:
-            read_state_dict(path)
-        except ValueError as error:
-            assert str(error).startswith("flipped.pth ")  # noqa: PT017
-            damaged += 1
-    assert damaged > 5
-
-
-@pytest.mark.parametrize("content", [[1, 2], {}, {"epoch": 3}, torch.zeros(3), {"params": {}}], ids=str)
-def test_a_checkpoint_without_tensors_by_name_is_refused(tmp_path, content):
-    torch.save(content, tmp_path / "odd.pth")
-    with pytest.raises(ValueError, match=r"odd\.pth holds no state dict \(tensors by name\)"):
-        read_state_dict(tmp_path / "odd.pth")
-
-
-@pytest.mark.parametrize("damage", [lambda b: b[:-7], lambda b: b[:4], lambda b: b"\xff" * 16 + b[16:], lambda b: b""])
-def test_a_damaged_safetensors_file_is_refused(tmp_path, damage):
-    path = tmp_path / "w.safetensors"
-    save_file(small().state_dict(), path)
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ValueError, match=r"w\.safetensors is not a valid safetensors file: "):
-        read_state_dict(path)
-
-
-def test_a_missing_file_and_a_folder_are_no_weights(tmp_path):
-    for path in (tmp_path / "none.pth", tmp_path):
-        with pytest.raises(FileNotFoundError, match="no such weights file: "):
-            read_state_dict(path)
-
-
-def test_weights_of_another_network_are_refused_and_change_nothing(tmp_path):
-    torch.save(small("rfdn").state_dict(), tmp_path / "rfdn.pth")
-    model = small()
-    before = {k: v.clone() for k, v in model.state_dict().items()}
-    message = (
-        r"rfdn\.pth does not fit BSRN: \d+ missing \(first B1\.c1_r\.dw\.bias\); "
-        r"\d+ unexpected \(first B1\.c1_r\.bias\)"
-    )
-    with pytest.raises(ValueError, match=message):
-        load_weights(model, tmp_path / "rfdn.pth")
-    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-
-
-def test_weights_of_another_scale_are_refused_with_both_shapes(tmp_path):
-    torch.save(small(scale=4).state_dict(), tmp_path / "x4.pth")
-    model = small(scale=2)
-    before = {k: v.clone() for k, v in model.state_dict().items()}
-    message = (
-        r"x4\.pth does not fit BSRN: 2 of another shape "
-        r"\(upsampler\.upsampleOneStep\.0\.bias: file \(48,\), model \(12,\)\)"
-    )
-    with pytest.raises(ValueError, match=message):
-        load_weights(model, tmp_path / "x4.pth")
-    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-
-
-def test_without_strict_only_what_fits_is_taken(tmp_path):
-    source, model = small(scale=4, seed=1), small(scale=2, seed=2)
-    torch.save(source.state_dict() | {"surplus": torch.zeros(3)}, tmp_path / "x4.pth")
-    before = {k: v.clone() for k, v in model.state_dict().items()}
-    load_weights(model, tmp_path / "x4.pth", strict=False)
-    for key, value in model.state_dict().items():
-        expected = before[key] if key.startswith("upsampler") else source.state_dict()[key]
-        assert torch.equal(value, expected), key
-
-
-def test_without_strict_a_file_of_which_nothing_fits_is_still_refused(tmp_path):
-    torch.save(small("imdn").state_dict(), tmp_path / "imdn.pth")
-    with pytest.raises(ValueError, match=r"imdn\.pth does not fit BSRN: .* missing .* unexpected"):
-        load_weights(small(), tmp_path / "imdn.pth", strict=False)
-
-
-def test_weights_trained_here_bring_the_size_they_were_trained_with(tmp_path, monkeypatch):
-    monkeypatch.setattr(models, "WEIGHTS_DIR", tmp_path)
-    small_one = small("rfdn", 2, seed=3)
-    training.save_weights(small_one, tmp_path / "rfdn_x2.safetensors", {"config": json.dumps(SMALL["rfdn"]), "seed": 3})
-    again = create_model("rfdn", 2, pretrained=True)
-    assert not again.training
-    assert all(torch.equal(a, b) for a, b in zip(small_one.parameters(), again.parameters(), strict=True))
-    assert models.read_metadata(tmp_path / "rfdn_x2.safetensors")["seed"] == "3"
-    with pytest.raises(ValueError, match="does not fit RFDN"):
-        create_model("rfdn", 2, pretrained=True, num_feats=24)
-
-
-def test_a_path_is_accepted_as_pretrained(tmp_path):
-    torch.save(small(seed=5).state_dict(), tmp_path / "mine.pth")
-    model = create_model("bsrn", 2, pretrained=tmp_path / "mine.pth", **SMALL["bsrn"])
-    assert not model.training
-    assert create_model("bsrn", 2, **SMALL["bsrn"]).training
 
 
 @pytest.mark.benchmark

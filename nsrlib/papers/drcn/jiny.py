@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nsrlib.data.download import weights_path
 from nsrlib.models.drcn import LumaDRCN
-from nsrlib.models.weights import note_weights
+from nsrlib.models.weights import fill, note_weights
 
 CHECKPOINT = "model_F96_D9_LR0.001000.ckpt"
 FILES = (f"{CHECKPOINT}.index", f"{CHECKPOINT}.data-00000-of-00001")
@@ -69,7 +69,7 @@ def load_model(path: str | os.PathLike | None = None, scale: int = 2) -> LumaDRC
         state[f"{layer}.weight"] = tensors[weight].permute(3, 2, 0, 1).contiguous()
         state[f"{layer}.bias"] = tensors[bias] / 255
     model = LumaDRCN(scale, f, state["w"].numel(), "concat", last_relu=True, normalize_weights=True)
-    model.net.load_state_dict(state)
+    fill(model.net, state, name)
     for file in (Path(path), Path(path).with_suffix(".data-00000-of-00001")):
         note_weights(file)
     return model.eval()
