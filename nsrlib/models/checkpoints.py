@@ -313,25 +313,6 @@ class Checkpoint:
             return torch.empty(claim.shape, dtype=claim.dtype)
         return torch.frombuffer(self._raw[key], dtype=claim.dtype).as_strided(claim.shape, claim.stride, claim.offset)
 
-    def load(self) -> Any:
-        """The whole content with its tensors; what stood beside them as an object is None."""
-        made: dict[int, Any] = {}  # what occurs many times is made once
-
-        def of(part: Any) -> Any:
-            if isinstance(part, Claim):
-                return self.tensor(part)
-            if not isinstance(part, dict | list | tuple):
-                return None if isinstance(part, Unusual | _Storage | _Name) else part
-            if id(part) not in made:
-                made[id(part)] = Unsound
-                items = zip(part, map(of, part.values()), strict=True) if isinstance(part, dict) else map(of, part)
-                made[id(part)] = type(part)(items)
-            if made[id(part)] is Unsound:
-                raise Unsound("is damaged: a part of it contains itself")
-            return made[id(part)]
-
-        return of(self.content)
-
     def _of_archive(self) -> tuple[Any, Callable[[_Storage], bytearray], bool]:
         archive = zipfile.ZipFile(self._file)
         entries = {info.filename: info for info in archive.infolist()}

@@ -24,7 +24,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsrlib.data.patches import Batch, Patches, stream_seed
-from nsrlib.models.checkpoints import Checkpoint
 from nsrlib.training.folder import Journal, RunFolder
 from nsrlib.training.processes import Processes, caught_signals, joined
 from nsrlib.training.recipe import Hooks, Losses, Recipe
@@ -154,8 +153,7 @@ def _resume(state: State, folder: RunFolder, processes: Processes) -> None:
         content = processes.told_by_first(folder.newest() if processes.first else None)
         if content:
             try:
-                kept = Checkpoint(io.BytesIO(content)).load()
-                kept["window"] = [{k: t.to(processes.device) for k, t in one.items()} for one in kept["window"]]
+                kept = torch.load(io.BytesIO(content), map_location=processes.device, weights_only=True)
             except Exception as error:  # a folder of somebody else; arbitrary bytes raise nearly anything
                 raise ValueError(f"{folder.path} holds a checkpoint that cannot be read: {error}") from error
             state.restore(kept, folder.path)

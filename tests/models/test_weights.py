@@ -22,7 +22,6 @@ from safetensors.torch import save_file
 from torch import nn
 
 from nsrlib import create_model, load_weights, models, training
-from nsrlib.models.checkpoints import Checkpoint
 from nsrlib.models.weights import describe, fill, read_state_dict
 
 SIZE = {"num_feats": 16, "num_blocks": 1}
@@ -464,23 +463,6 @@ def test_tensors_of_all_kinds_are_read_as_pytorch_reads_them(tmp_path, options):
             else (got == tensor)
         ), name
     assert read["base"].untyped_storage().data_ptr() == read["turned"].untyped_storage().data_ptr()
-
-
-def test_a_whole_checkpoint_is_read_as_pytorch_reads_it(tmp_path):
-    model = nn.Conv2d(2, 3, 3)
-    optimiser = torch.optim.Adam(model.parameters())
-    model(torch.rand(1, 2, 5, 5)).sum().backward()
-    optimiser.step()
-    kept = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "rows": [{"loss": 0.1}], "at": (1, None)}
-    with saved(tmp_path / "w.pt", kept).open("rb") as file:
-        read = Checkpoint(file).load()
-    assert read["rows"] == kept["rows"]
-    assert read["at"] == (1, None)
-    assert all(torch.equal(read["model"][name], value) for name, value in kept["model"].items())
-    fresh = torch.optim.Adam(model.parameters())
-    fresh.load_state_dict(read["optimiser"])
-    for name, value in kept["optimiser"]["state"][0].items():
-        assert torch.equal(fresh.state_dict()["state"][0][name], value)
 
 
 def test_archives_without_checksums_are_read(tmp_path):

@@ -21,7 +21,6 @@ from nsrlib.complexity import count
 from nsrlib.data.patches import Patches
 from nsrlib.files import whole_file
 from nsrlib.models import create_model
-from nsrlib.models.checkpoints import Checkpoint
 from nsrlib.models.drn import DRN, dual_networks, training_setup, uniform_widths
 from nsrlib.papers.drn.costs import channel_costs, widths_at_cost
 from nsrlib.papers.drn.criteria import CRITERIA, calibration
@@ -204,5 +203,4 @@ def once(out: str | None, name: str, settings: Mapping[str, Any], make: Callable
             made = make()
             with whole_file(path) as draft:
                 torch.save(made, draft)
-        with path.open("rb") as file:
-            return Checkpoint(file).load()
+        return torch.load(path, map_location="cpu", weights_only=True)
