@@ -36,7 +36,8 @@ SUFFIXES = frozenset(
 MOST_PIXELS = 178_956_970
 """Pixels of the largest picture that is read where nobody asked for this very file: in data sets and on pages."""
 
-_BAND = 2**24  # pixels that are converted at a time
+BAND = 2**24
+"""Pixels that are converted at a time."""
 
 
 @dataclass(frozen=True)
@@ -282,7 +283,7 @@ def _narrow_levels(picture: Any, gray: bool, notes: list[str]) -> tuple[np.ndarr
 def _planes(picture: Any, mode: str) -> np.ndarray:
     """The pixels in another of Pillow's modes; large pictures are converted band by band."""
     w, h = picture.size
-    step = max(1, _BAND // w)
+    step = max(1, BAND // w)
     if h <= step:
         return np.array(picture if picture.mode == mode else picture.convert(mode))
     planes = np.empty((h, w, len(mode)) if len(mode) > 1 else (h, w), np.uint8)
@@ -414,7 +415,7 @@ def without_hidden_colours(levels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
         return levels
     filled, far = levels.copy(), 64  # rows
     mean = np.round(levels.mean((0, 1), where=seen[..., None])).astype(levels.dtype)
-    step = max(far, _BAND // 8 // alpha.shape[1])
+    step = max(far, BAND // 8 // alpha.shape[1])
     for top in range(0, len(alpha), step):
         first = max(top - far, 0)
         near, rows = seen[first : top + step + far], slice(top - first, top - first + step)
