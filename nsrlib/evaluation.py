@@ -120,7 +120,10 @@ def _padded(model: nn.Module, x: Tensor) -> Tensor:
         grow = [min(need - s, s) if s < need else 0 for s in x.shape[-2:]]  # a mirror shows at most the picture
         x = torch.cat([x, x.flip(2)[:, :, : grow[0]]], 2)
         x = torch.cat([x, x.flip(3)[..., : grow[1]]], 3)
-    return model(x)[..., : h * r, : w * r]
+    y = model(x)
+    if not y.is_floating_point():
+        raise ValueError(f"the network gives {y.dtype}, not floating-point values; are the weights sound?")
+    return y[..., : h * r, : w * r]
 
 
 def _tiled(model: nn.Module, x: Tensor | Levels, tile: int, blend: int, progress: bool) -> Iterator[tuple[int, Tensor]]:
