@@ -232,7 +232,7 @@ def _decoded(picture: Any) -> Picture:
     turn = _TURNS.get(exif.get(0x0112), lambda x: x)
     for name, keys in (("XMP", ("xmp", "XML:com.adobe.xmp")), ("IPTC", ("photoshop",)), ("comment", ("comment",))):
         lost += [name] * any(key in info for key in keys)
-    if not np.allclose(info.get("chromaticity", _SRGB), _SRGB, atol=1e-3):
+    if "chromaticity" in info and not np.allclose(info["chromaticity"], _SRGB, atol=1e-3):
         lost.append("primaries")
     return Picture(
         np.ascontiguousarray(turn(levels)),
@@ -361,6 +361,8 @@ def _kept_exif(exif: Any, lost: list[str]) -> bytes | None:
     """What a larger, upright copy of a picture may say, too."""
     from PIL import Image
 
+    if not len(exif):
+        return None
     kept = Image.Exif()
     try:
         for tag in _EXIF_KEPT:
