@@ -5,6 +5,7 @@ A file's pixels are *levels*, ``uint8`` or ``uint16`` ``(H, W, 1 or 3)``, where 
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import struct
@@ -524,6 +525,8 @@ def write_picture(
     if alpha is not None:
         planes = np.concatenate([planes, alpha[..., None]], 2)
     options, lost = _metadata(target, like or Picture(planes, icc=icc))
+    if target.form == "TIFF" and planes.nbytes > 4e9:
+        options["big_tiff"] = True
     image = Image.fromarray(planes[..., 0] if planes.shape[2] == 1 else planes)
     try:
         with whole_file(path) as draft:
@@ -531,6 +534,8 @@ def write_picture(
     except OSError as error:
         message = f"cannot write {path}: {error.strerror or error}"
         raise (OSError(error.errno, message) if error.errno else OSError(message)) from error
+    except Exception as error:  # encoders, as decoders, raise anything
+        raise ValueError(f"cannot write {path}: {one_line(str(error)) or type(error).__name__}") from error
     return (f"not kept: {', '.join(lost)}",) if lost else ()
 
 
@@ -555,4 +560,16 @@ def _metadata(target: _Target, like: Picture) -> tuple[dict[str, Any], list[str]
             info.add_itxt(key, value)
         if like.gamma:
             info.add(b"gAMA", struct.pack(">I", round(like.gamma * 1e5)))
-    return options, [*like.lost, *(name for name, (_, value) in held.items() if value and name not in target.keeps)]
+    good = {option: value for option, value in options.items() if _can_be_written(target, option, value)}
+    return good, [*like.lost, *(name for name, (option, value) in held.items() if value and option not in good)]
+
+
+def _can_be_written(target: _Target, option: str, value: Any) -> bool:
+    """Whether an encoder takes what a foreign file said; no picture shall be lost for it."""
+    from PIL import Image
+
+    try:
+        Image.new("L", (1, 1)).save(io.BytesIO(), target.form, **target.options, **{option: value})
+    except Exception:
+        return False
+    return True

@@ -330,7 +330,8 @@ def test_a_damaged_file_is_read_or_refused_in_one_line_without_a_warning(tmp_pat
         else:
             assert picture.levels.dtype in (np.uint8, np.uint16)
             assert picture.levels.shape[2] in (1, 3)
-            write_picture(tmp_path / "again.png", picture.eight_bits, alpha=picture.alpha, like=picture)
+            for suffix in (".png", ".tif", ".webp"):
+                write_picture(tmp_path / f"again{suffix}", picture.eight_bits, alpha=picture.alpha, like=picture)
     assert inputs / 10 < len(refused) < inputs
     assert [line for line in refused if "damaged." not in line or "\n" in line] == []
     assert [str(warning.message) for warning in recwarn] == []
@@ -437,6 +438,12 @@ def test_orientation_thumbnail_and_a_makers_data_are_not_written_again(tmp_path)
     written = Image.open(tmp_path / "y.jpg").getexif()
     assert dict(written.get_ifd(0x8769)) == {33434: 0.01}
     assert (written.get(0x0112), written.get(0x8298)) == (None, "(c) somebody")
+
+
+def test_a_picture_is_written_without_what_an_encoder_does_not_take(tmp_path):
+    odd = Picture(levels(4, 4), exif=b"no EXIF data", dpi=(300, 300))
+    assert write_picture(tmp_path / "x.tif", odd.levels, like=odd) == ("not kept: EXIF",)
+    assert read_picture(tmp_path / "x.tif").dpi == (300, 300)
 
 
 def test_a_resolution_that_pillow_made_up_is_not_kept(tmp_path):
