@@ -473,7 +473,7 @@ def check_target(
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(f"no permission to write in {path.parent}")
     if path.is_dir():
-        raise ValueError(f"{path} is a folder; give the name of a file")
+        raise ValueError(f"cannot write {path}: it is a folder")
     if not replace and os.path.lexists(path):
         raise FileExistsError(f"{path} exists; give another name, or say that it may be replaced (force)")
 
