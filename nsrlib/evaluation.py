@@ -17,18 +17,10 @@ from torch import Tensor, nn
 
 from nsrlib import signatures
 from nsrlib.data import DataUnavailable, ImageSet, Pair, load
-from nsrlib.images import (
-    Degradation,
-    degraded,
-    imresize,
-    luma,
-    pixels_sha256,
-    to_tensor,
-    to_uint8,
-)
+from nsrlib.images import Degradation, degraded, imresize, luma, pixels_sha256, to_tensor, to_uint8
 from nsrlib.metrics import GRAY, MATLAB_Y, RGB, Protocol, psnr, ssim
 from nsrlib.models import create_model, optimise
-from nsrlib.pictures import Picture, check_target, read_picture, write_picture
+from nsrlib.pictures import Picture, check_target, quantised, read_picture, without_hidden_colours, write_picture
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,8 +74,27 @@ def upscale(model: nn.Module, x: Tensor, *, tile: Tile = None, blend: int = 8, p
     return (parts[0] if len(parts) == 1 else torch.cat(parts, 1))[None].to(x.device)
 
 
+class Levels:
+    """``uint8`` or ``uint16`` levels ``(H, W, 1 or 3)`` that look like a network's input, float ``(1, C, H, W)``.
+
+    Only the parts that are asked for, by ``[..., rows, columns]``, are made. Gray fills all channels.
+    """
+
+    dtype, ndim = torch.float32, 4
+
+    def __init__(self, levels: np.ndarray, channels: int, device: torch.device) -> None:
+        self.levels, self.device = levels, device
+        self.shape = (1, channels, *levels.shape[:2])
+
+    def __getitem__(self, index: tuple) -> Tensor:
+        part = self.levels[index[-2:]]
+        part = part.astype(np.float32) / np.iinfo(part.dtype).max
+        x = torch.from_numpy(np.repeat(part, self.shape[1] // part.shape[2], 2))
+        return x.permute(2, 0, 1)[None].to(self.device)
+
+
 def upscaled_bands(
-    model: nn.Module, x: Tensor, *, tile: Tile = None, blend: int = 8, progress: bool = False
+    model: nn.Module, x: Tensor | Levels, *, tile: Tile = None, blend: int = 8, progress: bool = False
 ) -> Iterator[tuple[int, Tensor]]:
     """As :func:`upscale`, in the memory of one row of tiles: (first row, finished ``(C, rows, rW)``), top to bottom."""
     if x.ndim != 4 or x.shape[0] != 1:
@@ -95,7 +106,7 @@ def upscaled_bands(
     if not isinstance(blend, int) or blend < 0:
         raise ValueError(f"blend must be a whole number of pixels, 0 or more, got {blend!r}")
     if tile is None or tile >= max(x.shape[2:]):
-        yield 0, _padded(model, x)[0]
+        yield 0, _padded(model, x[..., :, :])[0]
     else:
         yield from _tiled(model, x, tile, blend, progress)
 
@@ -109,10 +120,13 @@ def _padded(model: nn.Module, x: Tensor) -> Tensor:
         grow = [min(need - s, s) if s < need else 0 for s in x.shape[-2:]]  # a mirror shows at most the picture
         x = torch.cat([x, x.flip(2)[:, :, : grow[0]]], 2)
         x = torch.cat([x, x.flip(3)[..., : grow[1]]], 3)
-    return model(x)[..., : h * r, : w * r]
+    y = model(x)
+    if not y.is_floating_point():
+        raise ValueError(f"the network gives {y.dtype}, not floating-point values; are the weights sound?")
+    return y[..., : h * r, : w * r]
 
 
-def _tiled(model: nn.Module, x: Tensor, tile: int, blend: int, progress: bool) -> Iterator[tuple[int, Tensor]]:
+def _tiled(model: nn.Module, x: Tensor | Levels, tile: int, blend: int, progress: bool) -> Iterator[tuple[int, Tensor]]:
     """Yield (first row, finished rows on the CPU), one band for each row of tiles."""
     from tqdm.auto import tqdm
 
@@ -185,34 +199,58 @@ def upscale_file(
     tile: Tile = "auto",
     device: str | torch.device = "auto",
     progress: bool = True,
+    force: bool = False,
 ) -> Picture:
-    """Upscale an image file. Gray and 16 bits stay so, alpha is kept (bicubic), EXIF orientation is applied.
+    """Upscale an image file of any size. Gray, 16 bits, alpha (bicubic) and metadata are kept; it is turned upright.
 
-    The suffix of ``target`` chooses the format; ``tile``, as in :func:`upscale`, bounds the memory. Returns what was
-    read. Errors as :func:`nsrlib.pictures.read_picture` and ``write_picture``.
+    Colours under full transparency have no effect. The suffix of ``target`` chooses the format; ``tile``, as in
+    :func:`upscale`, bounds the memory.
+
+    Returns:
+        What was read; ``notes`` has what could not be kept of it, too.
+
+    Raises:
+        FileExistsError: ``target`` exists and ``force`` is False.
+        ValueError: ``target`` is ``source``, or its format cannot hold the picture; the network gives NaN, or takes
+            gray only and the picture has colour. Nothing is written then.
+        ValueError, OSError: as :func:`nsrlib.pictures.read_picture` and ``write_picture``.
 
     Example:
-        >>> write_picture("small.png", np.zeros((10, 12, 3), np.uint8))
+        >>> _ = write_picture("small.png", np.zeros((10, 12, 3), np.uint8))
         >>> read = upscale_file(create_model("bicubic", 2), "small.png", "large.png", progress=False)
-        >>> read_picture("large.png").rgb.shape
+        >>> read_picture("large.png").levels.shape
         (20, 24, 3)
     """
-    check_target(target)
-    picture = read_picture(source)
-    chosen = pick_device(device)
-    model = optimise(model, chosen)
+    if os.path.exists(target) and os.path.exists(source) and os.path.samefile(source, target):
+        raise ValueError(f"{target} is the source itself; give the result another name")
+    check_target(target, replace=force)
+    picture = read_picture(source, most_pixels=None)
     r = int(model.scale)  # type: ignore[arg-type]
-    h, w = picture.rgb.shape[:2]
-    result = np.empty((h * r, w * r, 1 if picture.gray else 3), np.uint16 if picture.bits == 16 else np.uint8)
-    x = torch.from_numpy(picture.rgb).permute(2, 0, 1)[None].to(chosen)
-    with torch.inference_mode():
-        for row, band in upscaled_bands(model, x, tile=tile, progress=progress):
-            levels = band.mean(0, keepdim=True) if picture.gray else band
-            levels = levels.clamp_(0, 1).mul_(2**picture.bits - 1).round_().permute(1, 2, 0)
-            result[row : row + levels.shape[0]] = levels.cpu().numpy()
-    alpha = None if picture.alpha is None else np.clip(imresize(picture.alpha, r), 0, 1)
-    write_picture(target, result, alpha=alpha, icc=picture.icc)
-    return picture
+    h, w = picture.levels.shape[:2]
+    check_target(target, alpha=picture.alpha is not None, bits=picture.bits, size=(h * r, w * r), replace=force)
+    channels = getattr(model, "channels", None) or 3
+    if channels == 1 and not picture.gray:
+        raise ValueError(f"the network takes gray pictures, and {source} has colour")
+    levels, alpha, chosen = picture.levels, picture.alpha, pick_device(device)
+    if alpha is not None:
+        levels = without_hidden_colours(levels, alpha)
+        alpha = _upscaled_levels(create_model("bicubic", r), alpha[..., None], 1, "auto", torch.device("cpu"))[..., 0]
+    result = _upscaled_levels(optimise(model, chosen), levels, channels, tile, chosen, progress)
+    return replace(picture, notes=picture.notes + write_picture(target, result, alpha=alpha, like=picture))
+
+
+@torch.inference_mode()
+def _upscaled_levels(
+    model: nn.Module, levels: np.ndarray, channels: int, tile: Tile, device: torch.device, progress: bool = False
+) -> np.ndarray:
+    """Levels ``(H, W, C)`` -> ``(rH, rW, C)`` of the same type, quantised band by band."""
+    r, bits = int(model.scale), 8 * levels.itemsize  # type: ignore[arg-type]
+    h, w, c = levels.shape
+    result = np.empty((h * r, w * r, c), levels.dtype)
+    for row, band in upscaled_bands(model, Levels(levels, channels, device), tile=tile, progress=progress):
+        band = band.mean(0, keepdim=True) if c == 1 else band
+        result[row : row + band.shape[1]] = quantised(band.permute(1, 2, 0).cpu().numpy(), bits)
+    return result
 
 
 @dataclass(frozen=True)

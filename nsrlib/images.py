@@ -252,7 +252,7 @@ def jpeg(img: np.ndarray, quality: int) -> np.ndarray:
         raise ValueError(f"quality must be in 1..100, got {quality}")
     buffer = io.BytesIO()
     Image.fromarray(img).save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
-    return np.array(Image.open(buffer))
+    return np.array(Image.open(buffer, formats=["JPEG"]))
 
 
 @dataclass(frozen=True)

@@ -544,8 +544,8 @@ def test_upscale_says_what_could_not_be_kept(nsr):
     ("target", "pattern"),
     [
         ("nowhere/out.png", "no such folder: nowhere"),
-        ("out.xyz", r"cannot tell the image format of 'out\.xyz'"),
-        ("out", "cannot tell the image format of 'out'"),
+        ("out.xyz", r"out\.xyz: pictures are not written as '\.xyz'"),
+        ("out", "out: pictures are not written as 'files without a suffix'"),
         ("folder.png", r"cannot write folder\.png"),
     ],
 )

@@ -18,18 +18,15 @@ from nsrlib import create_model, evaluation
 from nsrlib.data import load
 from nsrlib.evaluation import (
     Setting,
-    default_output,
     evaluate,
     pick_device,
     protocol_sensitivity,
     upscale,
-    upscale_file,
     upscaled_bands,
 )
 from nsrlib.images import imresize, to_tensor, to_uint8
 from nsrlib.metrics import GRAY, MATLAB_Y, RGB, SELFEXSR_Y, Protocol, psnr, ssim
 from nsrlib.models import optimise
-from nsrlib.pictures import read_picture
 
 # --- published weights ------------------------------------------------------------------------------------------------
 
@@ -313,93 +310,13 @@ def test_a_device_that_is_not_there_is_an_error_in_one_line(device, tmp_path):
             call()
 
 
-# --- a user's file ----------------------------------------------------------------------------------------------------
+# --- tables -----------------------------------------------------------------------------------------------------------
 
 
 def levels(*shape: int, seed: int = 0) -> np.ndarray:
     """A smooth picture, so that bicubic interpolation stays within the range."""
     coarse = np.random.default_rng(seed).random((4, 5, *shape[2:])) * 0.6 + 0.2
     return np.round(imresize(coarse, size=shape[:2]) * 255).astype(np.uint8)
-
-
-def nearly(a: np.ndarray, b: np.ndarray) -> bool:
-    """Equal but for ties of the rounding."""
-    return a.shape == b.shape and np.abs(a - b).max() <= 1 and (a != b).mean() < 0.01
-
-
-@pytest.mark.parametrize("tile", ["auto", 16])
-@pytest.mark.parametrize("channels", [1, 2, 3, 4], ids=["gray", "gray with alpha", "RGB", "RGBA"])
-def test_upscale_file_keeps_channels_and_alpha(tmp_path, channels, tile):
-    x = levels(33, 41, channels)
-    x = x[..., 0] if channels == 1 else x
-    Image.fromarray(x).save(tmp_path / "in.png")
-    read = upscale_file(
-        create_model("bicubic", 3), tmp_path / "in.png", tmp_path / "out.png", tile=tile, progress=False
-    )
-    assert read.rgb.shape == (33, 41, 3)
-    y = np.asarray(Image.open(tmp_path / "out.png"))
-    assert y.dtype == np.uint8
-    assert nearly(y.astype(int), np.round(imresize(x.astype(np.float64), 3)).astype(int))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.png", "out.png"]
-
-
-def test_upscale_file_keeps_sixteen_bits(tmp_path):
-    x = np.round(imresize(np.random.default_rng(0).random((4, 4)) * 0.6 + 0.2, 8) * 65535).astype(np.uint16)
-    Image.fromarray(x).save(tmp_path / "in.png")
-    upscale_file(create_model("bicubic", 2), tmp_path / "in.png", tmp_path / "out.tif", progress=False)
-    y = np.asarray(Image.open(tmp_path / "out.tif"))
-    assert y.dtype == np.uint16
-    assert np.abs(y - imresize(x.astype(np.float64), 2)).max() < 0.51 + 65535 * 4e-7  # rounded once; float32 inside
-    assert len(np.unique(y)) > 256
-
-
-def test_upscale_file_turns_pictures_upright_and_keeps_the_profile(tmp_path):
-    x = levels(20, 30, 3)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(x).save(tmp_path / "in.png", exif=exif, icc_profile=b"profile")
-    upscale_file(create_model("bicubic", 2), tmp_path / "in.png", tmp_path / "out.png", progress=False)
-    out = read_picture(tmp_path / "out.png")
-    assert out.icc == b"profile"
-    expected = np.round(imresize(np.rot90(x, -1).astype(np.float64), 2))
-    assert nearly(np.round(out.rgb * 255).astype(int), expected.astype(int))
-
-
-def test_upscale_file_gives_gray_from_a_colour_network(tmp_path):
-    Image.fromarray(levels(20, 24)).save(tmp_path / "in.png")
-    upscale_file(local_network("imdn", 2), tmp_path / "in.png", tmp_path / "out.png", progress=False)
-    assert Image.open(tmp_path / "out.png").mode == "L"
-    assert Image.open(tmp_path / "out.png").size == (48, 40)
-
-
-def test_upscale_file_leaves_the_model_alone(tmp_path):
-    model = create_model("bsrn", 2, num_feats=16, num_blocks=1)
-    Image.fromarray(levels(20, 24, 3)).save(tmp_path / "in.png")
-    upscale_file(model, tmp_path / "in.png", tmp_path / "out.png", progress=False)
-    assert model.training
-    assert all(p.requires_grad for p in model.parameters())
-
-
-def test_upscale_file_refuses_an_impossible_target_before_the_work(tmp_path):
-    Image.fromarray(levels(20, 24, 3)).save(tmp_path / "in.png")
-    model = Counting()
-    with pytest.raises(ValueError, match=r"cannot tell the image format of 'out\.xyz'"):
-        upscale_file(model, tmp_path / "in.png", tmp_path / "out.xyz")
-    with pytest.raises(FileNotFoundError, match="no such folder"):
-        upscale_file(model, tmp_path / "in.png", tmp_path / "nowhere" / "out.png")
-    with pytest.raises(FileNotFoundError, match="no such image"):
-        upscale_file(model, tmp_path / "missing.png", tmp_path / "out.png")
-    assert not model.seen
-
-
-@pytest.mark.parametrize(
-    ("source", "scale", "target"), [("photo.jpg", 4, "photo_x4.png"), ("a/b.c.tif", 2, "a/b.c_x2.png")]
-)
-def test_the_default_output_lies_beside_the_source(source, scale, target):
-    assert default_output(source, scale) == Path(target)
-
-
-# --- tables -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

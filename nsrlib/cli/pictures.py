@@ -70,7 +70,7 @@ def upscale(
     picture = evaluation.upscale_file(network, source, target, tile=tile or "auto", device=device, progress=progress)
     for note in picture.notes:
         typer.echo(f"note: {note}")
-    h, w = picture.rgb.shape[:2]
+    h, w = picture.levels.shape[:2]
     typer.echo(f"{source.name} {w}x{h} -> {target} {w * scale}x{h * scale}")
 
 

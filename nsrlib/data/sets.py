@@ -35,7 +35,7 @@ from nsrlib.data.catalogue import (
 )
 from nsrlib.data.download import DataUnavailable, unknown
 from nsrlib.images import imresize, luma, modcrop
-from nsrlib.pictures import read_image
+from nsrlib.pictures import Picture, read_picture
 
 Name = str | os.PathLike[str]
 
@@ -91,11 +91,9 @@ class _Item:
             img = _embedded_photograph(file)
             one_channel = img.ndim == 2
         else:
-            from PIL import Image
-
-            img = read_image(file)
-            with Image.open(file) as header:
-                one_channel = header.mode in ("1", "L") or header.mode.startswith("I")
+            picture = read_picture(file)
+            _tell(file, picture)
+            img, one_channel = picture.eight_bits, picture.gray
         if not self.gray:
             return (np.stack([img] * 3, axis=-1) if img.ndim == 2 else img), one_channel
         if one_channel:
@@ -103,6 +101,22 @@ class _Item:
         if self.as_luma:
             return luma(img, rounding="matlab").astype(np.uint8), False
         return _rgb2gray(img), False
+
+
+_told: set[tuple[Path, str]] = set()  # folders and what was said of their files
+
+
+def _tell(file: str, picture: Picture) -> None:
+    """Warn of what was changed in reading a file, once for all files of its folder."""
+    notes = list(picture.notes)
+    notes += ["it was turned upright, as its EXIF orientation says"] * picture.turned
+    notes += ["its transparency was left out"] * (picture.alpha is not None)
+    notes += ["its 16 bits were rounded to 8"] * (picture.bits == 16)
+    for note in notes:
+        what = Path(file).parent, re.sub(r"\d+", "", note)  # other numbers are no other fact
+        if what not in _told:
+            _told.add(what)
+            warnings.warn(f"{file}: {note} (said once for its folder)", stacklevel=2)
 
 
 def _rgb2gray(rgb: np.ndarray) -> np.ndarray:

@@ -352,7 +352,7 @@ def decode(content: bytes, name: str) -> tuple[Picture, tuple[str, ...]]:
             picture = read_picture(path)
         except ValueError as error:
             raise ValueError(str(error).replace(str(path), name)) from None
-    levels = np.round(picture.rgb * 255).astype(np.uint8)
+    levels = picture.rgb_u8
     if min(levels.shape[:2]) < 16:
         raise ValueError(f"{name} is {levels.shape[1]}x{levels.shape[0]}; at least 16 pixels each way are needed")
     return levels, picture.notes

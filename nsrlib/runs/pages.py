@@ -19,6 +19,7 @@ import pandas as pd
 
 from nsrlib import claims
 from nsrlib.files import one_line, write_text
+from nsrlib.pictures import FORMATS
 from nsrlib.runs.grids import as_text
 from nsrlib.runs.notebooks import places
 from nsrlib.runs.record import Run, Sweep
@@ -349,7 +350,7 @@ def data_uri(encoded: str, mime: str) -> str:
 
     encoded = "".join(encoded.split())
     if len(encoded) > 400_000:
-        picture = Image.open(io.BytesIO(base64.b64decode(encoded)))
+        picture = Image.open(io.BytesIO(base64.b64decode(encoded)), formats=FORMATS)
         picture.thumbnail((1400, 1400), Image.Resampling.LANCZOS)
         small = io.BytesIO()
         picture.convert("RGBA" if picture.has_transparency_data else "RGB").save(small, "WEBP", quality=88)
