@@ -340,7 +340,7 @@ class _Downloader:
 
         self.cache, self.policy = cache, policy
         self.session = requests.Session()
-        self.session.get_redirect_target = _stay_safe(self.session.get_redirect_target)  # type: ignore[method-assign]
+        self.session.get_redirect_target = _stay_safe(self.session.get_redirect_target)  # type: ignore[assignment, method-assign]
         self.session.headers.update({"User-Agent": "nsrlib", "Accept-Encoding": "identity"})
         self.bar = tqdm(unit="B", unit_scale=True, desc="download", total=0, delay=0.2)
         self.lock = threading.Lock()

@@ -179,9 +179,10 @@ def report(folder: str | Path) -> Path:
     """Build ``index.html`` from what lies in a run folder, and return its path. Nothing is measured or run again.
 
     Raises:
-        ValueError: there is no run, or its ``run.json`` is damaged. Any other damaged part is named on the page.
+        ValueError: there is no run, or its ``run.json`` is no JSON. Any other damage is named on the page.
     """
-    return pages.write_page(Run.load(folder))
+    damage: list[str] = []
+    return pages.write_page(Run.load(folder, damage), damage)
 
 
 def summary(run: Run) -> str:

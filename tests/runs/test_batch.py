@@ -424,7 +424,7 @@ def test_damaged_parts_are_named_and_the_rest_is_shown(copy):
     page = report(copy).read_text()
     assert "results/bsrn.json cannot be read" in page
     assert "results/nsr.json holds no list of rows" in page
-    assert "results/drn.json: 1 entries that are no claims were left out" in page
+    assert "results/drn.json: 1 of 2 entries of rows were left out" in page
     assert "notebooks/good.ipynb cannot be read: JSONDecodeError" in page
     assert "new word" in page
     assert "29.50" in page
