@@ -7,7 +7,6 @@ stands for all others. Whatever else is found becomes empty, or is left out of i
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +33,7 @@ class Maybe(NamedTuple):
 
 
 def _finite(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and abs(value) < 1e300
+    return type(value) in (int, float) and abs(value) < 1e300  # NaN is not; 10**400 is no float
 
 
 def _one_part(value: Any) -> bool:
@@ -126,8 +125,6 @@ def fit(value: Any, form: Any, name: str, problems: list[str]) -> Any:
 
 
 def _fit(value: Any, form: Any, where: str, problems: list[str]) -> Any:
-    if isinstance(form, Maybe):
-        return None if value is None else _fit(value, form.form, where, problems)
     if isinstance(form, Leaf):
         if form.sound(value):
             return _plain(value, _DEEPEST)
@@ -136,7 +133,7 @@ def _fit(value: Any, form: Any, where: str, problems: list[str]) -> Any:
     kind = type(form)
     if not isinstance(value, kind):
         problems.append(f"{where or 'it'} is not a {'list' if kind is list else 'mapping'}: {_shown(value)}")
-        return kind()
+        return _empty(form)
     if kind is list:
         wanted = type(form[0]) if isinstance(form[0], dict | list) else object
         sound = [entry for entry in value if isinstance(entry, wanted)]
@@ -145,20 +142,24 @@ def _fit(value: Any, form: Any, where: str, problems: list[str]) -> Any:
         return [_fit(entry, form[0], f"{where}[{number}]", problems) for number, entry in enumerate(sound)]
     fitted = {}
     for key, part in form.items():
-        if key == "*":
-            continue
-        if key not in value and not isinstance(part, Maybe):
-            problems.append(f"{where + ' ' if where else ''}lacks {key}")
-            fitted[key] = _empty(part)
-        elif value.get(key) is not None or not isinstance(part, Maybe):
+        optional = isinstance(part, Maybe)
+        part = part.form if optional else part
+        if key in value and not (optional and value[key] is None):
             fitted[key] = _fit(value[key], part, f"{where}.{key}".lstrip("."), problems)
+            if optional and isinstance(part, dict) and not isinstance(value[key], dict):
+                del fitted[key]  # rather than one of empty parts
+        elif not optional and key != "*":
+            problems.append(f"{where} lacks {key}".lstrip())
+            fitted[key] = _empty(part)
     for key in value.keys() - form.keys() if "*" in form else ():
         fitted[_plain(key, 0)] = _fit(value[key], form["*"], f"{where}.{_shown(key)}".lstrip("."), problems)
     return {_plain(key, 0): fitted[_plain(key, 0)] for key in [*value, *fitted] if _plain(key, 0) in fitted}
 
 
 def _empty(form: Any) -> Any:
-    return form.empty if isinstance(form, Leaf) else type(form)()
+    if isinstance(form, dict):
+        return {key: _empty(part) for key, part in form.items() if key != "*" and not isinstance(part, Maybe)}
+    return form.empty if isinstance(form, Leaf) else []
 
 
 def _shown(value: Any) -> str:
