@@ -13,6 +13,8 @@ import os
 import platform
 import re
 import shutil
+import subprocess
+import sys
 from decimal import ROUND_DOWN, Decimal
 from pathlib import Path
 
