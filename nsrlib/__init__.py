@@ -20,6 +20,7 @@ Example:
 * **Train**: `nsrlib.training.fit` with a `nsrlib.training.Recipe`; `nsrlib.studies` compares trainings, with intervals.
 * **Look inside**: a file a network in `nsrlib.models`, a folder an operator in `nsrlib.ops`, figures in `nsrlib.plots`.
 * **Add a paper**: `nsr new-paper NAME` lays out a package; `nsrlib.papers.Paper` says what the library knows of one.
+* **Read what strangers made**: `nsrlib.security` says what is trusted, what is not, and which limits hold.
 
 ### The papers' equations, and what computes them
 

@@ -13,6 +13,8 @@ import os
 import platform
 import re
 import shutil
+import subprocess
+import sys
 from decimal import ROUND_DOWN, Decimal
 from pathlib import Path
 
@@ -240,6 +242,32 @@ def test_compare_returns_only_what_it_was_given(toy):
     measured(ledger)
     assert ledger.compare({"t/RFDN/set5/psnr": 32.24}, "weights").index.tolist() == ["t/RFDN/set5/psnr"]
     assert len(ledger.rows) == 5
+
+
+def test_a_ledger_is_written_once_for_a_cell_of_a_notebook(tmp_path):
+    code = f"""
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance()
+shell.run_cell('''
+from pathlib import Path
+from nsrlib.claims import Ledger, published
+ledger, path = Ledger("bsrn", out_dir={str(tmp_path)!r}), Path({str(tmp_path)!r}, "bsrn.json")
+''')
+shell.run_cell('''
+for key in published("bsrn")["id"][:5]:
+    ledger.compare({{key: 1.0}}, "weights")
+during = path.exists()
+raise ArithmeticError
+''')
+shell.run_cell("import json; rows = len(json.loads(path.read_text())['rows']); before = path.stat().st_mtime_ns")
+shell.run_cell("after = path.stat().st_mtime_ns")
+shell.run_cell("ledger.note('a note')")
+shell.run_cell("last = json.loads(path.read_text())['notes']")
+names = ("during", "rows", "last")
+print("found", *[shell.user_ns[name] for name in names], shell.user_ns["before"] == shell.user_ns["after"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
+    assert "found False 5 ['a note'] True" in done.stdout
 
 
 def test_an_id_that_was_never_published_is_named_with_the_nearest(toy):

@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "nsrlib"
 FLOORS = (
-    ("files", "images", "pictures", "ops", "signatures"),
+    ("files", "images", "pictures", "ops", "security", "signatures"),
     ("metrics", "layers", "data"),
     ("models",),
     ("complexity", "evaluation", "training"),

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,8 @@ class VerdictError(AssertionError):
 class Ledger:
     """The numbers and claims of one paper in one run of its notebook.
 
-    ``<paper>.json`` is written into ``out_dir`` after every change; into nothing, where that is empty. It says which
-    data sets and weights were used since the ledger was opened.
+    ``<paper>.json`` is written into ``out_dir`` after every change, in a notebook after every cell with changes; into
+    nothing, where that is empty. It says which data sets and weights were used since the ledger was opened.
     """
 
     def __init__(self, paper: str, profile: str = "quick", out_dir: str | os.PathLike = "") -> None:
@@ -58,6 +59,7 @@ class Ledger:
         self._tables: dict[str, dict[str, Any]] = {}
         self._claims: list[dict[str, Any]] = []
         self._notes: list[str] = []
+        self._waits = False  # whether a change is written when the notebook's cell has ended
 
     def compare(
         self, measured: Mapping[str, float], how: How, *, known: Mapping[str, str] | None = None
@@ -81,7 +83,7 @@ class Ledger:
             key: self._measured(key, float(value), how, (known or {}).get(key, "")) for key, value in measured.items()
         }
         self.rows |= rows
-        self.save()
+        self._changed()
         return self.table(list(measured))
 
     def _measured(self, key: str, value: float, how: How, known: str) -> dict[str, Any]:
@@ -210,7 +212,7 @@ class Ledger:
             if needs != "run" and (more := next(patterns, "")):
                 reason += f": {more}"
             self.rows[cell["id"]] = row | _unmeasured("open" if row["own"] else "quoted", reason, needs)
-        self.save()
+        self._changed()
         rows = pd.DataFrame(self.rows.values(), columns=["how", "verdict", "needs", "reason", "id"])
         unmeasured = rows[rows["how"] == "open"].groupby(["verdict", "needs", "reason"], sort=False)["id"]
         groups = unmeasured.agg(["size", "first"]).reset_index()
@@ -237,12 +239,12 @@ class Ledger:
     def note(self, sentence: str) -> None:
         """Tell the reader of the report something first: which data was used, what was missing."""
         self._notes.append(sentence)
-        self.save()
+        self._changed()
 
     def keep(self, name: str, table: pd.DataFrame, note: str) -> None:
         """Store a measured table that is no claim of the paper (times, say) with the results; ``note`` says how."""
         self._tables[name] = {"note": note, "rows": _records(table.reset_index())}
-        self.save()
+        self._changed()
 
     def keep_claims(self, table: pd.DataFrame) -> None:
         """Store what became of the paper's claims, see :func:`nsrlib.claims.judge_claims`.
@@ -253,23 +255,38 @@ class Ledger:
         if "verdict" not in table:
             raise ValueError(f"the judged claims need a column verdict; there are: {', '.join(map(str, table))}")
         self._claims = _records(table)
-        self.save()
+        self._changed()
+
+    @cached_property
+    def _environment(self) -> dict[str, Any]:
+        return {"versions": versions(), "device": device_name(), "threads": 0, "commit": commit(ROOT)}
 
     def provenance(self) -> dict[str, Any]:
         """Versions, device, commit, seconds, data and weights of this run; no paths, no names of machines."""
         import torch
 
         inputs = used.since(self._opened)
-        return {
-            "versions": versions(),
-            "device": device_name(),
+        return self._environment | {
             "threads": torch.get_num_threads(),
-            "commit": commit(ROOT),
             "seconds": round(time.time() - self._started, 1),
             "data": inputs["data"],
             "weights": inputs["weights"],
             "command": os.environ.get(COMMAND) or f"nsr reproduce {self.paper} --profile {self.profile}",
         }
+
+    def _changed(self) -> None:
+        """Write the file, or see to it that it is written when the cell of the notebook has ended."""
+        shell = _shell()
+        if shell is None:
+            self.save()
+        elif not self._waits:
+            self._waits = True
+            shell.events.register("post_run_cell", self._cell_ended)
+
+    def _cell_ended(self, *_: Any) -> None:
+        _shell().events.unregister("post_run_cell", self._cell_ended)
+        self._waits = False
+        self.save()
 
     def save(self) -> None:
         """Write ``<out_dir>/<paper>.json`` in one step; does nothing without ``out_dir``."""
@@ -297,13 +314,18 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(k): v for k, v in row.items()} for row in rows.where(rows.notna(), None).to_dict("records")]
 
 
-def _executing() -> int | None:
-    """The ``[n]`` of the notebook cell that is being executed, for links to it; None elsewhere."""
+def _shell() -> Any:
+    """The IPython that runs the cells of a notebook; None elsewhere."""
     if "IPython" not in sys.modules:
         return None
     from IPython import get_ipython
 
-    shell = get_ipython()
+    return get_ipython()
+
+
+def _executing() -> int | None:
+    """The ``[n]`` of the notebook cell that is being executed, for links to it; None elsewhere."""
+    shell = _shell()
     return None if shell is None else int(shell.execution_count)
 
 

@@ -12,21 +12,23 @@ the pinned address gives them, and every tool says so.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import difflib
 import errno
 import os
+import queue
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from nsrlib import files
 
@@ -178,6 +180,8 @@ class DownloadPolicy:
     backoff: float = 0.5  # before the second attempt; doubled with each one
     max_wait: float = 300.0  # in all, that servers may ask for by 429 and Retry-After
     parallel: int = 4  # files at a time
+    slowest: float = 500.0  # bytes a second, over connect + read seconds; a slower transfer is a failed attempt
+    unverified: int = 64 * 2**20  # bytes that a file without a known hash may have
 
 
 def weights_path(filename: str, download: bool = True) -> Path:
@@ -267,8 +271,14 @@ class _Flaky(Exception):
     """This attempt failed; the next one may not."""
 
 
+class _Slow(Exception):
+    """This attempt brought too little in its time."""
+
+
 def _network_reason(error: Exception, policy: DownloadPolicy) -> str:
     """A requests exception in a few words, without its nested representation."""
+    if isinstance(error, _Slow):
+        return str(error)
     known = {
         "SSLError": "TLS certificate not accepted",
         "ProxyError": "proxy does not answer",
@@ -281,6 +291,30 @@ def _network_reason(error: Exception, policy: DownloadPolicy) -> str:
     }
     name = type(error).__name__
     return next((short for long, short in known.items() if long in f"{name}: {error}"), name)
+
+
+def _seconds_to_wait(header: str) -> float:
+    """What ``Retry-After`` asks for; 0 where it is neither a number nor a date, and never more than a year."""
+    from urllib3.util import Retry
+
+    try:
+        return min(Retry().parse_retry_after(header), 365 * 24 * 3600)
+    except Exception:  # an impossible date ends in any of several
+        return 0
+
+
+def _stay_safe(follow: Callable[[Any], str | None]) -> Callable[[Any], str | None]:
+    """A session's ``get_redirect_target`` that leaves neither the web nor https."""
+
+    def target(response: Any) -> str | None:
+        if not (address := follow(response)):
+            return None
+        before, after = (urlsplit(url).scheme for url in (response.url, urljoin(response.url, address)))
+        if after != before and (before, after) != ("http", "https"):
+            raise _Refused(f"it leads away from {before} to {files.one_line(address, 80)}: {response.url}")
+        return address
+
+    return target
 
 
 def _disk_reason(error: OSError, folder: Path) -> str:
@@ -306,6 +340,7 @@ class _Downloader:
 
         self.cache, self.policy = cache, policy
         self.session = requests.Session()
+        self.session.get_redirect_target = _stay_safe(self.session.get_redirect_target)  # type: ignore[assignment, method-assign]
         self.session.headers.update({"User-Agent": "nsrlib", "Accept-Encoding": "identity"})
         self.bar = tqdm(unit="B", unit_scale=True, desc="download", total=0, delay=0.2)
         self.lock = threading.Lock()
@@ -343,6 +378,8 @@ class _Downloader:
         """Why the host of ``url`` cannot be reached, or an empty text. A dead host is asked once per process."""
         import requests
 
+        if urlsplit(url).scheme not in ("http", "https"):
+            return f"neither http nor https: {url}"
         if host in _unreachable:
             return _unreachable[host]
         patience = 1.25 * self.policy.connect
@@ -401,15 +438,15 @@ class _Downloader:
                     # not less than the back-off, so that "Retry-After: 0" for ever ends too
                     self._postpone(host, max(busy.args[0], policy.backoff * 2**refusals))
                     refusals += 1
-                except (_Flaky, requests.RequestException) as error:
+                except (_Flaky, _Slow, requests.RequestException) as error:
                     size = size_of(part)
-                    failures = 1 if size > most else failures + 1
+                    failures = 1 if size > most and not isinstance(error, _Slow) else failures + 1
                     most = max(most, size)
                     if failures >= policy.attempts:
                         if isinstance(error, _Flaky):
                             return f"{error}: {source.url}"
                         reason = f"connection lost: {host}: {_network_reason(error, policy)}"
-                        if isinstance(error, requests.ConnectionError | requests.Timeout):
+                        if isinstance(error, _Slow | requests.ConnectionError | requests.Timeout):
                             _unreachable[host] = reason
                             self._stop(reason)  # the next file would only wait as long
                         return reason
@@ -428,52 +465,94 @@ class _Downloader:
         if have > source.bytes:  # or of unknown origin: without a hash, pieces of two files would go unnoticed
             part.unlink()
             have = 0
-        headers = {"Range": f"bytes={have}-"} if have else {}
-        timeout = (self.policy.connect, self.policy.read)
-        with self.session.get(source.url, headers=headers, stream=True, timeout=timeout) as response:
+        with contextlib.closing(self._receive(source.url, {"Range": f"bytes={have}-"} if have else {})) as pieces:
+            response = next(pieces)
             self._check_status(response, source, part, have)
             expected = source.bytes if source.verified else self._promised(response, source)
             resumed = response.status_code == 206
             size = have if resumed else 0
             with open(part, "ab" if resumed else "wb") as file:
-                # small chunks: what is left of one when the connection breaks is lost
-                for chunk in response.iter_content(8192):
-                    file.write(chunk)
-                    size += len(chunk)
+                for piece in pieces:
+                    file.write(piece)
+                    size += len(piece)
                     self._count(source, size)
-                    self._sleep(0)
                     if size > expected:
                         break
         if size < expected:
             raise _Flaky(f"got {size} of {expected} bytes")
         return not resumed
 
-    @staticmethod
-    def _promised(response: Any, source: Source) -> int:
+    def _receive(self, url: str, headers: Mapping[str, str]) -> Generator[Any, None, None]:
+        """The response, then its body in pieces; read in a thread of its own, which may be left alone.
+
+        A name that is looked up, several addresses, headers and bodies that drip obey no timeout and no Ctrl-C.
+        """
+        policy, arrived, gone = self.policy, queue.Queue[Any](8), threading.Event()
+
+        def put(what: Any) -> None:
+            while not gone.is_set():
+                with contextlib.suppress(queue.Full):
+                    return arrived.put(what, timeout=0.1)
+            raise _Refused("nobody waits for it")
+
+        def read() -> None:
+            with contextlib.suppress(_Refused):
+                try:
+                    timeout = (policy.connect, policy.read)
+                    with self.session.get(url, headers=headers, stream=True, timeout=timeout) as response:
+                        put(response)
+                        # small pieces: what is left of one when the connection breaks is lost
+                        for piece in response.iter_content(8192):
+                            put(piece)
+                    put(None)
+                except Exception as error:
+                    put(error)
+
+        threading.Thread(target=read, daemon=True).start()
+        patience = policy.connect + policy.read
+        since, got = time.monotonic(), 0
+        try:
+            while True:
+                self._sleep(0)
+                if time.monotonic() - since > patience:
+                    if got < policy.slowest * patience:
+                        raise _Slow(f"fewer than {policy.slowest:g} bytes a second, for {patience:g} s")
+                    since, got = time.monotonic(), 0
+                try:
+                    what = arrived.get(timeout=0.1)
+                except queue.Empty:
+                    continue
+                if what is None:
+                    return
+                if isinstance(what, Exception):
+                    raise what
+                got += len(what) if isinstance(what, bytes) else 0
+                yield what
+        finally:
+            gone.set()
+
+    def _promised(self, response: Any, source: Source) -> int:
         """Length of a file without a hash: only the server's word tells a whole one from a part."""
         length, coding = (response.headers.get(f"Content-{name}", "") for name in ("Length", "Encoding"))
-        if not length.isdecimal() or not int(length) or coding not in ("", "identity"):
+        if not length.isdecimal() or not length.strip("0") or coding not in ("", "identity"):
             raise _Refused(f"no hash is known, and the server does not say how long it is: {source.url}")
+        if len(length) > 15 or int(length) > self.policy.unverified:
+            most = f"at most {self.policy.unverified} are taken"
+            raise _Refused(f"no hash is known, and {length[:16]} bytes are too many, {most}: {source.url}")
         return int(length)
 
     @staticmethod
     def _check_status(response: Any, source: Source, part: Path, have: int) -> None:
-        from urllib3.exceptions import InvalidHeader
-        from urllib3.util import Retry
-
         status, headers = response.status_code, response.headers
         if status == 429 or (status == 503 and "Retry-After" in headers):
-            try:
-                raise _Busy(Retry().parse_retry_after(headers.get("Retry-After", "0")))
-            except InvalidHeader:
-                raise _Busy(0) from None
+            raise _Busy(_seconds_to_wait(headers.get("Retry-After", "0")))
         if status == 416 or (status == 206 and not headers.get("Content-Range", "").startswith(f"bytes {have}-")):
             part.unlink(missing_ok=True)
             raise _Flaky("the server misunderstood a request to resume")
         if status >= 500:
-            raise _Flaky(f"HTTP {status} {response.reason}")
+            raise _Flaky(f"HTTP {status} {files.one_line(response.reason, 80)}")
         if status not in (200, 206):
-            raise _Refused(f"HTTP {status} {response.reason}: {source.url}")
+            raise _Refused(f"HTTP {status} {files.one_line(response.reason, 80)}: {source.url}")
 
     def _publish(self, source: Source, part: Path, target: Path, in_one_piece: bool) -> None:
         """Give ``part`` its final name if it is the pinned file; throw it away if it can never become that."""

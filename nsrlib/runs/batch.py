@@ -10,7 +10,8 @@ nothing else down. A run folder holds
     sources/bsrn.ipynb          the notebook that was run, if it came with an installed package
     index.html                  the report
 
-It can be moved or published: names of the home, the repository and the run folder are cut out of what is written.
+It can be moved or published: names of this machine's folders are cut out of what is written
+(:class:`nsrlib.runs.texts.Scrubber`).
 """
 
 from __future__ import annotations
@@ -179,9 +180,10 @@ def report(folder: str | Path) -> Path:
     """Build ``index.html`` from what lies in a run folder, and return its path. Nothing is measured or run again.
 
     Raises:
-        ValueError: there is no run, or its ``run.json`` is damaged. Any other damaged part is named on the page.
+        ValueError: there is no run, or its ``run.json`` is no JSON. Any other damage is named on the page.
     """
-    return pages.write_page(Run.load(folder))
+    damage: list[str] = []
+    return pages.write_page(Run.load(folder, damage), damage)
 
 
 def summary(run: Run) -> str:
@@ -297,6 +299,7 @@ def execute(run: Run, todo: list[NotebookRun], orders: Mapping[str, Mapping[str,
                 _stop([workers.pop(name)])
                 if notebook.status == "running":  # it said nothing at its end
                     _worker_died(run.folder, notebook, event["code"])
+                Scrubber(run.folder).log(run.folder / "logs" / f"{name}.log")
                 run.save()
                 bars.remove_task(bar[name])
                 bars.say(f"{name}: {notebook.status} in {clock(notebook.seconds)}")

@@ -47,8 +47,9 @@ def places(cells: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, dict[str, 
 def _heading(markdown: str) -> str:
     """The last heading of a markdown cell, as plain text."""
     prose = re.sub(r"^(```|~~~).*?^\1", "", markdown, flags=re.S | re.M)
-    found = ["", *re.findall(r"^#{1,4}[ \t]+(.+?)[ \t#]*$", prose, flags=re.M)]
-    return re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", re.sub(r"[*`]|<[^>]+>", "", found[-1])).strip()
+    found = ["", *re.findall(r"^#{1,4}[ \t]+(.+)$", prose, flags=re.M)]
+    last = found[-1][:500].rstrip(" \t#")  # short, as the time of what follows grows with its square
+    return re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", re.sub(r"[*`]|<[^>]+>", "", last)).strip()
 
 
 def write_page(notebook: Path, target: Path, folder: Path) -> None:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ import pandas as pd
 
 from nsrlib import claims
 from nsrlib.files import one_line, write_text
-from nsrlib.pictures import FORMATS
+from nsrlib.runs import foreign
 from nsrlib.runs.grids import as_text
 from nsrlib.runs.notebooks import places
 from nsrlib.runs.record import Run, Sweep
@@ -66,12 +65,12 @@ class Results(NamedTuple):
     claims: tuple[dict[str, Any], ...] = ()
 
 
-def write_page(run: Run) -> Path:
+def write_page(run: Run, damage: Iterable[str] = ()) -> Path:
     """Write ``index.html`` into the folder of ``run``, and return its path.
 
-    A damaged or missing part is named on the page and leaves the rest as it is.
+    A damaged or missing part is named on the page, after the lines of ``damage``, and leaves the rest as it is.
     """
-    folder, problems = run.folder, list[str]()
+    folder, problems = run.folder, list(damage)
     names = [n.name for n in run.notebooks]
     results = read_results(folder, problems)
     cells = {name: _cells(folder, name, problems) for name in names}
@@ -149,7 +148,7 @@ def render(
 
         figure = reports.summary(*summary, map_strings(lines, scrub.paths))
         style.write(figure, kept.folder / "summary.pdf", kept.folder / "summary.png")
-    except (ImportError, ValueError, OSError) as error:  # no matplotlib, no such backend, a full disk
+    except Exception as error:  # no matplotlib, no such backend, a full disk, texts that cannot be drawn
         problems.append(f"the summary was not drawn: {': '.join(cause_of(error))}")
     page = {
         **page,
@@ -180,14 +179,14 @@ def read_results(folder: Path, problems: list[str]) -> list[Results]:
     for path in sorted((folder / "results").glob("*.json")):
         name = f"results/{path.name}"
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = foreign.read(path)
         except (OSError, ValueError) as error:
             problems.append(f"{name} cannot be read: {one_line(str(error))}")
             continue
-        entries = content.get("rows", []) if isinstance(content, dict) else None
-        if not isinstance(entries, list):
+        if not isinstance(content, dict) or not isinstance(content.get("rows"), list):
             problems.append(f"{name} holds no list of rows")
             continue
+        content = foreign.fit(content, foreign.RESULTS, name, problems)
         paper = str(content.get("paper") or path.stem)
         rows = [
             {
@@ -196,27 +195,13 @@ def read_results(folder: Path, problems: list[str]) -> list[Results]:
                 "verdict": str(entry.get("verdict") or "open"),
                 "reason": str(entry.get("reason") or ""),
             }
-            for entry in entries
-            if isinstance(entry, dict)
+            for entry in content["rows"]
         ]
-        if len(rows) < len(entries):
-            problems.append(f"{name}: {len(entries) - len(rows)} entries that are no claims were left out")
-        tables = {
-            str(title): _dicts(_as(dict, kept).get("rows")) for title, kept in _as(dict, content.get("tables")).items()
-        }
-        notes = tuple(map(str, _as(list, content.get("notes"))))
-        judged = tuple(claim | {"verdict": str(claim.get("verdict"))} for claim in _dicts(content.get("claims")))
-        found.append(Results(paper, rows, _as(dict, content.get("provenance")), notes, tables, judged))
+        tables = {title: kept["rows"] for title, kept in content.get("tables", {}).items()}
+        notes = tuple(map(str, content.get("notes", ())))
+        judged = tuple(claim | {"verdict": str(claim.get("verdict"))} for claim in content.get("claims", ()))
+        found.append(Results(paper, rows, content.get("provenance", {}), notes, tables, judged))
     return found
-
-
-def _as(kind: type, value: Any) -> Any:
-    """What a file holds, or an empty one of the kind where it holds something else."""
-    return value if isinstance(value, kind) else kind()
-
-
-def _dicts(value: Any) -> list[dict[str, Any]]:
-    return [entry for entry in _as(list, value) if isinstance(entry, dict)]
 
 
 def in_short(results: list[Results]) -> tuple[str, list[dict[str, str]]]:
@@ -272,7 +257,7 @@ def inputs(results: list[Results]) -> list[tuple[str, ...]]:
     found = []
     for paper, _, provenance, *_ in results:
         for kind in ("data", "weights"):
-            for name, entry in _as(dict, provenance.get(kind)).items():
+            for name, entry in provenance.get(kind, {}).items():
                 entry = entry if isinstance(entry, dict) else {"origin": entry}
                 found.append(((kind, str(name), str(entry.get("origin") or ""), str(entry.get("sha256") or "")), paper))
     return _each_once(found)
@@ -282,7 +267,7 @@ def measured_on(results: list[Results], versions: Mapping[str, str]) -> list[tup
     """``(what, text, papers)``: where the numbers were measured, and versions that are not those of the run."""
     found = []
     for paper, _, provenance, *_ in results:
-        threads, theirs = provenance.get("threads"), _as(dict, provenance.get("versions"))
+        threads, theirs = provenance.get("threads"), provenance.get("versions", {})
         device = [provenance.get("device"), f"{threads} thread{'' if threads == 1 else 's'}" if threads else None]
         found.append((("Measured on", ", ".join(str(d) for d in device if d)), paper))
         found.append((("Also used", ", ".join(f"{k} {v}" for k, v in theirs.items() if versions.get(k) != v)), paper))
@@ -323,25 +308,30 @@ def _cells(folder: Path, name: str, problems: list[str]) -> dict[int, Cell]:
     addresses = links(folder, name)
     if "notebook" not in addresses:
         return found
+    name_of_file = addresses["notebook"]
     try:
-        cells = json.loads((folder / addresses["notebook"]).read_text(encoding="utf-8"))["cells"]
-        for cell, (_, place) in zip(cells, places(cells), strict=True):
-            images = [
-                ("".join(image), mime)
-                for output in cell.get("outputs", [])
-                for mime in ("image/png", "image/jpeg")
-                if (image := output.get("data", {}).get(mime))
-            ]
-            if number := cell.get("execution_count"):
-                found[int(number)] = Cell(
-                    name,
-                    place["section"] or name,
-                    f"{addresses.get('page', addresses['notebook'])}#cell-id={cell.get('id', '')}",
-                    tuple(images),
-                )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        problems.append(f"{addresses['notebook']} cannot be read: {type(error).__name__}: {one_line(str(error))}")
+        content = foreign.read(folder / name_of_file)
+    except (OSError, ValueError) as error:
+        problems.append(f"{name_of_file} cannot be read: {one_line(str(error))}")
+        return found
+    cells = foreign.fit(content, foreign.NOTEBOOK, name_of_file, problems)["cells"]
+    for cell, (_, place) in zip(cells, places(cells), strict=True):
+        if number := cell.get("execution_count"):
+            found[number] = Cell(
+                name,
+                place["section"] or name,
+                f"{addresses.get('page', name_of_file)}#cell-id={cell.get('id', '')}",
+                tuple(_images(cell)),
+            )
     return found
+
+
+def _images(cell: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for output in cell.get("outputs", ()):
+        for mime in ("image/png", "image/jpeg"):
+            image = output.get("data", {}).get(mime)
+            if image and foreign.LINES.sound(image):
+                yield "".join(image), mime
 
 
 def data_uri(encoded: str, mime: str) -> str:
@@ -350,10 +340,13 @@ def data_uri(encoded: str, mime: str) -> str:
 
     encoded = "".join(encoded.split())
     if len(encoded) > 400_000:
-        picture = Image.open(io.BytesIO(base64.b64decode(encoded)), formats=FORMATS)
-        picture.thumbnail((1400, 1400), Image.Resampling.LANCZOS)
-        small = io.BytesIO()
-        picture.convert("RGBA" if picture.has_transparency_data else "RGB").save(small, "WEBP", quality=88)
+        try:
+            picture = Image.open(io.BytesIO(base64.b64decode(encoded)), formats=("PNG", "JPEG"))
+            picture.thumbnail((1400, 1400), Image.Resampling.LANCZOS)
+            small = io.BytesIO()
+            picture.convert("RGBA" if picture.has_transparency_data else "RGB").save(small, "WEBP", quality=88)
+        except Exception:  # decoders have many; the browser shows that the picture is broken
+            return f"data:{mime};base64,"
         encoded, mime = base64.b64encode(small.getvalue()).decode(), "image/webp"
     return f"data:{mime};base64,{encoded}"
 
@@ -378,7 +371,7 @@ def _decimals(row: Mapping[str, Any]) -> int:
     """Digits that the paper printed; JSON drops trailing zeros, so PSNR and SSIM have a least number."""
     printed = str(row.get("published") if row.get("published") is not None else "")
     digits = len(printed.partition(".")[2]) if re.fullmatch(r"-?[\d,]+\.?\d*", printed) else 0
-    return max(digits, {"psnr": 2, "ssim": 4}.get(str(row.get("metric") or "").lower(), 0))
+    return max(min(digits, 20), {"psnr": 2, "ssim": 4}.get(str(row.get("metric") or "").lower(), 0))
 
 
 def _number(value: Any, row: Mapping[str, Any]) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from nsrlib.files import write_text
+from nsrlib.runs import foreign
 from nsrlib.runs.grids import as_text
 from nsrlib.runs.texts import Scrubber, map_strings, short_path
 
@@ -51,6 +53,7 @@ class _Kept:
     """What lies as JSON in its ``folder``: its fields, and those of ``about`` beside them."""
 
     kind: ClassVar[str]  # "run": of run.json
+    form: ClassVar[dict[str, Any]]
     folder: Path
 
     def save(self) -> None:
@@ -62,21 +65,31 @@ class _Kept:
         write_text(self.folder / f"{self.kind}.json", text + "\n")
 
     @classmethod
-    def load(cls, folder: str | Path) -> Self:
+    def load(cls, folder: str | Path, problems: list[str] | None = None) -> Self:
         """What :meth:`save` has left in ``folder``.
 
+        Args:
+            problems: gets a line for each damaged part, which is empty then; None: damage is an error.
+
         Raises:
-            ValueError: there is nothing, or it is damaged.
+            ValueError: there is nothing, it is no JSON, or it is damaged.
         """
-        path = Path(folder).resolve() / f"{cls.kind}.json"
+        path, found = Path(folder).resolve() / f"{cls.kind}.json", list[str]()
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            own = {f.name: record.pop(f.name) for f in fields(cls) if f.name not in ("folder", "about")}
-            return cls(folder=path.parent, about=record, **own)  # type: ignore[call-arg]
+            content = foreign.read(path)
+            if not isinstance(content, dict):
+                raise ValueError("it is no mapping")
         except OSError as error:
             raise ValueError(f"no {cls.kind} in {folder}: {error.strerror} ({path.name})") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path.name} in {folder} is damaged: {type(error).__name__}: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"{path.name} in {folder} is damaged: {error}") from error
+        record = foreign.fit(content, cls.form, path.name, found)
+        if problems is None and found:
+            raise ValueError(f"{path.name} in {folder} is damaged: {found[0].partition(': ')[2]}")
+        if problems is not None:
+            problems += found
+        own = {f.name: record.pop(f.name) for f in fields(cls) if f.name in cls.form}
+        return cls(folder=path.parent, about=record, **own)  # type: ignore[call-arg]
 
 
 @dataclass
@@ -84,6 +97,7 @@ class Run(_Kept):
     """A batch of notebooks and the folder that holds everything it left."""
 
     kind = "run"
+    form = foreign.RUN
     profile: str
     notebooks: list[NotebookRun]
     status: str = "running"
@@ -128,6 +142,7 @@ class Sweep(_Kept):
     """A grid of runs of one notebook and the folder that holds everything they left."""
 
     kind = "sweep"
+    form = foreign.SWEEP
     paper: str
     profile: str
     runs: list[SweepRun]
@@ -148,7 +163,10 @@ class Sweep(_Kept):
         swept = {}
         for name in dict.fromkeys(k for run in self.runs for k in run.parameters):
             found = [run.parameters.get(name) for run in self.runs]
-            values: list[Any] = [v for k, v in enumerate(found) if v not in found[:k]]
+            first: dict[Any, Any] = {}
+            for value in found:
+                first.setdefault(json.dumps(value) if isinstance(value, list | tuple | dict) else value, value)
+            values = list(first.values())
             if len(values) > 1:
                 swept[name] = sorted(values) if all(isinstance(v, int | float) for v in values) else values
         return swept
@@ -156,11 +174,20 @@ class Sweep(_Kept):
     @property
     def fixed(self) -> dict[str, Any]:
         """Parameters that are the same in all runs."""
-        return {k: v for run in self.runs[:1] for k, v in run.parameters.items() if k not in self.swept}
+        swept = self.swept
+        return {k: v for run in self.runs[:1] for k, v in run.parameters.items() if k not in swept}
+
+    def labels(self) -> dict[str, str]:
+        """Key of each run -> :meth:`label`, in a time that grows with the number of runs and no faster."""
+        swept = list(self.swept)
+        return {run.key: self._label(run, swept) for run in self.runs}
 
     def label(self, run: SweepRun) -> str:
         """What tells a run from the others: its swept parameters."""
-        return ", ".join(f"{k}={as_text(run.parameters.get(k))}" for k in self.swept) or self.paper
+        return self._label(run, self.swept)
+
+    def _label(self, run: SweepRun, swept: Iterable[str]) -> str:
+        return ", ".join(f"{k}={as_text(run.parameters.get(k))}" for k in swept) or self.paper
 
     def place(self, run: SweepRun) -> Path:
         """The folder of a run: of the finished one, else of its last attempt, which may not exist."""
@@ -168,9 +195,9 @@ class Sweep(_Kept):
         return done if done.is_dir() else self.folder / "attempts" / f"{run.key}.{run.attempts}"
 
     @classmethod
-    def load(cls, folder: str | Path) -> Self:
+    def load(cls, folder: str | Path, problems: list[str] | None = None) -> Self:
         """The sweep that :meth:`save` has left in ``folder``, its runs as they are now."""
-        sweep = super().load(folder)
+        sweep = super().load(folder, problems)
         sweep.look()
         return sweep
 

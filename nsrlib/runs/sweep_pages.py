@@ -7,7 +7,7 @@ import re
 import shutil
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,17 +63,47 @@ def table(sweep: Sweep, results: Mapping[str, list[pages.Results]]) -> pd.DataFr
     return frame
 
 
-def write_page(sweep: Sweep) -> Path:
-    """Write ``sweep.csv``, the figures, the summary and ``index.html``, each whole or not at all."""
+def defused(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table for a file: where a text begins as a formula does, an apostrophe stands before it.
+
+    A spreadsheet would run it; the texts are those of whoever wrote the run. Numbers, and texts that are numbers
+    (``-0.5``), stay as they are. ``pandas`` reads the apostrophe as a part of the text.
+
+    Example:
+        >>> defused(pd.DataFrame({"row": ["=1+1", "BSRN", "-0.5", None], "ours": [-1.0, 2, 3, 4]}))["row"].tolist()
+        ["'=1+1", 'BSRN', '-0.5', None]
+    """
+
+    def safe(value: Any) -> Any:
+        if not isinstance(value, str) or value[:1] not in tuple("=+-@\t\r\n"):
+            return value
+        try:
+            float(value)
+        except ValueError:
+            return f"'{value}"
+        return value
+
+    frame = frame.copy()
+    for name in frame.columns[[kind.kind not in "biuf" for kind in frame.dtypes]]:
+        frame[name] = pd.Series(map(safe, frame[name]), frame.index, dtype=object)
+    return frame
+
+
+def write_page(sweep: Sweep, damage: Iterable[str] = ()) -> Path:
+    """Write ``sweep.csv``, the figures, the summary and ``index.html``, each whole or not at all.
+
+    ``damage``: lines that the page is to tell, of what could not be read.
+    """
     done = [run for run in sweep.runs if run.status == "ok"]
     results: dict[str, list[pages.Results]] = {}
-    problems: list[str] = []
+    problems = list(damage)
+    labels = sweep.labels()
     for run in done:
         found: list[str] = []
         results[run.key] = pages.read_results(sweep.folder / "runs" / run.key, found)
-        problems += [f"{sweep.label(run)}: {problem}" for problem in found]
+        problems += [f"{labels[run.key]}: {problem}" for problem in found]
     numbers = table(sweep, results)
-    write_text(sweep.folder / "sweep.csv", numbers.to_csv(index=False))
+    write_text(sweep.folder / "sweep.csv", defused(numbers).to_csv(index=False))
     figures, left_out = _draw(sweep, numbers, problems)
 
     claims = numbers[numbers["kind"] == "claim"]
@@ -90,7 +120,7 @@ def write_page(sweep: Sweep) -> Path:
         lines.append({"run": run, "counts": counts, "used": [v for v, n in counts if n], "links": links})
         if run.status == "failed":
             again = "" if run.attempts < 2 else f" ({run.attempts} attempts)"
-            failures.setdefault(run.error or "failed", []).append(sweep.label(run) + again)
+            failures.setdefault(run.error or "failed", []).append(labels[run.key] + again)
     page = {
         "sweep": sweep,
         "swept": sweep.swept,
@@ -104,8 +134,8 @@ def write_page(sweep: Sweep) -> Path:
     summary = pages.Summary(
         f"{sweep.paper} over {', '.join(sweep.swept) or 'one point'}",
         f"{sweep.profile} profile, {len(done)} of {len(sweep.runs)} runs ended well",
-        [(sweep.label(run), by_run[run.key]) for run in sweep.runs if run.key in by_run],
-        [(sweep.label(run), run.seconds, run.status) for run in sweep.runs],
+        [(labels[run.key], by_run[run.key]) for run in sweep.runs if run.key in by_run],
+        [(labels[run.key], run.seconds, run.status) for run in sweep.runs],
     )
     every = [result for run in done for result in results[run.key]]
     return pages.render("sweep.html.j2", sweep, page, every, figures, summary, problems)
@@ -128,14 +158,14 @@ def _draw(sweep: Sweep, numbers: pd.DataFrame, problems: list[str]) -> tuple[lis
             style.write(figure, path)
             src = pages.data_uri(b64encode(path.read_bytes()).decode(), "image/png")
             figures.append({"src": src, "caption": title, "href": f"figures/{path.name}"})
-    except (ImportError, ValueError, OSError) as error:  # no matplotlib, no such backend, a full disk
+    except Exception as error:  # no matplotlib, no such backend, a full disk, numbers that cannot be drawn
         problems.append(f"the figures were not drawn: {': '.join(cause_of(error))}")
     return figures, left_out
 
 
 def _changing(sweep: Sweep, claims: pd.DataFrame) -> list[dict[str, Any]]:
     """Claims that were measured with more than one verdict, and in which runs."""
-    labels = {run.key: sweep.label(run) for run in sweep.runs}
+    labels = sweep.labels()
     measured = claims[~claims["verdict"].isin(pages.UNMEASURED)]
     found = []
     for (place, *_), rows in measured.groupby(["table", "row", "column", "scale", "metric"], sort=False, dropna=False):

@@ -218,15 +218,17 @@ def report(folder: str | Path) -> Path:
     """Build table, figures and page of a sweep folder from what lies in it, and return the page. Nothing is run.
 
     Raises:
-        ValueError: it holds no sweep, or its ``sweep.json`` is damaged.
+        ValueError: it holds no sweep, or its ``sweep.json`` is no JSON. Any other damage is named on the page.
     """
-    return sweep_pages.write_page(Sweep.load(folder))
+    damage: list[str] = []
+    return sweep_pages.write_page(Sweep.load(folder, damage), damage)
 
 
 def summary(sweep: Sweep) -> str:
     """A few lines for the console: what failed and why, how many runs ended well, where the report is."""
+    labels = sweep.labels()
     lines = [
-        f"✗ {sweep.label(run)}: {run.error or 'failed'} ({run.attempts} attempts)"
+        f"✗ {labels[run.key]}: {run.error or 'failed'} ({run.attempts} attempts)"
         for run in sweep.runs
         if run.status == "failed"
     ]

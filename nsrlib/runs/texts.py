@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
+import os
 import re
-from collections.abc import Callable, Iterable
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from nsrlib.files import ROOT, one_line
+from nsrlib.files import ROOT, one_line, write_text
 
 
 def clock(seconds: float) -> str:
@@ -58,31 +63,61 @@ def map_strings(value: Any, change: Callable[[str], str]) -> Any:
     return value
 
 
+def _places(folder: Path) -> Iterator[tuple[str | Path, str]]:
+    """Folders of this machine that texts of a run speak of, each with a short name; of equal ones the last counts."""
+    yield from ((tempfile.gettempdir(), "tmp"), (sysconfig.get_path("stdlib"), f"python{sys.version_info[1]}"))
+    yield from ((sysconfig.get_path(kind), "site-packages") for kind in ("purelib", "platlib"))
+    if sys.prefix != sys.base_prefix:
+        yield sys.prefix, "venv"
+    for name in ("NSRLIB_CACHE", "NSRLIB_DATA"):
+        yield from ((place, name) for place in os.environ.get(name, "").split(os.pathsep) if os.path.isabs(place))
+    with contextlib.suppress(RuntimeError):  # there may be none
+        yield Path.home(), "~"
+    yield from ((ROOT, "."), (folder, "."))
+
+
 class Scrubber:
     """Cuts the names of this machine's folders out of texts that may be published."""
 
     # A path starts where no word, URL or base64 text is going on; after a terminal colour or an escaped newline too.
-    _START = r"(?:(?<![\w+/=.~-])|(?<=\[\dm)|(?<=\[\d\dm)|(?<=\[\d;\d\dm)|(?<=\\n)|(?<=\\t))(?:file://)?"
+    _START = r"(?:(?<![\w+/=.~-])(?<!;base64,)|(?<=\[\dm)|(?<=\[\d\dm)|(?<=\[\d;\d\dm)|(?<=\\n)|(?<=\\t))(?:file://)?"
     _ANY = re.compile(_START + r"/(?:[^\s/'\"<>:,;()\\]+/)+([^\s/'\"<>:,;()\\]*)")
 
     def __init__(self, folder: Path):
         self._names: dict[str, str] = {}
-        for place, short in ((Path.home(), "~"), (ROOT, "."), (folder, ".")):
-            for path in (place, place.resolve()):
+        for place, short in _places(folder):
+            for path in (Path(place), Path(place).resolve()):
                 if len(path.parts) > 1:
                     self._names[str(path)] = short
         longest_first = "|".join(map(re.escape, sorted(self._names, key=len, reverse=True)))
         self._known = re.compile(f"{self._START}({longest_first})(?![\\w-])(/?)")
 
     def folders(self, text: str) -> str:
-        """Home becomes ``~``; what lies in the repository or the run folder is named from there."""
+        """What lies in the repository or the run folder is named from there; of other known places a short name stays.
+
+        ``~`` is the home, ``tmp`` the place of temporary files, ``site-packages`` and ``venv`` those of packages,
+        ``NSRLIB_DATA`` and ``NSRLIB_CACHE`` what these variables name.
+        """
 
         def short(found: re.Match[str]) -> str:
             name = self._names[found[1]]
-            return name + found[2] if name == "~" or not found[2] else ""
+            return name + found[2] if name != "." or not found[2] else ""
 
         return self._known.sub(short, text)
 
     def paths(self, text: str) -> str:
         """The same, and of any other absolute path only the last part."""
         return self._ANY.sub(r"…/\1", self.folders(text))
+
+    def notebook(self, content: dict[str, Any]) -> dict[str, Any]:
+        """An executed notebook: the known places everywhere, and in outputs every absolute path."""
+        cells = [
+            cell | {"outputs": map_strings(cell["outputs"], self.paths)} if "outputs" in cell else cell
+            for cell in content["cells"]
+        ]
+        return map_strings(content | {"cells": cells}, self.folders)
+
+    def log(self, path: Path) -> None:
+        """Cut the paths out of a log in its place; one that cannot be written stays as it is."""
+        with contextlib.suppress(OSError):
+            write_text(path, self.paths(path.read_text(encoding="utf-8", errors="replace")))

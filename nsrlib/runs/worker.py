@@ -58,7 +58,7 @@ def run_notebook(job: dict[str, Any]) -> None:
             final = folder / "notebooks" / (f"{name}.failed.ipynb" if failure else f"{name}.ipynb")
             notebook = json.loads(running.read_text(encoding="utf-8"))
             notebook["metadata"].get("papermill", {}).update(input_path=f"{name}.ipynb", output_path=final.name)
-            write_text(running, json.dumps(map_strings(notebook, scrub.folders), indent=1, ensure_ascii=False) + "\n")
+            write_text(running, json.dumps(scrub.notebook(notebook), indent=1, ensure_ascii=False) + "\n")
             os.replace(running, final)
             if job.get("page", True):
                 write_page(final, final.with_suffix(".html"), folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import pickle
@@ -89,12 +90,10 @@ def test_the_table_of_sources_lists_every_pinned_set_completely():
     assert {s.url.split("/")[2] for s in data.sources().values()} == {"raw.githubusercontent.com"}
 
 
-def test_all_pinned_files_have_a_hash_but_those_that_say_so():
-    unverified = {s.path for s in data.sources().values() if not s.verified}
-    assert unverified == {f"weights/{name}" for name in JINY_FILES}
+def test_all_pinned_files_have_a_hash_and_a_commit():
     for source in data.sources().values():
-        assert re.fullmatch(r"[0-9a-f]{64}", source.sha256) if source.verified else source.sha256 == ""
-        assert (source.bytes > 0) == source.verified == (not source.note.startswith("unverified: "))
+        assert re.fullmatch(r"[0-9a-f]{64}", source.sha256)
+        assert source.bytes > 0
         assert re.search(r"/[0-9a-f]{40}/", source.url)
 
 
@@ -496,8 +495,11 @@ def test_the_list_of_sets_says_where_they_are(root, monkeypatch):
     assert table["images"]["set5"] == 5
 
 
-def test_files_without_a_hash_are_called_unverified_and_never_ok(root):
+def test_files_without_a_hash_are_called_unverified_and_never_ok(root, monkeypatch):
     (root / "weights").mkdir()
+    bare = {s.path: dataclasses.replace(s, bytes=0, sha256="") for s in data.sources().values()}
+    monkeypatch.setattr("nsrlib.data.download.sources", lambda: bare)
+    monkeypatch.setattr("nsrlib.data.catalogue.sources", lambda: bare)
     (root / "weights" / JINY_FILES[0]).write_bytes(b"anything")
     found = data.verify("weights").set_index("path")["status"]
     assert found[f"weights/{JINY_FILES[0]}"] == "unverified"

@@ -1,8 +1,12 @@
-"""Downloads against a local server that truncates, stalls, refuses, lies and misunderstands."""
+"""Downloads against a local server that truncates, stalls, drips, refuses, lies and misunderstands.
+
+This file is long because one server with all its faults serves every test.
+"""
 
 from __future__ import annotations
 
 import builtins
+import dataclasses
 import errno
 import hashlib
 import os
@@ -83,6 +87,15 @@ class Handler(BaseHTTPRequestHandler):
             server.busy -= 1
         self.answer(server.files[path], *plan)
 
+    def drip(self, content: bytes):
+        """A byte now and then, so that no single read waits long."""
+        self.flush_headers()
+        for byte in content:
+            if self.server.stop_stalling.wait(0.05):
+                return
+            self.wfile.write(bytes([byte]))
+            self.wfile.flush()
+
     def answer(self, body: bytes, what: str, *args):
         if what == "status":
             status, headers = args[0], args[1] if len(args) > 1 else {}
@@ -103,10 +116,14 @@ class Handler(BaseHTTPRequestHandler):
             body = bytes(len(body))
         if what == "longer":
             body += b"more"
+        if what == "drip headers":
+            self.drip(b"X-More: and more\r\n" * 1000)
         if what != "no length":
-            self.send_header("Content-Length", str(len(body) - start))
+            self.send_header("Content-Length", args[0] if what == "claim" else str(len(body) - start))
         self.end_headers()
         body = body[start:]
+        if what == "drip":
+            return self.drip(body)
         if what == "slowly":
             time.sleep(args[0])
         self.wfile.write(body[: args[0]] if what in ("truncate", "stall") else body)
@@ -184,6 +201,45 @@ def test_a_server_that_stalls_for_ever_fails_with_one_line_and_stops_the_rest(se
     assert not [name for name in left_in(cache) if not name.endswith(".part")]
 
 
+IMPATIENT = DownloadPolicy(connect=0.2, read=0.3, attempts=3, backoff=0.01)
+
+
+@pytest.mark.parametrize("how", ["drip", "drip headers"])
+def test_a_server_that_drips_is_given_up_and_stops_the_rest(server, cache, how):
+    files = [server.source(f"{i}.png", plan=[(how,)] * 20) for i in range(6)]
+    start = time.monotonic()
+    with pytest.raises(
+        DataUnavailable, match=r"connection lost: 127.0.0.1:\d+: fewer than 500 bytes a second, for 0.5"
+    ):
+        get(*files, policy=IMPATIENT)
+    assert time.monotonic() - start < 20
+    assert not [name for name in left_in(cache) if not name.endswith(".part")]
+
+
+def test_an_attempt_that_drips_is_followed_by_another(server):
+    file = server.source("a.png", plan=[("drip",), ("drip headers",)])
+    assert get(file, policy=IMPATIENT)["a.png"].read_bytes() == BODY
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("how", [("drip",), ("drip headers",), ("stall", 3 * CHUNK)], ids=lambda how: how[0])
+def test_ctrl_c_ends_a_download_at_once(server, cache, how):
+    file = server.source("a.png", plan=[how])
+    source = f"Source(*{tuple(vars(file).values())!r})"
+    code = f"from nsrlib.data.download import Source, obtain; obtain([{source}], 'get', 'try again')"
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not server.requests and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    start = time.monotonic()
+    _, said = process.communicate(timeout=60)
+    assert time.monotonic() - start < 8  # a read waits 20 s, the headers or the body would take an hour
+    assert said.rstrip().endswith("KeyboardInterrupt")
+    assert not [name for name in left_in(cache) if not name.endswith(".part")]
+
+
 def test_a_server_that_ignores_range_starts_over(server):
     file = server.source("a.png", plan=[("truncate", 4 * CHUNK), ("ignore range",)])
     assert get(file)["a.png"].read_bytes() == BODY
@@ -246,6 +302,20 @@ def test_a_server_that_asks_to_wait_too_long_is_left_alone(server):
         get(file)
     assert time.monotonic() - start < 30
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "asked",
+    ["-5", "9" * 30, "9" * 400, "9" * 5000, "inf", "1e999", "Fri, 31 Dec 99999 23:59:59 GMT", "Mon, 99 Foo 1 9:9:9"],
+    ids=lambda text: text[:9] + f" {len(text)}",
+)
+def test_an_absurd_retry_after_is_no_more_than_a_refusal(server, asked):
+    file = server.source("a.png", plan=[("status", 429, {"Retry-After": asked})])
+    try:
+        assert get(file)["a.png"].read_bytes() == BODY
+    except DataUnavailable as error:
+        assert "rate limit" in str(error)  # noqa: PT017
+    assert len(server.requests) <= 2
 
 
 @pytest.mark.parametrize("headers", [{}, {"Retry-After": "0"}, {"Retry-After": "soon"}], ids=str)
@@ -316,6 +386,59 @@ def test_a_file_without_hash_and_length_is_refused(server, cache, body, plan):
     with pytest.raises(DataUnavailable, match="no hash is known, and the server does not say how long it is"):
         get(file)
     assert not left_in(cache)
+
+
+@pytest.mark.parametrize("length", ["67108865", "9" * 20, "9" * 5000], ids=len)
+def test_a_file_without_hash_that_is_too_large_is_refused(server, cache, length):
+    file = server.source("a.ckpt", plan=[("claim", length)], verified=False)
+    with pytest.raises(DataUnavailable, match=rf"{length[:16]} bytes are too many, at most 67108864 are taken: http"):
+        get(file)
+    assert not left_in(cache)
+
+
+@pytest.mark.parametrize("address", ["file:///etc/passwd", "ftp://127.0.0.1/a.png", "gopher:x"])
+def test_a_redirection_out_of_the_web_is_not_followed(server, cache, address):
+    file = server.source("a.png", plan=[("status", 302, {"Location": address})])
+    with pytest.raises(DataUnavailable, match=f"it leads away from http to {address}: http://127.0.0.1"):
+        get(file)
+    assert not left_in(cache)
+
+
+@pytest.mark.parametrize("secure", [True, False])
+def test_https_is_never_left_for_http(server, monkeypatch, secure):
+    """Here an address that begins with https is asked for without its s: the server has no certificate."""
+    from requests.adapters import HTTPAdapter
+
+    send, asked = HTTPAdapter.send, []
+
+    def plainly(self, request, **kwargs):
+        address = request.url
+        asked.append(address.partition(":")[0])
+        request.url = address.replace("https:", "http:")
+        response = send(self, request, **kwargs)
+        response.url = request.url = address
+        return response
+
+    monkeypatch.setattr(HTTPAdapter, "send", plainly)
+    there = server.source("there.png")
+    other = there.url if secure else there.url.replace("http:", "https:")
+    file = server.source("a.png", plan=[("status", 301, {"Location": other})])
+    if not secure:
+        assert get(file)["a.png"].read_bytes() == BODY
+        assert asked == ["http", "http", "https"]
+        return
+    file = dataclasses.replace(file, url=file.url.replace("http:", "https:"))
+    with pytest.raises(DataUnavailable, match=f"it leads away from https to {other}: https://127.0.0.1"):
+        get(file)
+    assert asked == ["https", "https"]
+    assert server.ranges("there.png") == []
+
+
+def test_an_address_that_is_not_of_the_web_is_refused(tmp_path):
+    (tmp_path / "a.png").write_bytes(BODY)
+    file = Source("Toy", "test", "a.png", 0, "", f"file://{tmp_path}/a.png", "none")
+    with pytest.raises(DataUnavailable, match="neither http nor https: file://"):
+        get(file)
 
 
 def test_few_files_are_asked_for_at_a_time(server):

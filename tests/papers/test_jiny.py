@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import random
 import struct
+import time
+import tracemalloc
 
 import pytest
 import torch
@@ -11,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nsrlib import evaluation
-from nsrlib.data.download import DataUnavailable, weights_path
+from nsrlib.data.download import DataUnavailable, sources, weights_path
 from nsrlib.models import optimise
 from nsrlib.papers.drcn import jiny
 from nsrlib.papers.drcn.studies import recursion_scores
@@ -69,6 +73,12 @@ def write_checkpoint(prefix, tensors: dict[str, Tensor], dtypes=None, blocks: in
         record += (field(4, len(data)) if data else b"") + field(5, len(raw))
         entries.append((name.encode(), record + varint(6 << 3 | 5) + masked(raw)))
         data += raw
+    parts = [entries[k * len(entries) // blocks : (k + 1) * len(entries) // blocks] for k in range(blocks)]
+    write_table(prefix, [(part[-1][0] + b"\xff", block(part)) for part in parts], data)
+
+
+def write_table(prefix, blocks: list[tuple[bytes, bytes]], data: bytes, times: int = 1) -> None:
+    """Blocks with their last keys as an index, which names each so many times."""
     index, handles = bytearray(), []
 
     def put(content: bytes) -> bytes:
@@ -76,9 +86,8 @@ def write_checkpoint(prefix, tensors: dict[str, Tensor], dtypes=None, blocks: in
         index.extend(content + b"\0" + masked(content + b"\0"))
         return handle
 
-    for k in range(blocks):
-        part = entries[k * len(entries) // blocks : (k + 1) * len(entries) // blocks]
-        handles.append((part[-1][0] + b"\xff", put(block(part))))
+    for key, content in blocks:
+        handles += [(key, put(content))] * times
     meta, top = put(block([])), put(block(handles))
     index.extend((meta + top).ljust(40, b"\0") + struct.pack("<Q", 0xDB4775248B80FB57))
     prefix.with_name(prefix.name + ".index").write_bytes(index)
@@ -153,10 +162,18 @@ def test_the_checkpoint_is_found_like_all_published_weights(tmp_path, monkeypatc
         jiny.load_model()
     (tmp_path / "weights").mkdir()
     write_checkpoint(tmp_path / "weights" / jiny.CHECKPOINT, tf_weights())
-    assert jiny.load_model().net.recursions == 2
-    (tmp_path / "weights" / jiny.FILES[1]).write_bytes(b"other bytes")
-    with pytest.raises(ValueError, match="is damaged or no TensorFlow checkpoint"):
+    with (
+        pytest.warns(UserWarning, match=r"ckpt\.index has sha256 .*, expected e2fc06e0d376"),
+        pytest.raises(DataUnavailable),
+    ):
         jiny.load_model()
+    pinned = {}
+    for name in jiny.FILES:
+        content, source = (tmp_path / "weights" / name).read_bytes(), sources()[f"weights/{name}"]
+        digest = hashlib.sha256(content).hexdigest()
+        pinned[source.path] = dataclasses.replace(source, bytes=len(content), sha256=digest)
+    monkeypatch.setattr("nsrlib.data.download.sources", lambda: pinned)
+    assert jiny.load_model().net.recursions == 2
 
 
 def unharmed_or_refused(index, sound: dict[str, Tensor]) -> bool:
@@ -198,7 +215,7 @@ def test_flipped_bytes_are_refused_wherever_they_matter(checkpoint):
     assert refused > 250  # the rest hit the filters or padding
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(k, marks=pytest.mark.slow) for k in range(1, 10))])
 def test_records_that_lie_are_refused_even_with_the_right_checksums(tmp_path, monkeypatch, seed):
     """Without checksums every flipped byte reaches the parser, which must still stay inside the files."""
     monkeypatch.setattr(jiny, "masked_crc", lambda content: 0)
@@ -219,6 +236,62 @@ def test_records_that_lie_are_refused_even_with_the_right_checksums(tmp_path, mo
             assert str(error).startswith("m.ckpt is damaged or no TensorFlow checkpoint: ")  # noqa: PT017
             refused += 1
     assert refused > 25
+
+
+def growing_keys() -> list[tuple[bytes, bytes]]:
+    """A block of 20,000 keys, each a byte longer than the last: 120 kB that say 200 MB."""
+    entries = b"".join(varint(k) + varint(1) + varint(0) + b"a" for k in range(20_000))
+    return [(b"b", entries + struct.pack("<II", 0, 1))]
+
+
+@pytest.mark.parametrize(
+    ("blocks", "times", "data", "message"),
+    [
+        (growing_keys(), 1, b"", "the keys of the index are too long for its size"),
+        (
+            [(b"b", block([(b"k%06d" % k, b"v" * 9) for k in range(4000)]))],
+            200,
+            b"",
+            "the index has blocks that overlap",
+        ),
+        (
+            [(b"b", bytes(2**18) + struct.pack("<I", 0))],
+            1,
+            b"",
+            r"m\.ckpt\.index has \d+ bytes, at most 262144 are read",
+        ),
+        ([], 1, bytes(2**25 + 1), r"00001 has 33554433 bytes, at most 33554432 are read"),
+    ],
+    ids=["growing keys", "one block again and again", "large index", "large data"],
+)
+def test_an_index_that_says_far_more_than_it_holds_is_refused_at_once(tmp_path, blocks, times, data, message):
+    write_table(tmp_path / "m.ckpt", blocks, data, times)
+    started = time.process_time()
+    with pytest.raises(ValueError, match=message):
+        jiny.read_checkpoint(tmp_path / "m.ckpt.index", ["a"])
+    assert time.process_time() - started < 1
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=message):
+            jiny.read_checkpoint(tmp_path / "m.ckpt.index", ["a"])
+        assert tracemalloc.get_traced_memory()[1] < 5e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_tensors_that_share_their_bytes_or_have_too_many_dimensions_are_refused(tmp_path):
+    raw = torch.ones(64).numpy().tobytes()
+
+    def record(*shape: int) -> bytes:
+        dims = b"".join(field(2, field(1, n)) for n in shape)
+        return field(1, 1) + field(2, dims) + field(5, len(raw)) + varint(6 << 3 | 5) + masked(raw)
+
+    write_table(tmp_path / "m.ckpt", [(b"z", block([(b"a", record(64)), (b"b", record(*[1] * 8, 64))]))], raw)
+    assert jiny.read_checkpoint(tmp_path / "m.ckpt.index", ["a"])["a"].tolist() == [1] * 64
+    with pytest.raises(ValueError, match="its tensors are together longer than the data file"):
+        jiny.read_checkpoint(tmp_path / "m.ckpt.index", ["a", "b"])
+    with pytest.raises(ValueError, match="b has 9 dimensions"):
+        jiny.read_checkpoint(tmp_path / "m.ckpt.index", ["b"])
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"<!DOCTYPE html><html>404: Not Found</html>" * 9], ids=len)
@@ -244,9 +317,10 @@ def test_a_missing_half_is_named(checkpoint):
         ({"WD2_conv_1": torch.zeros(3, 3, 3, 1)}, {}, r"WD2_conv_1 \(3, 3, 3, 1\), expected \(3, 3, 4, 1\)"),
         ({"W_conv": torch.zeros(())}, {}, "is no DRCN of jiny2001: W-1_conv/conv_W_1"),
         ({"LayerWeights": torch.zeros(2, 2)}, {}, "LayerWeights is no vector"),
+        ({"B": torch.tensor([0.0, torch.nan, 1.0])}, {}, "is no DRCN of jiny2001: B has values that are not finite"),
         ({}, {"B": 3}, "B is not float32"),
     ],
-    ids=["missing", "bias", "other skip", "scalar", "weights", "int32"],
+    ids=["missing", "bias", "other skip", "scalar", "weights", "not finite", "int32"],
 )
 def test_checkpoints_of_other_networks_are_refused(tmp_path, change, dtypes, message):
     tensors = {k: v for k, v in (tf_weights() | change).items() if v is not None}

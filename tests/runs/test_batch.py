@@ -424,7 +424,7 @@ def test_damaged_parts_are_named_and_the_rest_is_shown(copy):
     page = report(copy).read_text()
     assert "results/bsrn.json cannot be read" in page
     assert "results/nsr.json holds no list of rows" in page
-    assert "results/drn.json: 1 entries that are no claims were left out" in page
+    assert "results/drn.json: 1 of 2 entries of rows were left out" in page
     assert "notebooks/good.ipynb cannot be read: JSONDecodeError" in page
     assert "new word" in page
     assert "29.50" in page
@@ -463,6 +463,46 @@ def test_any_other_absolute_path_is_reduced_to_its_name(tmp_path):
     assert scrub.paths("no file '/srv/bob/data/set5' or https://x.org/a/b, 3 km/h") == (
         "no file '…/set5' or https://x.org/a/b, 3 km/h"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "published"),
+    [
+        ('File "{packages}/torch/nn/module.py", line 3', 'File "site-packages/torch/nn/module.py", line 3'),
+        ("{temporary}/ipykernel_7/12.py", "tmp/ipykernel_7/12.py"),
+        ("read {data}/set5/HR/a.png", "read NSRLIB_DATA/set5/HR/a.png"),
+        ("kept in {cache}", "kept in NSRLIB_CACHE"),
+        ("{run}/results/a.json", "results/a.json"),
+    ],
+    ids=["packages", "temporary", "data", "cache", "run"],
+)
+def test_places_of_the_machine_have_short_names(monkeypatch, text, published):
+    import sysconfig
+    import tempfile
+
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: "/mnt/scratch")
+    monkeypatch.setenv("NSRLIB_DATA", os.pathsep.join(["/mnt/more", "/mnt/sr"]))
+    monkeypatch.setenv("NSRLIB_CACHE", "/mnt/kept")
+    names = {"packages": sysconfig.get_path("purelib"), "temporary": "/mnt/scratch", "data": "/mnt/sr"}
+    names |= {"cache": "/mnt/kept", "run": "/mnt/scratch/run"}
+    scrub = texts.Scrubber(Path("/mnt/scratch/run"))
+    assert scrub.folders(text.format(**names)) == published
+
+
+def test_outputs_of_notebooks_and_logs_keep_no_absolute_path(tmp_path):
+    scrub = texts.Scrubber(tmp_path)
+    picture = "data:image/jpeg;base64,/9j/4AAQSkZJRg/abc/d=="
+    text = f"cannot open '/srv/bob/sr/a.png'; <img src='{picture}'>"
+    outputs = [{"data": {"text/plain": [text], "image/jpeg": "/9j/4AAQ/x/y"}}]
+    cells = [{"source": "open('/srv/bob/sr/a.png')", "outputs": outputs}, {"source": "# prose"}]
+    cleaned = scrub.notebook({"cells": cells, "metadata": {}})["cells"]
+    data = cleaned[0]["outputs"][0]["data"]
+    assert data["text/plain"] == [f"cannot open '…/a.png'; <img src='{picture}'>"]
+    assert data["image/jpeg"] == "/9j/4AAQ/x/y"
+    assert cleaned[0]["source"] == "open('/srv/bob/sr/a.png')"  # the program stays what it was
+    (tmp_path / "a.log").write_bytes(b"at /srv/bob/sr/a.py \xff\n")
+    scrub.log(tmp_path / "a.log")
+    assert (tmp_path / "a.log").read_text(encoding="utf-8") == "at …/a.py �\n"
 
 
 def test_heavy_figures_are_shown_smaller():

@@ -40,8 +40,7 @@ def load_model(path: str | os.PathLike | None = None, scale: int = 2) -> LumaDRC
     make the same network for [0, 1]. Its input luma has the constants over 256 where MATLAB's has 255.
 
     Args:
-        path: as of :func:`read_checkpoint`; None: found or downloaded like all published weights. No hash of the two
-            files is known, so what vouches for them is the pinned address and the checksums inside.
+        path: as of :func:`read_checkpoint`; None: found or downloaded like all published weights.
 
     Raises:
         nsrlib.data.DataUnavailable: the checkpoint cannot be had.
@@ -62,6 +61,7 @@ def load_model(path: str | os.PathLike | None = None, scale: int = 2) -> LumaDRC
         "B": (f,), "BD1": (f,), "BD2": (1,),
     }  # fmt: skip
     wrong = [f"{key} {shapes[key]}, expected {shape}" for key, shape in expected.items() if shapes[key] != shape]
+    wrong += [f"{key} has values that are not finite" for key, t in tensors.items() if not t.isfinite().all()]
     if wrong or len(shapes["LayerWeights"]) != 1:
         raise ValueError(f"{name} is no DRCN of jiny2001: {'; '.join(wrong) or 'LayerWeights is no vector'}")
     state = {"w": tensors["LayerWeights"]}
@@ -78,7 +78,8 @@ def load_model(path: str | os.PathLike | None = None, scale: int = 2) -> LumaDRC
 def read_checkpoint(path: str | os.PathLike, names: Collection[str]) -> dict[str, Tensor]:
     """Float32 tensors of a TensorFlow checkpoint (V2, one data file), without TensorFlow and without running its code.
 
-    Every length and offset is checked against the files, and every checksum that the format has is compared.
+    Every length and offset is checked against the files, and every checksum that the format has is compared. Time and
+    memory are bounded by the files: an index has at most 256 KiB, a data file 32 MiB, and no byte is read twice.
 
     Args:
         path: the ``.index`` file, beside the ``.data-00000-of-00001`` file.
@@ -86,26 +87,41 @@ def read_checkpoint(path: str | os.PathLike, names: Collection[str]) -> dict[str
 
     Raises:
         FileNotFoundError: one of the two files is missing.
-        ValueError: truncated, damaged, or something else.
+        ValueError: truncated, damaged, too large, or something else.
     """
     files = [Path(path).with_suffix(end) for end in (".index", ".data-00000-of-00001")]
     for file in files:
         if not file.is_file():
             raise FileNotFoundError(f"no such checkpoint file: {file}")
-    index, data = (file.read_bytes() for file in files)
     try:
-        entries = dict(_table(index))
+        index, data = (_content(file, most) for file, most in zip(files, (_INDEX, _DATA), strict=True))
+        wanted = {name.encode(): name for name in names}
+        entries = {key: value for key, value in _table(index) if not key or key in wanted}
         header = _message(entries.pop(b"", b""))
         if header.get(1, [1]) != [1] or header.get(2, [0]) != [0]:
             raise _Damaged("it has several data files, or big-endian numbers")
-        decoded = ((key.decode(errors="replace"), value) for key, value in entries.items())
-        return {name: _tensor(name, _message(value), data) for name, value in decoded if name in names}
+        records = {wanted[key]: _message(value) for key, value in entries.items()}
+        if sum(_size(record) for record in records.values()) > len(data):
+            raise _Damaged("its tensors are together longer than the data file")
+        return {name: _tensor(name, record, data) for name, record in records.items()}
     except _Damaged as error:
         raise ValueError(f"{files[0].stem} is damaged or no TensorFlow checkpoint: {error}") from None
 
 
+_INDEX, _DATA = 2**18, 2**25
+"""Most bytes of an index (that of jiny2001 has 1,255) and of a data file (3,011,564)."""
+_RESTART = 16
+"""Entries of a LevelDB block after which a key is written whole, so that all keys have at most 16 times its bytes."""
+
+
 class _Damaged(Exception):
     pass
+
+
+def _content(file: Path, most: int) -> bytes:
+    if (size := file.stat().st_size) > most:
+        raise _Damaged(f"{file.name} has {size} bytes, at most {most} are read")
+    return file.read_bytes()
 
 
 def _table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -113,8 +129,13 @@ def _table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
     if len(content) < 48 or content[-8:] != struct.pack("<Q", 0xDB4775248B80FB57):
         raise _Damaged("the index does not end as a table does")
     _, _, start, size = _varints(content[-48:-8], 4)  # where the blocks of filters and of blocks lie
+    read = 0
     for _, value in _block(content, start, size):
-        yield from _block(content, *_varints(value, 2))
+        start, size = _varints(value, 2)
+        read += size
+        if read > len(content):
+            raise _Damaged("the index has blocks that overlap")
+        yield from _block(content, start, size)
 
 
 def _varints(content: bytes, number: int) -> list[int]:
@@ -135,7 +156,7 @@ def _block(content: bytes, start: int, size: int) -> Iterator[tuple[bytes, bytes
         raise _Damaged("a block of the index does not match its checksum")
     restarts = int.from_bytes(content[end - 4 : end], "little")
     block = content[start : max(start, end - 4 * (restarts + 1))]
-    key, at = b"", 0
+    key, at, total = b"", 0, 0
     while at < len(block):
         shared, at = _varint(block, at)
         fresh, at = _varint(block, at)
@@ -144,6 +165,9 @@ def _block(content: bytes, start: int, size: int) -> Iterator[tuple[bytes, bytes
             raise _Damaged("an entry of the index is longer than its block")
         key = key[:shared] + block[at : at + fresh]
         at += fresh
+        total += len(key)
+        if total > _RESTART * size:
+            raise _Damaged("the keys of the index are too long for its size")
         yield key, block[at : at + length]
         at += length
 
@@ -184,6 +208,11 @@ def _message(content: bytes) -> dict[int, list[Any]]:
     return fields
 
 
+def _size(record: dict[int, list[Any]]) -> int:
+    size = record.get(5, [0])[-1]
+    return size if isinstance(size, int) else 0
+
+
 def _tensor(name: str, entry: dict[int, list[Any]], data: bytes) -> Tensor:
     if entry.get(1) != [1]:  # DT_FLOAT
         raise _Damaged(f"{name} is not float32")
@@ -191,6 +220,8 @@ def _tensor(name: str, entry: dict[int, list[Any]], data: bytes) -> Tensor:
     for part in entry.get(2, []):
         for dim in _fields_of(name, part).get(2, []):
             shape += _fields_of(name, dim).get(1, [0])
+    if len(shape) > 8:
+        raise _Damaged(f"{name} has {len(shape)} dimensions")
     offset, size, crc = (entry.get(k, [0])[-1] for k in (4, 5, 6))
     if not all(isinstance(v, int) for v in (offset, size, crc, *shape)) or entry.get(3, [0]) != [0]:
         raise _Damaged(f"the record of {name} makes no sense")
