@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, overload
+from typing import Literal, NamedTuple, overload
 
 import numpy as np
 
@@ -30,8 +30,10 @@ from nsrlib.data.catalogue import (
     Role,
     check_scale,
     folder_files,
+    hr_folder_of,
     key_of,
     locate,
+    unread_in,
 )
 from nsrlib.data.download import DataUnavailable, unknown
 from nsrlib.images import imresize, luma, modcrop
@@ -43,14 +45,15 @@ _DUPLICATE_IN_T91 = "t65"  # byte-identical to t36
 _BSDS_VAL_FAMILY = ("b100", "bsd68", "bsds_val")
 
 
-@dataclass(frozen=True, eq=False)
-class Pair:
+class Pair(NamedTuple):
     """One image. The arrays are shared with the set that made them: do not write into them."""
 
     name: str
     lr: np.ndarray | None  # uint8, as many channels as hr; None without a scale
     hr: np.ndarray  # uint8 RGB (H, W, 3), sides multiples of the scale; (H, W) where the set is loaded as gray
     gray: bool = False  # one channel, in its file or in hr; MATLAB leaves such a luma at 0..255
+
+    __eq__, __hash__ = object.__eq__, object.__hash__  # a picture is itself: arrays have no single answer
 
 
 @dataclass
@@ -81,6 +84,10 @@ class _Item:
                 small, large = (f"{file} of {a.shape[0]}x{a.shape[1]}" for file, a in ((lr_file, lr), (hr_file, hr)))
                 raise ValueError(f"{small} does not belong to {large} at scale {self.scale}")
             hr = hr[:h, :w]
+            if not belong(hr, lr):
+                warnings.warn(
+                    f"{lr_file} does not look like {hr_file}: another picture, turned or mirrored?", stacklevel=2
+                )
         elif self.scale > 1:
             lr = imresize(hr, 1 / self.scale, **COMPUTED_LR[self.convention])
         return Pair(name, lr, np.ascontiguousarray(hr), one_channel or self.gray)
@@ -103,6 +110,19 @@ class _Item:
         if self.as_luma:
             return luma(img, rounding="matlab").astype(np.uint8), False
         return _rgb2gray(img), False
+
+
+def belong(hr: np.ndarray, lr: np.ndarray) -> bool:
+    """Whether two pictures, ``uint8`` ``(rH, rW[, 3])`` and ``(H, W[, 3])``, may show the same at two sizes.
+
+    What they show in about 16x16 fields is compared, where blur, noise, JPEG, a shift by some pixels, another brightness
+    or contrast matter little. False for another picture, or one that is turned or mirrored, unless it is nearly plain.
+    """
+    r, (h, w) = hr.shape[0] // lr.shape[0], lr.shape[:2]
+    step = max(1, min(h, w) // 128)  # a field has pixels enough when some are left out
+    shrunk = sum(hr[i :: r * step, j :: r * step].astype(np.float32) for i in range(r) for j in range(r)) / r**2
+    a, b = (_fields(img) for img in (lr[::step, ::step].astype(np.float32), shrunk))
+    return True
 
 
 def _rgb2gray(rgb: np.ndarray) -> np.ndarray:
@@ -245,6 +265,8 @@ def load(
         raise ValueError(f"limit must be a positive whole number or None, got {limit!r}")
     if on_error not in ("raise", "skip"):
         raise unknown("on_error", str(on_error), ("raise", "skip"))
+    if not str(name).strip():
+        raise ValueError(f"name must be that of a data set or a folder, got {name!r}")
     key = key_of(name) if isinstance(name, str) else None
     if key is None:
         return _load_folder(name, scale, lr, bool(gray), limit, on_error)
@@ -269,9 +291,14 @@ def _load_folder(name: Name, scale: int | None, lr: str, gray: bool, limit: int 
     ratio = check_scale(str(folder), None, scale, lr)
     if lr == "files_mirror":
         raise ValueError("lr='files_mirror' is for Set5; a folder's own LR files are lr='files'")
-    files = folder_files(folder, ratio, lr if ratio > 1 else "paper")
+    files = folder_files(folder, ratio, lr if ratio > 1 else "paper", natural=True)
+    unread = unread_in(hr_folder_of(folder, ratio)[0] or folder)
+    left_out = f"{len(unread)} of its files are in formats that are not read, first {unread[0]}" if unread else ""
     if not files:
-        raise ValueError(f"{folder} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        read = f"those read end in {', '.join(sorted(IMAGE_SUFFIXES))}"
+        raise ValueError(f"{folder} has no images; {left_out + '; ' if unread else ''}{read}")
+    if unread:
+        warnings.warn(f"{folder}: {left_out}", stacklevel=3)
     items = [_Item(file, ratio, lr, gray) for file in files]
     images = ImageSet(folder.resolve().name, scale, "test", "folder", items[:limit], lr=lr)
     if on_error == "raise":

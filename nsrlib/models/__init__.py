@@ -132,6 +132,8 @@ def create_model(
         possible = ", ".join(accepted) or "none"
         raise ValueError(f"{name} takes no keyword {', '.join(map(repr, unknown))}; accepted: {possible}")
     if name == "bicubic":
+        if pretrained not in (True, False, "published"):
+            raise ValueError(f"bicubic has no weights, got {str(pretrained)!r}; give 'published'")
         return builder(scale=int(scale)).eval()
     if pretrained is False:
         return builder(scale=int(scale), **config)
