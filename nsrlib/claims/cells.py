@@ -350,9 +350,7 @@ def verify(model: str | None = None, on: Sequence[str] = (), device: str = "auto
             raise ValueError(f"no stored cell of the {what} {unknown[0]!r}; there are: {there}")
         kept = kept[kept[what].isin(wanted)] if wanted else kept
         if kept.empty:
-            raise ValueError(
-                f"no stored cell of {model or 'any network'} on {', '.join(on)}; see data/results/cells.csv"
-            )
+            raise ValueError(f"no stored cell of {model} on {', '.join(on)}; see data/results/cells.csv")
     for _, rows in kept.groupby(NAME, sort=False):
         yield _check(Cell(*rows[NAME].to_numpy().tolist()[0]), rows, device)
 

@@ -126,9 +126,8 @@ def scoreboard(
 
     if write:
         return typer.echo("README.md was up to date" if readme.update_readme() else "README.md updated")
-    chosen = (
-        [papers.get(paper).name] if paper is not None else [name for name in papers.every() if name in claims.known()]
-    )
+    known = [name for name in papers.every() if name in claims.known()]
+    chosen = known if paper is None else [papers.get(paper).name]
     board = claims.scoreboard(chosen)
     if everything:
         return typer.echo(readme.tables_markdown(board) if markdown else readme.tables(board).to_string())

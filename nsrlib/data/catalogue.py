@@ -116,15 +116,15 @@ COMPUTED_LR: dict[str, dict[str, Any]] = {
     "repeat": {"border": "repeat", "round_between": True},
     "mirror": {"border": "mirror", "round_between": True},
 }
-IMAGE_SUFFIXES = frozenset(
-    ".png .apng .jpg .jpeg .jpe .jfif .bmp .dib .tif .tiff .webp .gif .ppm .pgm .pnm .pbm .avif .avifs "
-    ".jp2 .j2k .j2c .jpc .jpf .jpx .tga".split()
-)
-UNREAD_SUFFIXES = frozenset(
-    ".heic .heif .jxl .exr .hdr .psd .psb .xcf .svg .eps .dds .ico .icns .qoi .pcx .sgi .pfm .raw .dng .cr2 "
-    ".cr3 .nef .arw .orf .raf .rw2 .srw .pef".split()
-)
-"""Files that look like pictures to their owner and are not read; a folder that holds some says so."""
+IMAGE_SUFFIXES = {
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif"),
+    *(".ppm", ".pgm", ".pnm", ".pbm", ".avif", ".avifs", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".tga"),
+}
+UNREAD_SUFFIXES = {
+    *(".heic", ".heif", ".jxl", ".exr", ".hdr", ".psd", ".psb", ".xcf", ".svg", ".eps", ".dds", ".ico", ".icns"),
+    *(".qoi", ".pcx", ".sgi", ".pfm", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".pef"),
+} - IMAGE_SUFFIXES
+"""Files that look like pictures to their owner and are not read: a folder that holds some says so."""
 
 HR_FOLDERS = ("HR", "original", "GT", "GTmod12")
 MORE_HR_FOLDERS = ("HR/x{s}", "HQ", "trainH", "high", "target")
@@ -326,7 +326,7 @@ def _subfolders(folder: Path, names: Iterable[str], scale: int) -> list[Path]:
 
 
 def hr_folder_of(folder: Path, scale: int, *, selfexsr: bool = True, flat: bool = True) -> tuple[Path | None, int]:
-    """Where the HR images of a user's folder lie, None if there are none; and the number of its ``image_SRF_*``, or 0."""
+    """Where the HR images of a user's folder lie, None if nowhere; and the number of its ``image_SRF_*``, else 0."""
     srf = _selfexsr_scale(folder.name, scale)
     if scale == 1 and not _subfolder(folder, f"image_SRF_{srf}"):
         srf = 4
@@ -354,10 +354,10 @@ def folder_files(
     images = sorted(images, key=in_order) if natural else images
     if srf:
         images = [p for p in images if p.stem.endswith("_HR")]
-        ends = (f"_SRF_{scale}_{'HR' if scale < srf else 'LR'}",)
+        ends = [f"_SRF_{scale}_{'HR' if scale < srf else 'LR'}"]
         lr_folders = [f for f in [_subfolder(folder, f"image_SRF_{scale}")] if f]
     else:
-        ends = tuple(end.format(s=scale) for end in LR_ENDS)
+        ends = [end.format(s=scale) for end in LR_ENDS]
         lr_folders = _lr_folders(folder, scale)
     stems = [p.stem.removesuffix(f"_SRF_{srf}_HR") for p in images]
     sharing = Counter(stems)
@@ -404,12 +404,12 @@ def _lr_files(
             found[end].setdefault(file.stem[: len(file.stem) - len(end)], []).append(file)
     keys = [[stem, *(stem[: -len(e)] for e in HR_ENDS if stem.lower().endswith(e.lower()))] for stem in stems]
     order = sorted(ends, key=lambda end: -sum(any(key in found[end] for key in some) for some in keys))
-    sharing, taken, result = Counter(stems), set(), []
+    sharing, taken = Counter(stems), set()
+    result: list[Path | None] = []
     for image, stem, some in zip(images, stems, keys, strict=True):
         fitting = (_same_kind(image, found[end].get(key, []), sharing[stem]) for end in order for key in some)
-        file = next((f for f in fitting if f and f not in taken), None)
-        taken.add(file)
-        result.append(file)
+        result.append(next((f for f in fitting if f and f not in taken), None))
+        taken.add(result[-1])
     return result
 
 

@@ -53,7 +53,11 @@ class Pair(NamedTuple):
     hr: np.ndarray  # uint8 RGB (H, W, 3), sides multiples of the scale; (H, W) where the set is loaded as gray
     gray: bool = False  # one channel, in its file or in hr; MATLAB leaves such a luma at 0..255
 
-    __eq__, __hash__ = object.__eq__, object.__hash__  # a picture is itself: arrays have no single answer
+    def __eq__(self, other: object) -> bool:  # as a tuple's, it would compare arrays, which has no single answer
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
 
 
 @dataclass
@@ -85,9 +89,8 @@ class _Item:
                 raise ValueError(f"{small} does not belong to {large} at scale {self.scale}")
             hr = hr[:h, :w]
             if not belong(hr, lr):
-                warnings.warn(
-                    f"{lr_file} does not look like {hr_file}: another picture, turned or mirrored?", stacklevel=2
-                )
+                told = f"{lr_file} does not look like {hr_file}: another picture, or turned or mirrored?"
+                warnings.warn(told, stacklevel=2)
         elif self.scale > 1:
             lr = imresize(hr, 1 / self.scale, **COMPUTED_LR[self.convention])
         return Pair(name, lr, np.ascontiguousarray(hr), one_channel or self.gray)
@@ -115,14 +118,31 @@ class _Item:
 def belong(hr: np.ndarray, lr: np.ndarray) -> bool:
     """Whether two pictures, ``uint8`` ``(rH, rW[, 3])`` and ``(H, W[, 3])``, may show the same at two sizes.
 
-    What they show in about 16x16 fields is compared, where blur, noise, JPEG, a shift by some pixels, another brightness
-    or contrast matter little. False for another picture, or one that is turned or mirrored, unless it is nearly plain.
+    Their means over about 8x8 fields are compared, in which blur, noise, JPEG, a shift of some pixels, another
+    brightness or contrast count for little. False for another picture, and for most that are turned, mirrored, negative
+    or empty. A nearly plain picture may be any other.
+
+    Example:
+        >>> hr, lr = load("embedded", scale=4, limit=1)[0][2:0:-1]
+        >>> belong(hr, lr), belong(hr, lr[::-1, ::-1])
+        (True, False)
     """
-    r, (h, w) = hr.shape[0] // lr.shape[0], lr.shape[:2]
-    step = max(1, min(h, w) // 128)  # a field has pixels enough when some are left out
-    shrunk = sum(hr[i :: r * step, j :: r * step].astype(np.float32) for i in range(r) for j in range(r)) / r**2
-    a, b = (_fields(img) for img in (lr[::step, ::step].astype(np.float32), shrunk))
-    return True
+    r = hr.shape[0] // lr.shape[0]
+    step = max(1, min(lr.shape[:2]) // 64)  # of a large picture a field has pixels enough without most of them
+    shrunk = np.zeros(lr[::step, ::step].shape, np.float32)
+    for row, column in np.ndindex(r, r):
+        shrunk += hr[row :: r * step, column :: r * step]
+    a, b = _fields(lr[::step, ::step]), _fields(shrunk / r**2)
+    alike = float((a * b).sum()) >= 0.5 * float((a * a).sum() * (b * b).sum()) ** 0.5
+    return alike or float(np.square(a - b).mean()) < 12**2
+
+
+def _fields(img: np.ndarray) -> np.ndarray:
+    """Means of some 8x8 fields of a picture, less the mean of them all."""
+    side = max(1, min(img.shape[:2]) // 8)
+    h, w = (n // side for n in img.shape[:2])
+    means = img[: h * side, : w * side].reshape(h, side, w, -1).mean((1, 3), dtype=np.float32)
+    return means - means.mean()
 
 
 def _rgb2gray(rgb: np.ndarray) -> np.ndarray:
@@ -144,7 +164,18 @@ def _embedded_photograph(name: str) -> np.ndarray:
 
 @dataclass(eq=False, repr=False)
 class ImageSet(Sequence[Pair]):
-    """Images of one set at one scale, decoded when first asked for and then kept."""
+    """Images of one set at one scale, decoded when first asked for and then kept.
+
+    A ``torch.utils.data.DataLoader`` takes it as it is: a batch is a :class:`Pair` of a list of names and ``uint8``
+    tensors ``(N, H, W, 3)``. It needs a scale, and images of one size or ``batch_size=1``; ``batch_size=None`` gives
+    each :class:`Pair` as it is. :class:`~nsrlib.data.Patches` are what networks are trained on.
+
+    Example:
+        >>> from torch.utils.data import DataLoader
+        >>> batch = next(iter(DataLoader(load("embedded", scale=4))))
+        >>> batch.name, batch.lr.shape
+        (('chelsea',), torch.Size([1, 75, 112, 3]))
+    """
 
     name: str
     scale: int | None

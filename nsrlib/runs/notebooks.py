@@ -116,8 +116,8 @@ def check_parameters(
     """The values that each notebook of ``accepted`` (:func:`known_parameters`) gets, in the types that it takes.
 
     Raises:
-        ValueError: a profile or a name that no notebook knows, a value of another type than the default, or one that the
-            paper's :attr:`~nsrlib.papers.Paper.parameters` do not accept.
+        ValueError: a profile or a name that no notebook knows, a value of another type than the default, or one that
+            the paper's :attr:`~nsrlib.papers.Paper.parameters` do not accept.
     """
     if profile not in PROFILES:
         raise ValueError(f"no profile {profile!r}{suggest(profile, PROFILES)}; there are: {', '.join(PROFILES)}")
