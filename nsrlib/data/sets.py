@@ -53,12 +53,6 @@ class Pair(NamedTuple):
     hr: np.ndarray  # uint8 RGB (H, W, 3), sides multiples of the scale; (H, W) where the set is loaded as gray
     gray: bool = False  # one channel, in its file or in hr; MATLAB leaves such a luma at 0..255
 
-    def __eq__(self, other: object) -> bool:  # as a tuple's, it would compare arrays, which has no single answer
-        return self is other
-
-    def __hash__(self) -> int:
-        return id(self)
-
 
 @dataclass
 class _Item:
@@ -133,7 +127,7 @@ def belong(hr: np.ndarray, lr: np.ndarray) -> bool:
     for row, column in np.ndindex(r, r):
         shrunk += hr[row :: r * step, column :: r * step]
     a, b = _fields(lr[::step, ::step]), _fields(shrunk / r**2)
-    alike = float((a * b).sum()) >= 0.5 * float((a * a).sum() * (b * b).sum()) ** 0.5
+    alike = float((a * b).sum()) > 0.5 * float((a * a).sum() * (b * b).sum()) ** 0.5
     return alike or float(np.square(a - b).mean()) < 12**2
 
 
@@ -326,8 +320,8 @@ def _load_folder(name: Name, scale: int | None, lr: str, gray: bool, limit: int 
     unread = unread_in(hr_folder_of(folder, ratio)[0] or folder)
     left_out = f"{len(unread)} of its files are in formats that are not read, first {unread[0]}" if unread else ""
     if not files:
-        read = f"those read end in {', '.join(sorted(IMAGE_SUFFIXES))}"
-        raise ValueError(f"{folder} has no images; {left_out + '; ' if unread else ''}{read}")
+        read = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise ValueError(f"{folder} has no images ({read}){'; ' if unread else ''}{left_out}")
     if unread:
         warnings.warn(f"{folder}: {left_out}", stacklevel=3)
     items = [_Item(file, ratio, lr, gray) for file in files]
