@@ -246,7 +246,7 @@ def test_wrong_usage_has_status_two(nsr, arguments):
         ("verify --on zzz", "no stored cell of the set 'zzz'; there are: "),
         ("verify --model zzz", "no stored cell of the model 'zzz'; there are: "),
         ("verify --model=", "no stored cell of the model ''; there are: "),
-        ("verify --model rfdn --on embedded", "no stored cell of rfdn on embedded"),
+        ("verify --model bsrn --on set12", "no stored cell of bsrn on set12"),
         ("scoreboard --paper ../sources", "unknown paper '../sources'; there are: "),
         ("scoreboard --paper=", "unknown paper ''; there are: "),
         ("bench --paper=", "no paper '' with networks to time"),
@@ -285,7 +285,7 @@ def test_a_problem_is_one_line_and_status_one(nsr, arguments, pattern):
 )
 def test_an_empty_name_names_nothing(nsr, arguments):
     Image.fromarray(photo(32, 40, 3)).save("a.png")  # which the empty path of a folder would find
-    refused(nsr(*arguments), "''|an empty one")
+    refused(nsr(*arguments), "(''|an empty one)")
     assert [path.name for path in Path.cwd().iterdir()] == ["a.png"]
 
 

@@ -253,7 +253,8 @@ def load(
     ``paper``         MATLAB's ``imresize`` in double precision, mirrored border, rounded once
     ``repeat``        old MATLAB on ``uint8``: border repeated, rounded between the passes; SelfExSR's files
     ``mirror``        newer MATLAB on ``uint8``: border mirrored, rounded between the passes; SwinIR's files
-    ``files``         the set's own LR files (SelfExSR: x2, x3, x4; Urban100: x2, x4)
+    ``files``         the set's own LR files (SelfExSR: x2, x3, x4; Urban100: x2, x4); one that does not look like
+                      its HR image (:func:`belong`) is named by a warning when it is decoded
     ``files_mirror``  SwinIR's LR files of Set5 (x2, x3, x4, x8; its x8 is not rounded between the passes)
     ================  ===================================================================================
 
@@ -261,8 +262,9 @@ def load(
     images of a SelfExSR set without a scale are those of x2, the least cropped.
 
     Args:
-        name: see ``nsr data list``; case, ``-`` and ``_`` do not matter. Or a folder: SelfExSR's or BasicSR's layout,
-            or images in order of their names.
+        name: see ``nsr data list``; case, ``-`` and ``_`` do not matter. Or a folder: SelfExSR's or BasicSR's layout
+            and their kin (:func:`~nsrlib.data.catalogue.folder_files`), or images; they come as people count, img2
+            before img10. Files that look like pictures and are in no format that is read are named by one warning.
         scale: 2, 3, 4 or 8; any whole number for embedded sets and folders. None or 1: no LR.
         lr: convention of the table above.
         gray: images as ``uint8`` ``(H, W)``, LR made from that. One channel stays as stored; colour becomes MATLAB's
