@@ -246,7 +246,7 @@ def test_wrong_usage_has_status_two(nsr, arguments):
         ("verify --on zzz", "no stored cell of the set 'zzz'; there are: "),
         ("verify --model zzz", "no stored cell of the model 'zzz'; there are: "),
         ("verify --model=", "no stored cell of the model ''; there are: "),
-        ("verify --model bsrn --on set12", "no stored cell of bsrn on set12"),
+        ("verify --model bsrn --on set12", "no stored cell of the set 'set12'; there are: set14, set5"),
         ("scoreboard --paper ../sources", "unknown paper '../sources'; there are: "),
         ("scoreboard --paper=", "unknown paper ''; there are: "),
         ("bench --paper=", "no paper '' with networks to time"),

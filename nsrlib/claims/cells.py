@@ -349,8 +349,8 @@ def verify(model: str | None = None, on: Sequence[str] = (), device: str = "auto
             there = ", ".join(sorted(set(kept[what]))) or "none at all"
             raise ValueError(f"no stored cell of the {what} {unknown[0]!r}; there are: {there}")
         kept = kept[kept[what].isin(wanted)] if wanted else kept
-        if kept.empty:
-            raise ValueError(f"no stored cell of {model} on {', '.join(on)}; see data/results/cells.csv")
+    if kept.empty:
+        raise ValueError("no cells are stored: there is nothing to measure again")
     for _, rows in kept.groupby(NAME, sort=False):
         yield _check(Cell(*rows[NAME].to_numpy().tolist()[0]), rows, device)
 

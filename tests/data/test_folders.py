@@ -173,7 +173,7 @@ def changed(lr: np.ndarray) -> dict[str, np.ndarray]:
         "noise": np.clip(lr + noise, 0, 255).astype(np.uint8),
         "blur": np.asarray(imresize(imresize(lr, 1 / 6), size=lr.shape[:2])),
         "JPEG": jpeg(lr, 5),
-        "shifted by 3": np.roll(lr, 3, (0, 1)),
+        "shifted by a 32nd": np.roll(lr, max(1, min(lr.shape[:2]) // 32), (0, 1)),
         "dark": (lr * 0.4).astype(np.uint8),
         "flat": (lr * 0.3 + 120).astype(np.uint8),
         "another white": (lr * np.array([1, 0.8, 0.5])).astype(np.uint8),
