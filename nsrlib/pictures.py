@@ -29,8 +29,10 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000", *_AVI
 
 SUFFIXES = frozenset(
     f".{word}"
-    for word in "png jpg jpeg jfif bmp gif ppm pgm pbm pnm tif tiff webp jp2 j2k avif tga".split()  # noqa: SIM905
-    if word != "avif" or _AVIF
+    for word in (
+        *("png", "apng", "jpg", "jpeg", "jpe", "jfif", "bmp", "dib", "gif", "ppm", "pgm", "pbm", "pnm", "tif", "tiff"),
+        *("webp", "jp2", "j2k", "j2c", "jpc", "jpf", "jpx", "tga", *(("avif", "avifs") if _AVIF else ())),
+    )
 )
 """Suffixes, in small letters, of the files in a folder that are taken for pictures."""
 

@@ -233,11 +233,60 @@ def test_wrong_usage_has_status_two(nsr, arguments):
         ("sweep bsrn -g scales=2 -p repeats", "-p takes name=value, got 'repeats'"),
         ("sweep bsrn --grid nowhere.csv", r"no such grid file: nowhere\.csv"),
         ("sweep bsrn -g scales=2 --workers 0", "workers must be at least 1, not 0"),
+        # what would do nothing
+        ("evaluate published --model bicubic --on ,", "--on: ',' names no data set; write one or more"),
+        ("evaluate nowhere.pth --model bicubic --on embedded", r"bicubic has no weights, got 'nowhere\.pth'"),
+        (
+            "train bsrn --data t91 --data= --profile quick",
+            "--data takes the name of a data set or a folder, got an empty",
+        ),
+        ("study bsrn --plan --data=", "--data takes the name of a data set or a folder, got an empty"),
+        ("study bsrn --plan --on ,", "--on: ',' names no data set"),
+        ("verify --on ,", "--on: ',' names no data set"),
+        ("verify --on zzz", "no stored cell of the set 'zzz'; there are: "),
+        ("verify --model zzz", "no stored cell of the model 'zzz'; there are: "),
+        ("verify --model=", "no stored cell of the model ''; there are: "),
+        ("verify --model bsrn --on set12", "no stored cell of the set 'set12'; there are: set14, set5"),
+        ("scoreboard --paper ../sources", "unknown paper '../sources'; there are: "),
+        ("scoreboard --paper=", "unknown paper ''; there are: "),
+        ("bench --paper=", "no paper '' with networks to time"),
+        ("data fetch ,", "unknown data set ','"),
+        ("data verify ,", "unknown data set ','"),
+        ("report .", r"no run in \."),
+        # parameters of notebooks
+        (
+            "reproduce bsrn -p scales=2,5",
+            "parameter 'scales' cannot be '2,5'; accepted: one or more of 2, 3, 4, separated",
+        ),
+        ("reproduce bsrn -p sets=foo", "parameter 'sets' cannot be 'foo'; accepted: set5, "),
+        ("reproduce -p max_images=-1", "parameter 'max_images' cannot be -1; accepted: a whole number from 0 on"),
+        ("reproduce bsrn -p profile=gpu2", r"'profile' is set by the run itself: .*--profile quick\|cpu\|gpu\|paper"),
+        ("sweep bsrn -g scales=2,5", "parameter 'scales' cannot be '5'"),
+        ("sweep bsrn -g scales=2,4 -p repeats=0", "parameter 'repeats' cannot be 0"),
     ],
 )
 def test_a_problem_is_one_line_and_status_one(nsr, arguments, pattern):
     refused(nsr(*arguments.split()), pattern)
     assert list(Path.cwd().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["evaluate", "published", "--model", "bicubic", "--on", ""],
+        ["verify", "--on", ""],
+        ["study", "bsrn", "--plan", "--on", ""],
+        ["train", "bsrn", "--data", ""],
+        ["data", "verify", ""],
+        ["data", "fetch", ""],
+        ["reproduce", ""],
+    ],
+    ids=" ".join,
+)
+def test_an_empty_name_names_nothing(nsr, arguments):
+    Image.fromarray(photo(32, 40, 3)).save("a.png")  # which the empty path of a folder would find
+    refused(nsr(*arguments), "(''|an empty one)")
+    assert [path.name for path in Path.cwd().iterdir()] == ["a.png"]
 
 
 def test_an_error_inside_nsrlib_is_not_hidden(nsr, monkeypatch):
@@ -460,6 +509,27 @@ def test_evaluate_prints_means_and_writes_every_row(nsr, pictures):
     np.testing.assert_allclose(rows["psnr"], [*expected["psnr"]] * 2, rtol=1e-12)
     assert rows["pixels_sha256"].tolist() == [*expected["pixels_sha256"]] * 2
     assert set(zip(rows["protocol"], rows["setting"], strict=True)) == {("v1:y,crop=2", "v1:scale=2")}
+
+
+def test_evaluate_finds_every_set_before_it_measures_one(nsr, pictures):
+    done = nsr("evaluate", "published", "--model", "bicubic", "--on", f"{pictures},sett5", "-s", 2)
+    refused(done, "unknown data set 'sett5': did you mean 'set5'")
+    assert "dB" not in done.out
+
+
+def test_a_set_that_breaks_on_the_way_costs_no_row_of_the_others(nsr, pictures):
+    Path("broken").mkdir()
+    Path("broken/a.png").write_bytes(b"no picture")
+    done = nsr("evaluate", "published", "--model", "bicubic", "--on", f"{pictures},broken", "-s", 2, "--csv", "x.csv")
+    refused(done, r"broken/a\.png")
+    assert done.out.count(" dB, ") == 1
+    assert pd.read_csv("x.csv")["image"].tolist() == ["a", "b"]
+
+
+def test_a_folder_with_a_comma_in_its_name_is_one_set(nsr, pictures):
+    pictures.rename("a, b")
+    done = nsr("evaluate", "published", "--model", "bicubic", "--on", "a, b,./a, b", "-s", 2)
+    assert [line.partition(":")[0] for line in done.out.splitlines()[1:]] == ["a, b", "./a, b"]
 
 
 def test_evaluate_can_print_every_image_of_a_part(nsr, pictures):

@@ -344,11 +344,13 @@ def verify(model: str | None = None, on: Sequence[str] = (), device: str = "auto
         ['bit-equal', 'bit-equal', 'bit-equal']
     """
     kept = stored()
-    for what, wanted in (("model", [model] if model else []), ("set", [key_of(name) or name for name in on])):
+    for what, wanted in (("model", [] if model is None else [model]), ("set", [key_of(name) or name for name in on])):
         if unknown := sorted(set(wanted) - set(kept[what])):
             there = ", ".join(sorted(set(kept[what]))) or "none at all"
             raise ValueError(f"no stored cell of the {what} {unknown[0]!r}; there are: {there}")
         kept = kept[kept[what].isin(wanted)] if wanted else kept
+    if kept.empty:
+        raise ValueError("no cells are stored: there is nothing to measure again")
     for _, rows in kept.groupby(NAME, sort=False):
         yield _check(Cell(*rows[NAME].to_numpy().tolist()[0]), rows, device)
 

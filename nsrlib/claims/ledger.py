@@ -358,6 +358,8 @@ def store(results: str | os.PathLike) -> list[Path]:
     contents = [_read_ledger(path, path.name) for path in sorted(folder.glob("*.json"))]
     if not contents:
         raise ValueError(f"no results in {folder.name}")
+    if alien := [content["profile"] for content in contents if content["profile"] not in PROFILES]:  # it names a file
+        raise ValueError(f"a ledger of profile {alien[0]!r} cannot be stored; there are: {', '.join(PROFILES)}")
     targets = [numbers_of(content["paper"]).results / f"{content['profile']}.json" for content in contents]
     for content, target in zip(contents, targets, strict=True):
         stored = _measured_cells(_read_ledger(target, target.name)) if target.is_file() else set()

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from nsrlib.data.catalogue import names_in
 from nsrlib.runs import grids
 
 TaskScale = Annotated[
@@ -40,5 +41,16 @@ def assignments(pairs: list[str] | None, option: str = "-p") -> dict[str, Any]:
     return values
 
 
-def names(text: str) -> list[str]:
-    return [name for part in text.split(",") if (name := part.strip())]
+def names(text: str, option: str = "--on") -> list[str]:
+    """``set5,set14`` -> both. A folder whose name has a comma stays whole. ValueError: no name is left."""
+    try:
+        return names_in(text)
+    except ValueError as error:
+        raise ValueError(f"{option}: {error}") from None
+
+
+def listed(given: list[str] | None, option: str) -> list[str]:
+    """What a repeatable option was given; none: an empty list. ValueError for an empty name, which names nothing."""
+    if given and not all(name.strip() for name in given):
+        raise ValueError(f"{option} takes the name of a data set or a folder, got an empty one")
+    return given or []

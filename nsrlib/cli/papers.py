@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from nsrlib.cli.options import Device, assignments, names
+from nsrlib.cli import options
+from nsrlib.cli.options import Device, assignments
 from nsrlib.runs import grids
 
 _PROGRAM = __name__.rpartition(".")[0]  # what "python -m" runs
@@ -125,7 +126,8 @@ def scoreboard(
 
     if write:
         return typer.echo("README.md was up to date" if readme.update_readme() else "README.md updated")
-    chosen = [papers.get(paper).name] if paper else [name for name in papers.every() if name in claims.known()]
+    known = [name for name in papers.every() if name in claims.known()]
+    chosen = known if paper is None else [papers.get(paper).name]
     board = claims.scoreboard(chosen)
     if everything:
         return typer.echo(readme.tables_markdown(board) if markdown else readme.tables(board).to_string())
@@ -138,7 +140,7 @@ def scoreboard(
 
 def verify(
     model: Annotated[str | None, typer.Option(help="Only the cells of this network.")] = None,
-    on: Annotated[str, typer.Option(help="Only those of these data sets, separated by commas.")] = "",
+    on: Annotated[str | None, typer.Option(help="Only those of these data sets, separated by commas.")] = None,
     device: Device = "auto",
     store: Annotated[bool, typer.Option(help="Keep what agrees, as of today's code and machine.")] = False,
 ) -> None:
@@ -146,7 +148,7 @@ def verify(
     from nsrlib.claims import cells
 
     checks = []
-    for check in cells.verify(model, names(on), device):
+    for check in cells.verify(model, () if on is None else options.names(on), device):
         typer.echo(check)
         checks.append(check)
     typer.echo(cells.summary(checks))
@@ -170,7 +172,7 @@ def study(
     worktree: Annotated[bool, typer.Option("--worktree", help="Run the code of the last commit.")] = False,
     into: Annotated[Path | None, typer.Option(hidden=True)] = None,
     data: Annotated[list[str] | None, typer.Option("--data", help="Train on these sets instead, repeatable.")] = None,
-    on: Annotated[str, typer.Option(help="Score on these sets instead, separated by commas.")] = "",
+    on: Annotated[str | None, typer.Option(help="Score on these sets instead, separated by commas.")] = None,
 ) -> None:
     """Train a paper's studies; finished runs are not repeated.
 
@@ -182,13 +184,12 @@ def study(
     from nsrlib import papers, statistics
     from nsrlib.papers import evidence
 
-    if store and (data or on or seeds):
+    if store and (data or on is not None or seeds is not None):
         raise ValueError("--store keeps studies as they are; leave out --data, --on and --seeds")
     limit = None if budget is None else evidence.hours(budget)
+    train, test = options.listed(data, "--data") or None, None if on is None else options.names(on)
     folder = (out or Path("runs") / "studies" / f"{paper}-{profile}").absolute()
-    chosen = evidence.Evidence(
-        papers.get(paper), profile, folder, names or (), seeds, data, [s.strip() for s in on.split(",")] if on else None
-    )
+    chosen = evidence.Evidence(papers.get(paper), profile, folder, names or (), seeds, train, test)
     if plan:
         table = chosen.plan(jobs, chosen.costs(typer.echo))
         typer.echo(table.to_string(index=False, float_format=lambda v: f"{v:.3g}"))

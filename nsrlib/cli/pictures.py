@@ -99,7 +99,7 @@ def evaluate(
     """PSNR and SSIM of a network on data sets, upscaling or restoring."""
     import pandas as pd
 
-    from nsrlib import evaluation, metrics
+    from nsrlib import data, evaluation, metrics
     from nsrlib.claims import cells
     from nsrlib.files import whole_file
     from nsrlib.images import Degradation
@@ -123,6 +123,9 @@ def evaluate(
     scale = int(network.scale)  # type: ignore[arg-type]
     chosen = asked or metrics.PRESETS[space or "y"]((0 if task else scale) if crop is None else crop)
     typer.echo(f"{model}{f', {task}' if task else f' x{scale}'}; {chosen} ({chosen.signature})")
+    gray = evaluation.takes_gray(network) if task else None
+    for name in names:  # all are found, or none is measured
+        data.load(name, scale, lr=lr, gray=gray, limit=limit)
     tables = []
     for name in names:
         table = evaluation.evaluate(
@@ -144,11 +147,11 @@ def evaluate(
         origin = table.attrs["origin"]
         typer.echo(f"{name}: {means.psnr:.3f} dB, SSIM {means.ssim:.5f}, {means.seconds:.3f} s/image ({origin})")
         tables.append(table.assign(dataset=name, **{k: table.attrs[k] for k in ("protocol", "setting")}))
-    if csv and tables:
-        with whole_file(csv) as draft:
-            pd.concat(tables).to_csv(draft, index=False)
-    if store:
-        cells.keep(model, weights, tables)
+        if csv:  # after every set: what one of them cannot do costs no row of the others
+            with whole_file(csv) as draft:
+                pd.concat(tables).to_csv(draft, index=False)
+        if store:
+            cells.keep(model, weights, [table])
 
 
 def train(
@@ -183,7 +186,7 @@ def train(
         model,
         scale,
         config=_options(config),
-        data=data or (),
+        data=options.listed(data, "--data"),
         noise=level(noise, "--noise", float),
         jpeg=level(jpeg, "--jpeg", int),
         profile=profile,

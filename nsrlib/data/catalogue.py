@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -25,6 +28,7 @@ from nsrlib.data.download import (
     why_not_here,
 )
 from nsrlib.files import sha256_of
+from nsrlib.pictures import SUFFIXES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,7 +117,25 @@ COMPUTED_LR: dict[str, dict[str, Any]] = {
     "repeat": {"border": "repeat", "round_between": True},
     "mirror": {"border": "mirror", "round_between": True},
 }
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".pnm"}
+UNREAD_SUFFIXES = {
+    *(".avif", ".heic", ".heif", ".jxl", ".exr", ".hdr", ".psd", ".psb", ".xcf", ".svg", ".eps", ".dds", ".ico", ".icns"),
+    *(".qoi", ".pcx", ".sgi", ".pfm", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".pef"),
+} - SUFFIXES
+"""Files that look like pictures to their owner and are not read: a folder that holds some says so."""
+
+HR_FOLDERS = ("HR", "original", "GT", "GTmod12")
+MORE_HR_FOLDERS = ("HR/x{s}", "HQ", "trainH", "high", "target")
+"""Where HR images lie in a user's folder; the second ones only where none lie in the folder itself."""
+
+LR_FOLDERS = (
+    *("LR_bicubic/X{s}", "LRbicx{s}", "LR/x{s}", "LR_x{s}", "LRx{s}", "LQ/x{s}", "LR_unknown/X{s}", "LR_mild/X{s}"),
+    *("LR_bicubic", "LR_mild", "LR", "LQ", "trainL", "low", "input"),
+)
+"""Where LR images lie beside them; the first folder counts that has one for every HR image. ``{s}``: the scale."""
+
+LR_ENDS = ("x{s}", "", "_x{s}", "-x{s}", "x{s}m", "_LR", "_LRx{s}", "_LR_x{s}", "_LQ")
+"""What the name of an LR image has after that of its HR image, which may end in one of these:"""
+HR_ENDS = ("_HR", "_GT", "_HQ")
 
 
 def key_of(name: str) -> str | None:
@@ -255,40 +277,148 @@ def _subfolder(folder: Path, relative: str) -> Path | None:
     return folder
 
 
-def _images_in(folder: Path) -> list[Path]:
-    return sorted(
-        p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != "." and p.is_file()
-    )
+def names_in(text: str, what: str = "data set") -> list[str]:
+    """Names that stand in one text, separated by commas. The longest run of parts that is a folder here stays one name.
 
+    Raises:
+        ValueError: there is no name; ``what`` says of what.
 
-def folder_files(folder: Path, scale: int, lr: str, *, selfexsr: bool = True, flat: bool = True) -> list[ImageFiles]:
-    """Images of a user's folder: SelfExSR's layout, that of BasicSR, or just images. Empty if there are none.
-
-    HR from ``image_SRF_<scale>``, ``HR``, ``original``, ``GT``, ``GTmod12`` or the folder itself, in this order (images
-    cropped to multiples of 12 only if there are no whole ones); LR from ``LRbicx<scale>`` or ``LR_bicubic/X<scale>``.
+    Example:
+        >>> names_in("set5, set14,")
+        ['set5', 'set14']
     """
+    parts, found = text.split(","), []
+    while parts:
+        lengths = range(len(parts), 1, -1)
+        taken = next((n for n in lengths if Path(",".join(parts[:n]).strip()).expanduser().is_dir()), 1)
+        found.append(",".join(parts[:taken]).strip())
+        parts = parts[taken:]
+    if not any(found):
+        raise ValueError(f"{text!r} names no {what}; write one or more, separated by commas")
+    return [name for name in found if name]
+
+
+def in_order(path: Path) -> tuple[str, str]:
+    """Sorts names as people count: ``img2`` before ``img10``."""
+    return re.sub("[0-9]+", lambda digits: digits[0].zfill(40), path.name), path.name
+
+
+def _files_in(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes and p.name[0] != "." and p.is_file())
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return _files_in(folder, SUFFIXES)
+
+
+def unread_in(folder: Path) -> list[str]:
+    """Names of files in a folder that look like pictures and are in none of the formats that are read."""
+    return [path.name for path in sorted(_files_in(folder, UNREAD_SUFFIXES), key=in_order)]
+
+
+def _subfolders(folder: Path, names: Iterable[str], scale: int) -> list[Path]:
+    """Those of the named subfolders that hold images, in the order of the names."""
+    found = [_subfolder(folder, name.format(s=scale)) for name in names]
+    return [f for f in found if f and _images_in(f)]
+
+
+def hr_folder_of(folder: Path, scale: int, *, selfexsr: bool = True, flat: bool = True) -> tuple[Path | None, int]:
+    """Where the HR images of a user's folder lie, None if nowhere; and the number of its ``image_SRF_*``, else 0."""
     srf = _selfexsr_scale(folder.name, scale)
     if scale == 1 and not _subfolder(folder, f"image_SRF_{srf}"):
         srf = 4
-    if selfexsr and (hr_folder := _subfolder(folder, f"image_SRF_{srf}")):
-        lr_end = f"_SRF_{scale}_{'HR' if scale < srf else 'LR'}"
-        lr_folder = _subfolder(folder, f"image_SRF_{scale}")
-        pairs = [(p.stem.removesuffix(f"_SRF_{srf}_HR"), p) for p in _images_in(hr_folder) if p.stem.endswith("_HR")]
-        lr_of = {p.stem.removesuffix(lr_end): p for p in _images_in(lr_folder)} if lr_folder else {}
+    if selfexsr and (found := _subfolder(folder, f"image_SRF_{srf}")):
+        return found, srf
+    names = (*HR_FOLDERS, *([""] if flat else []), *MORE_HR_FOLDERS)
+    return next(iter(_subfolders(folder, names, scale)), None), 0
+
+
+def folder_files(
+    folder: Path, scale: int, lr: str, *, selfexsr: bool = True, flat: bool = True, natural: bool = False
+) -> list[ImageFiles]:
+    """Images of a user's folder: SelfExSR's layout, that of BasicSR and its kin, or just images; empty if none.
+
+    HR images from the first of :data:`HR_FOLDERS`, the folder itself and :data:`MORE_HR_FOLDERS` that has some (images
+    cropped to multiples of 12 only if there are no whole ones); LR images from :data:`LR_FOLDERS`, there or beside a
+    folder of HR images that was given itself, with the ends of :data:`LR_ENDS`. An image bears its file's name without
+    suffix, and with it where two would have one name. ``natural``: in the order of :func:`in_order`, not of characters.
+
+    Raises:
+        ValueError: ``lr="files"``, and an image has no LR file, or several that might be it.
+    """
+    hr_folder, srf = hr_folder_of(folder, scale, selfexsr=selfexsr, flat=flat)
+    images = _images_in(hr_folder) if hr_folder else []
+    images = sorted(images, key=in_order) if natural else images
+    if srf:
+        images = [p for p in images if p.stem.endswith("_HR")]
+        ends = [f"_SRF_{scale}_{'HR' if scale < srf else 'LR'}"]
+        lr_folders = [f for f in [_subfolder(folder, f"image_SRF_{scale}")] if f]
     else:
-        subfolders = ("HR", "original", "GT", "GTmod12")
-        candidates = [_subfolder(folder, name) for name in subfolders] + ([folder] if flat else [])
-        hr_folder = next((c for c in candidates if c and _images_in(c)), None)
-        pairs = [(p.stem, p) for p in _images_in(hr_folder)] if hr_folder else []
-        lr_folders = [_subfolder(folder, name) for name in (f"LRbicx{scale}", f"LR_bicubic/X{scale}")]
-        lr_folders.append(_subfolder(folder.parent, f"{folder.name.removesuffix('_HR')}_LR_bicubic/X{scale}"))
-        lr_of = {p.stem.removesuffix(f"x{scale}"): p for f in lr_folders if f for p in _images_in(f)}
-    if lr == "files" and (without := [name for name, _ in pairs if name not in lr_of]):
+        ends = [end.format(s=scale) for end in LR_ENDS]
+        lr_folders = _lr_folders(folder, scale)
+    stems = [p.stem.removesuffix(f"_SRF_{srf}_HR") for p in images]
+    sharing = Counter(stems)
+    names = [s if sharing[s] == 1 else p.name for s, p in zip(stems, images, strict=True)]
+    if lr != "files":
+        return [ImageFiles(name, str(p)) for name, p in zip(names, images, strict=True)]
+    without = list(names)
+    for lr_folder in lr_folders:
+        files = _lr_files(stems, images, _images_in(lr_folder), ends)
+        missing = [name for name, file in zip(names, files, strict=True) if file is None]
+        if not missing:
+            return [ImageFiles(n, str(p), str(f)) for n, p, f in zip(names, images, files, strict=True)]
+        without = min(without, missing, key=len)
+    if without:
+        where = f"in {', '.join(f.name for f in lr_folders)}" if lr_folders else f"and no folder such as LRbicx{scale}"
         raise ValueError(
-            f"{folder} has no LR file at x{scale} for {len(without)} of {len(pairs)} images, first {without[0]}; "
-            f"computed LR: lr={', '.join(map(repr, COMPUTED_LR))}"
+            f"{folder} has no LR file at x{scale} for {len(without)} of {len(images)} images, first {without[0]}, "
+            f"{where}; computed LR: lr={', '.join(map(repr, COMPUTED_LR))}"
         )
-    return [ImageFiles(name, str(p), str(lr_of[name]) if lr == "files" else None) for name, p in pairs]
+    return []
+
+
+def _lr_folders(folder: Path, scale: int) -> list[Path]:
+    """Folders that may hold the LR images, in the order in which they are tried."""
+    beside = folder.name.removesuffix("_HR")  # DIV2K_valid_LR_bicubic/X2 beside DIV2K_valid_HR
+    found = _subfolders(folder.parent, (f"{beside}_{name}" for name in LR_FOLDERS), scale)
+    found += _subfolders(folder, LR_FOLDERS, scale)
+    if folder.name.lower() in {name.lower() for name in (*HR_FOLDERS, *MORE_HR_FOLDERS)}:
+        found += _subfolders(folder.parent, LR_FOLDERS, scale)  # of trainH or HR itself
+    return found
+
+
+def _lr_files(
+    stems: Sequence[str], images: Sequence[Path], files: Sequence[Path], ends: Sequence[str]
+) -> list[Path | None]:
+    """The LR file of each HR image, None where there is none.
+
+    All images are looked for with the end that most of them have, then with the others. Of several files of one name
+    that counts which has the suffix of the HR image; so it is where several HR images share the name.
+    """
+    found: dict[str, dict[str, list[Path]]] = {end: {} for end in ends}  # end -> name of the HR image -> LR files
+    for end, file in itertools.product(ends, files):
+        if file.stem.lower().endswith(end.lower()):
+            found[end].setdefault(file.stem[: len(file.stem) - len(end)], []).append(file)
+    keys = [[stem, *(stem[: -len(e)] for e in HR_ENDS if stem.lower().endswith(e.lower()))] for stem in stems]
+    order = sorted(ends, key=lambda end: -sum(any(key in found[end] for key in some) for some in keys))
+    sharing, taken = Counter(stems), set()
+    result: list[Path | None] = []
+    for image, stem, some in zip(images, stems, keys, strict=True):
+        fitting = (_same_kind(image, found[end].get(key, []), sharing[stem]) for end in order for key in some)
+        result.append(next((f for f in fitting if f and f not in taken), None))
+        taken.add(result[-1])
+    return result
+
+
+def _same_kind(image: Path, files: Sequence[Path], sharing: int) -> Path | None:
+    """Which of ``files`` belongs to an image whose name ``sharing`` images have."""
+    if len(files) == 1 and sharing == 1:
+        return files[0]
+    same = [f for f in files if f.suffix.lower() == image.suffix.lower()]
+    if len(same) != 1 and files:
+        listed = ", ".join(f.name for f in files)
+        raise ValueError(f"which LR file belongs to {image}: {listed}? Give it the suffix {image.suffix}")
+    return same[0] if same else None
 
 
 def _set_or_weights(name: str) -> str:
@@ -384,7 +514,7 @@ def verify(name: str | None = None) -> pd.DataFrame:
     """
     import pandas as pd
 
-    keys = [_set_or_weights(name)] if name else [*SETS, "weights"]
+    keys = [*SETS, "weights"] if name is None else [_set_or_weights(name)]
     roots, rows = local_roots(), []
     for key in keys:
         for source in _sources_of(key):

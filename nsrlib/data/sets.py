@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, overload
+from typing import Literal, NamedTuple, overload
 
 import numpy as np
 
@@ -23,19 +23,20 @@ from nsrlib.data import used
 from nsrlib.data.catalogue import (
     COMPUTED_LR,
     FROM_SCIKIT_LEARN,
-    IMAGE_SUFFIXES,
     LR_CONVENTIONS,
     SETS,
     ImageFiles,
     Role,
     check_scale,
     folder_files,
+    hr_folder_of,
     key_of,
     locate,
+    unread_in,
 )
 from nsrlib.data.download import DataUnavailable, unknown
 from nsrlib.images import imresize, luma, modcrop
-from nsrlib.pictures import Picture, read_picture
+from nsrlib.pictures import SUFFIXES, Picture, read_picture
 
 Name = str | os.PathLike[str]
 
@@ -43,8 +44,7 @@ _DUPLICATE_IN_T91 = "t65"  # byte-identical to t36
 _BSDS_VAL_FAMILY = ("b100", "bsd68", "bsds_val")
 
 
-@dataclass(frozen=True, eq=False)
-class Pair:
+class Pair(NamedTuple):
     """One image. The arrays are shared with the set that made them: do not write into them."""
 
     name: str
@@ -81,6 +81,9 @@ class _Item:
                 small, large = (f"{file} of {a.shape[0]}x{a.shape[1]}" for file, a in ((lr_file, lr), (hr_file, hr)))
                 raise ValueError(f"{small} does not belong to {large} at scale {self.scale}")
             hr = hr[:h, :w]
+            if not belong(hr, lr):
+                told = f"{lr_file} does not look like {hr_file}: another picture, or turned or mirrored?"
+                warnings.warn(told, stacklevel=2)
         elif self.scale > 1:
             lr = imresize(hr, 1 / self.scale, **COMPUTED_LR[self.convention])
         return Pair(name, lr, np.ascontiguousarray(hr), one_channel or self.gray)
@@ -117,6 +120,34 @@ def _tell(file: str, picture: Picture) -> None:
         if what not in _told:
             _told.add(what)
             warnings.warn(f"{file}: {note} (said once for its folder)", stacklevel=2)
+def belong(hr: np.ndarray, lr: np.ndarray) -> bool:
+    """Whether two pictures, ``uint8`` ``(rH, rW[, 3])`` and ``(H, W[, 3])``, may show the same at two sizes.
+
+    Their means over about 8x8 fields are compared, in which blur, noise, JPEG, a shift of some pixels, another
+    brightness or contrast count for little. False for another picture, and for most that are turned, mirrored, negative
+    or empty. A nearly plain picture may be any other.
+
+    Example:
+        >>> hr, lr = load("embedded", scale=4, limit=1)[0][2:0:-1]
+        >>> belong(hr, lr), belong(hr, lr[::-1, ::-1])
+        (True, False)
+    """
+    r = hr.shape[0] // lr.shape[0]
+    step = max(1, min(lr.shape[:2]) // 64)  # of a large picture a field has pixels enough without most of them
+    shrunk = np.zeros(lr[::step, ::step].shape, np.float32)
+    for row, column in np.ndindex(r, r):
+        shrunk += hr[row :: r * step, column :: r * step]
+    a, b = _fields(lr[::step, ::step]), _fields(shrunk / r**2)
+    alike = float((a * b).sum()) > 0.5 * float((a * a).sum() * (b * b).sum()) ** 0.5
+    return alike or float(np.square(a - b).mean()) < 12**2
+
+
+def _fields(img: np.ndarray) -> np.ndarray:
+    """Means of some 8x8 fields of a picture, less the mean of them all."""
+    side = max(1, min(img.shape[:2]) // 8)
+    h, w = (n // side for n in img.shape[:2])
+    means = img[: h * side, : w * side].reshape(h, side, w, -1).mean((1, 3), dtype=np.float32)
+    return means - means.mean()
 
 
 def _rgb2gray(rgb: np.ndarray) -> np.ndarray:
@@ -138,7 +169,18 @@ def _embedded_photograph(name: str) -> np.ndarray:
 
 @dataclass(eq=False, repr=False)
 class ImageSet(Sequence[Pair]):
-    """Images of one set at one scale, decoded when first asked for and then kept."""
+    """Images of one set at one scale, decoded when first asked for and then kept.
+
+    A ``torch.utils.data.DataLoader`` takes it as it is: a batch is a :class:`Pair` of a list of names and ``uint8``
+    tensors ``(N, H, W, 3)``. It needs a scale, and images of one size or ``batch_size=1``; ``batch_size=None`` gives
+    each :class:`Pair` as it is. :class:`~nsrlib.data.Patches` are what networks are trained on.
+
+    Example:
+        >>> from torch.utils.data import DataLoader
+        >>> batch = next(iter(DataLoader(load("embedded", scale=4))))
+        >>> batch.name, batch.lr.shape
+        (('chelsea',), torch.Size([1, 75, 112, 3]))
+    """
 
     name: str
     scale: int | None
@@ -222,7 +264,8 @@ def load(
     ``paper``         MATLAB's ``imresize`` in double precision, mirrored border, rounded once
     ``repeat``        old MATLAB on ``uint8``: border repeated, rounded between the passes; SelfExSR's files
     ``mirror``        newer MATLAB on ``uint8``: border mirrored, rounded between the passes; SwinIR's files
-    ``files``         the set's own LR files (SelfExSR: x2, x3, x4; Urban100: x2, x4)
+    ``files``         the set's own LR files (SelfExSR: x2, x3, x4; Urban100: x2, x4); one that does not look like
+                      its HR image (:func:`belong`) is named by a warning when it is decoded
     ``files_mirror``  SwinIR's LR files of Set5 (x2, x3, x4, x8; its x8 is not rounded between the passes)
     ================  ===================================================================================
 
@@ -230,8 +273,9 @@ def load(
     images of a SelfExSR set without a scale are those of x2, the least cropped.
 
     Args:
-        name: see ``nsr data list``; case, ``-`` and ``_`` do not matter. Or a folder: SelfExSR's or BasicSR's layout,
-            or images in order of their names.
+        name: see ``nsr data list``; case, ``-`` and ``_`` do not matter. Or a folder: SelfExSR's or BasicSR's layout
+            and their kin (:func:`~nsrlib.data.catalogue.folder_files`), or images; they come as people count, img2
+            before img10. Files that look like pictures and are in no format that is read are named by one warning.
         scale: 2, 3, 4 or 8; any whole number for embedded sets and folders. None or 1: no LR.
         lr: convention of the table above.
         gray: images as ``uint8`` ``(H, W)``, LR made from that. One channel stays as stored; colour becomes MATLAB's
@@ -259,6 +303,8 @@ def load(
         raise ValueError(f"limit must be a positive whole number or None, got {limit!r}")
     if on_error not in ("raise", "skip"):
         raise unknown("on_error", str(on_error), ("raise", "skip"))
+    if not str(name).strip():
+        raise ValueError(f"name must be that of a data set or a folder, got {name!r}")
     key = key_of(name) if isinstance(name, str) else None
     if key is None:
         return _load_folder(name, scale, lr, bool(gray), limit, on_error)
@@ -283,9 +329,14 @@ def _load_folder(name: Name, scale: int | None, lr: str, gray: bool, limit: int 
     ratio = check_scale(str(folder), None, scale, lr)
     if lr == "files_mirror":
         raise ValueError("lr='files_mirror' is for Set5; a folder's own LR files are lr='files'")
-    files = folder_files(folder, ratio, lr if ratio > 1 else "paper")
+    files = folder_files(folder, ratio, lr if ratio > 1 else "paper", natural=True)
+    unread = unread_in(hr_folder_of(folder, ratio)[0] or folder)
+    left_out = f"{len(unread)} of its files are in formats that are not read, first {unread[0]}" if unread else ""
     if not files:
-        raise ValueError(f"{folder} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        read = ", ".join(sorted(SUFFIXES))
+        raise ValueError(f"{folder} has no images ({read}){'; ' if unread else ''}{left_out}")
+    if unread:
+        warnings.warn(f"{folder}: {left_out}", stacklevel=3)
     items = [_Item(file, ratio, lr, gray) for file in files]
     images = ImageSet(folder.resolve().name, scale, "test", "folder", items[:limit], lr=lr)
     if on_error == "raise":

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nsrlib.claims import PROFILES, Numbers
+from nsrlib.papers.parameters import COMMON, Accepts
 from nsrlib.studies import PILOT, Study, StudyResult, load_study
 from nsrlib.training.recipe import Recipe
 
@@ -57,6 +58,7 @@ class Paper(Numbers):
         studies: profile -> the trained studies by name.
         trainings: network (a name of :func:`nsrlib.list_models`) -> how it is trained.
         diagrams: name -> a block diagram, see :func:`drawn_in`.
+        parameters: of the notebook -> what it accepts; one that is not here may be anything of the default's type.
         networks: device -> networks whose speed the paper compares, by label; the first is the measure of the others.
     """
 
@@ -65,6 +67,7 @@ class Paper(Numbers):
     studies: Callable[[str], dict[str, Study]] = lambda profile: {}
     trainings: Mapping[str, Training] = field(default_factory=dict)
     diagrams: Mapping[str, Callable[[], Figure]] = field(default_factory=dict)
+    parameters: Mapping[str, Accepts] = field(default_factory=lambda: COMMON)
     networks: Callable[[Any], dict[str, nn.Module]] | None = None
 
     @property

@@ -18,6 +18,7 @@ from nsrlib import claims, data, plots
 from nsrlib.claims import judged as verdicts
 from nsrlib.claims.registered import check_names, registered
 from nsrlib.data import ImageSet
+from nsrlib.data.catalogue import names_in
 from nsrlib.models import create_model
 from nsrlib.papers.check import Check
 from nsrlib.papers.record import Paper
@@ -190,9 +191,12 @@ class Session:
         return {int(scale): float(value) for scale, value in zip(rows["scale"], rows["value"], strict=True)}
 
     def sets(self, asked: str = "") -> list[str]:
-        """Names of the benchmarks to measure: those asked for, else by the profile; none where they are not at hand."""
+        """Names of the benchmarks to measure: those asked for, else by the profile; none where they are not at hand.
+
+        ValueError for commas without a name.
+        """
         more = [] if self.profile == "quick" else ["b100", "urban100"]
-        names = [name.strip() for name in asked.split(",") if name.strip()] or ["set5", "set14", *more]
+        names = (names_in(asked) if asked else []) or ["set5", "set14", *more]
         return names if self.on_benchmark else []
 
     def need(self, what: str, there: Any) -> bool:

@@ -131,7 +131,9 @@ def reproduce(
     if resume and out is None:
         raise ValueError("resume needs the run folder: out=...")
 
+    # as run.json will give them back
     given = {k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in (parameters or {}).items()}
+    given = {k: list(v) if isinstance(v, tuple) else v for k, v in given.items()}
     run = Run.load(out) if resume and out is not None else None
     if papers is None and run:
         papers = [n.name for n in run.notebooks]

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from nsrlib import papers
 from nsrlib.claims import PROFILES
 from nsrlib.files import one_line, write_text
 from nsrlib.runs.texts import Scrubber, suggest
@@ -116,19 +117,22 @@ def check_parameters(
     """The values that each notebook of ``accepted`` (:func:`known_parameters`) gets, in the types that it takes.
 
     Raises:
-        ValueError: a profile or a name that no notebook knows, or a value of another type than the default.
+        ValueError: a profile or a name that no notebook knows, a value of another type than the default, or one that
+            the paper's :attr:`~nsrlib.papers.Paper.parameters` do not accept.
     """
     if profile not in PROFILES:
         raise ValueError(f"no profile {profile!r}{suggest(profile, PROFILES)}; there are: {', '.join(PROFILES)}")
     names = list(accepted)
-    for own, instead in (("profile", "profile=..."), ("out_dir", "out=...")):
+    own_options = {"profile": f"profile=..., --profile {'|'.join(PROFILES)}", "out_dir": "out=..., --out FOLDER"}
+    for own, instead in own_options.items():
         if own in given:
-            raise ValueError(f"{own!r} is set by the run itself: give {instead}")
+            raise ValueError(f"{own!r} is set by the run itself: give {instead}, not the parameter {given[own]!r}")
     try:
         json.dumps(given)
     except TypeError as error:
         raise ValueError(f"parameters must be numbers, strings, lists or dicts: {error}") from error
 
+    accepts = {name: paper.parameters for name, paper in papers.every().items()}
     checked: dict[str, dict[str, Any]] = {n: {} for n in names}
     for key, value in given.items():
         takers = [n for n in names if key in accepted[n]]
@@ -140,6 +144,8 @@ def check_parameters(
             )
         for name in takers:
             checked[name][key] = _checked(name, key, value, accepted[name][key]["default"])
+            if wrong := accepts.get(name, {}).get(key, lambda value: "")(checked[name][key]):
+                raise ValueError(f"{name}: parameter {key!r} cannot be {checked[name][key]!r}; accepted: {wrong}")
     return {n: {"profile": profile, **checked[n]} for n in names}
 
 
@@ -151,6 +157,8 @@ def _checked(notebook: str, key: str, value: Any, default_source: str) -> Any:
         return value  # an expression: nothing can be told
     if default is None or value is None:
         return value
+    if isinstance(default, str) and isinstance(value, list | tuple) and all(isinstance(v, int | str) for v in value):
+        return ",".join(map(str, value))  # -p scales=2,3, which is a tuple as Python reads it
     if isinstance(default, str) and isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)  # -p scales=2 for a notebook whose default is "2,3,4"
     # bool is an int to isinstance, and a list may stand for a tuple after its way through JSON

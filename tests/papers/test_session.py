@@ -44,6 +44,8 @@ def test_benchmarks_are_those_asked_for_or_the_profiles(session, monkeypatch):
     monkeypatch.setattr(type(session), "on_benchmark", True)
     assert session.sets("b100, mine") == ["b100", "mine"]
     assert session.sets() == ["set5", "set14"]
+    with pytest.raises(ValueError, match="names no data set"):
+        session.sets(",")
     session.profile = "gpu"
     assert session.sets() == ["set5", "set14", "b100", "urban100"]
 

@@ -78,7 +78,7 @@ def test_papers_are_the_notebooks(notebooks):
         ({"papers": "dies", "parameters": {"steps": 1}}, r"no parameter 'steps' in dies; accepted: none"),
         ({"parameters": {"steps": "many"}}, r"good: parameter 'steps' is a int \(default 3\), not a str: 'many'"),
         ({"parameters": {"steps": True}}, r"not a bool: True"),
-        ({"parameters": {"name": [1]}}, r"parameter 'name' is a str"),
+        ({"parameters": {"name": [[1]]}}, r"parameter 'name' is a str"),
         ({"parameters": {"name": {1}}}, r"parameters must be numbers, strings, lists or dicts"),
         ({"parameters": {"out_dir": "x"}}, r"'out_dir' is set by the run itself: give out="),
         ({"jobs": 0}, r"jobs must be at least 1, not 0"),

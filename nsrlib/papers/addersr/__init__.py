@@ -1,6 +1,7 @@
 """AdderSR: super-resolution by additions, its two theorems and its energy."""
 
 from nsrlib.papers.addersr import studies
+from nsrlib.papers.parameters import COMMON, whole
 from nsrlib.papers.record import Paper, Training, drawn_in
 from nsrlib.training.recipe import Recipe
 
@@ -16,5 +17,6 @@ PAPER = Paper(
         "addersr_edsr": Training(Recipe(iterations=300_000, batch=16, patch=48, lr=2e-4, lr_scale=RATE)),
         "addersr_vdsr": Training(Recipe(iterations=300_000, batch=16, patch=41, lr=1e-3, lr_scale=RATE)),
     },
+    parameters={**COMMON, "steps": whole(1)},
     diagrams=drawn_in("nsrlib.papers.addersr.figures", "unit"),
 )

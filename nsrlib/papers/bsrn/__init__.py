@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from nsrlib.papers.bsrn import studies
+from nsrlib.papers.parameters import COMMON, some_of
 from nsrlib.papers.record import Paper, Training, drawn_in
 from nsrlib.training.recipe import Recipe
 
@@ -29,5 +30,6 @@ PAPER = Paper(
         "bsrn_s": Training(Recipe(iterations=1_500_000, batch=256, patch=64, lr=2e-3, lr_min=1e-7)),
     },
     diagrams=drawn_in("nsrlib.papers.bsrn.figures", "network", "esdb", "rfdb", "esa", "cca"),
+    parameters={**COMMON, "scales": some_of((2, 3, 4))},
     networks=_networks,
 )
