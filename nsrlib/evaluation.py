@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from nsrlib import signatures
 from nsrlib.data import DataUnavailable, ImageSet, Pair, load
+from nsrlib.files import one_line
 from nsrlib.images import (
     Degradation,
     degraded,
@@ -40,19 +41,31 @@ Tile = int | Literal["auto"] | None
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """``auto``: CUDA if there is one, else the CPU; anything else as PyTorch understands it.
+    """``auto``: CUDA if there is one, else a Mac's GPU (``mps``), else the CPU; or any name of PyTorch's.
+
+    On ``mps`` there is no float64: ``bicubic`` and whatever else computes in it needs ``device="cpu"``. Large pictures
+    are always cut into tiles there.
+
+    Raises:
+        ValueError: the device is not there, or computes nothing (``meta``).
 
     Example:
         >>> pick_device("cpu")
         device(type='cpu')
     """
+    mps = torch.backends.mps.is_available()
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
+    why = ""
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from None
-    return torch.device(device)
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+        if chosen.type != "meta":
+            return chosen
+    except (RuntimeError, AssertionError) as error:  # only those of CUDA are short, and tell about the driver
+        why = one_line(str(error).splitlines()[0], 120) + "; " if "cuda" in str(device) else ""
+    there = ["auto", "cpu", *(f"cuda:{k}" for k in range(torch.cuda.device_count())), *(["mps"] if mps else [])]
+    raise ValueError(f"device {str(device)!r} cannot be used: {why}there are {', '.join(there)}")
 
 
 @torch.inference_mode()
@@ -185,6 +198,7 @@ def upscale_file(
     tile: Tile = "auto",
     device: str | torch.device = "auto",
     progress: bool = True,
+    force: bool = False,
 ) -> Picture:
     """Upscale an image file. Gray and 16 bits stay so, alpha is kept (bicubic), EXIF orientation is applied.
 
@@ -198,6 +212,8 @@ def upscale_file(
         (20, 24, 3)
     """
     check_target(target)
+    if os.path.exists(target) and (not force or os.path.samefile(source, target)):
+        raise FileExistsError(f"{target} is there already")
     picture = read_picture(source)
     chosen = pick_device(device)
     model = optimise(model, chosen)

@@ -11,6 +11,7 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -111,6 +112,23 @@ def home() -> Path | None:
         return Path.home()
     except RuntimeError:
         return None
+
+
+def borrow_home() -> None:
+    """Let a temporary folder be ``HOME`` where there is none to write to: Jupyter's kernels do not start without.
+
+    So it is for a user number without a name, in a container. The folder is the same every time.
+    """
+    own = home()
+    if own and (os.access(own, os.W_OK) or (own / ".cache").is_dir()):
+        return
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    folder = Path(tempfile.gettempdir()) / f"nsrlib-{user}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if hasattr(os, "getuid") and folder.stat().st_uid != user:
+        folder = Path(tempfile.mkdtemp(prefix="nsrlib-"))
+    os.environ["HOME"] = str(folder)
+    os.environ.setdefault("USER", str(user))  # else getpass asks for the name
 
 
 @contextmanager

@@ -12,7 +12,7 @@ Scale = Annotated[int, typer.Option("--scale", "-s", help="Upscaling factor.")]
 TaskScale = Annotated[
     int | None, typer.Option("--scale", "-s", help="Upscaling factor; default: 4, or 1 with --noise or --jpeg.")
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")]
 
 
 def level(text: str | None, option: str, kind: type) -> Any:

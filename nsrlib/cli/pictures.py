@@ -13,27 +13,37 @@ from nsrlib.cli.options import Device, Scale, TaskScale, assignments, level
 
 
 def upscale(
-    source: Annotated[Path, typer.Argument(help="Any picture: gray, RGBA, 16-bit, large.")],
-    target: Annotated[Path | None, typer.Argument(help="Default: beside the source, as NAME_x4.png.")] = None,
+    sources: Annotated[list[Path], typer.Argument(help="Pictures (gray, RGBA, 16-bit, large) and folders of them.")],
     model: Annotated[str, typer.Option(help="See 'nsr models'.")] = "bsrn",
     scale: Scale = 4,
     weights: Annotated[str, typer.Option(help="'published', 'trained' (small, from here) or a file.")] = "published",
+    out: Annotated[
+        str | None, typer.Option(help="A folder, or a file. Default: beside the source, NAME_x4.png.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace results that are there.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on: leave out pictures whose result is there.")] = False,
     tile: Annotated[int, typer.Option(help="Side of the tiles in input pixels; 0: choose by size.")] = 0,
     device: Device = "auto",
 ) -> None:
-    """Upscale a picture of any size, in tiles."""
-    from nsrlib import evaluation, models
+    """Upscale pictures of any size, in tiles. Nothing that is there is replaced unless you say so.
 
-    if not source.is_file():
-        raise FileNotFoundError(f"no such image: {source}")
-    target = target or evaluation.default_output(source, scale)
+    \b
+    nsr upscale photo.jpg                       beside it, photo_x4.png
+    nsr upscale photo.jpg large.png             into a file that is not there yet
+    nsr upscale *.jpg scans --out large         pictures, and those of a folder, into a folder
+    nsr upscale *.jpg scans --out large --resume    the same once more, after it was stopped
+
+    Of two names the second is a result only if there is no such file: a pattern that matches two pictures harms none.
+    A picture that cannot be read is told at the end, and the others are done; the exit status is 1.
+    """
+    from nsrlib import models
+    from nsrlib.cli import upscaling
+
+    found, place = upscaling.split(sources, out)
     network = models.create_model(model, scale, pretrained=weights == "trained" or weights)
-    progress = sys.stderr.isatty()
-    picture = evaluation.upscale_file(network, source, target, tile=tile or "auto", device=device, progress=progress)
-    for note in picture.notes:
-        typer.echo(f"note: {note}")
-    h, w = picture.rgb.shape[:2]
-    typer.echo(f"{source.name} {w}x{h} -> {target} {w * scale}x{h * scale}")
+    jobs = upscaling.plan(found, place, int(network.scale), force, resume)  # type: ignore[arg-type]
+    if upscaling.run(network, jobs, force=force, tile=tile or "auto", device=device):
+        raise typer.Exit(1)
 
 
 def evaluate(

@@ -137,6 +137,7 @@ def reproduce(
         papers = [n.name for n in run.notebooks]
     chosen = choose(papers, notebooks(notebooks_dir))
     per_notebook = check_parameters(known_parameters(chosen), profile, given)
+    allow_open_files(min(jobs or cores(), len(chosen)))
     folder = run.folder if run else _folder(out, profile)
     with lock(folder, "run"):
         if run is None:
@@ -214,6 +215,24 @@ def stored_seconds(paper: str, profile: str) -> float:
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def allow_open_files(runs: int) -> None:
+    """Let this process and its children open as many files as so many runs at once take: with too few, kernels hang.
+
+    Raises:
+        OSError: the system does not let it.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    need, unlimited = 128 + 16 * runs, resource.RLIM_INFINITY
+    if unlimited != hard < need:
+        raise OSError(f"a process may open {hard} files here, too few for {runs} at once: ulimit -n {need}")
+    if unlimited != soft < need:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (need, hard))
 
 
 def _folder(out: str | Path | None, profile: str) -> Path:

@@ -72,7 +72,7 @@ def sweep(
         ValueError: unknown notebook, profile or parameter, a value of the wrong type, no grid; before anything is run.
         FileExistsError: the folder holds something else, or another sweep is at work in it.
         ImportError: Dask is not installed.
-        OSError: the folder cannot be written, or the scheduler cannot be reached.
+        OSError: the folder cannot be written, the scheduler cannot be reached, or too few files may be open.
         Interrupted: on Ctrl-C, after the workers are stopped and the report is written.
     """
     if workers is not None and workers < 1:
@@ -88,6 +88,8 @@ def sweep(
     if find_spec("distributed") is None:
         raise ImportError("nsr sweep needs Dask: pip install 'nsrlib[sweep]'")
 
+    if not scheduler:
+        batch.allow_open_files(min(workers or batch.cores(), len(planned)))
     folder = Path(out or batch.default_folder() / "sweeps" / f"{paper}-{profile}").resolve()
     bars = Bars(progress, sys.stderr, TimeRemainingColumn())
     with lock(_prepare(folder), "sweep"):

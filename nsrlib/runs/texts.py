@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from nsrlib.files import ROOT, one_line
+from nsrlib.files import ROOT, home, one_line
 
 
 def clock(seconds: float) -> str:
@@ -67,8 +67,8 @@ class Scrubber:
 
     def __init__(self, folder: Path):
         self._names: dict[str, str] = {}
-        for place, short in ((Path.home(), "~"), (ROOT, "."), (folder, ".")):
-            for path in (place, place.resolve()):
+        for place, short in ((home(), "~"), (ROOT, "."), (folder, ".")):
+            for path in (place, place.resolve()) if place else ():
                 if len(path.parts) > 1:
                     self._names[str(path)] = short
         longest_first = "|".join(map(re.escape, sorted(self._names, key=len, reverse=True)))
