@@ -43,8 +43,8 @@ Tile = int | Literal["auto"] | None
 def pick_device(device: str | torch.device = "auto") -> torch.device:
     """``auto``: CUDA if there is one, else a Mac's GPU (``mps``), else the CPU; or any name of PyTorch's.
 
-    On ``mps`` there is no float64: ``bicubic`` and whatever else computes in it needs ``device="cpu"``. Large pictures
-    are always cut into tiles there.
+    A Mac's GPU has no float64: ``bicubic`` runs on the CPU, and where a network or a training asks for float64, or for
+    an operator that PyTorch lacks there, ``device="cpu"`` is the way. Pictures are always cut into tiles.
 
     Raises:
         ValueError: the device is not there, or computes nothing (``meta``).

@@ -27,6 +27,8 @@ def split(words: Sequence[Path], out: str | None) -> tuple[list[Path], str | Non
     """
     sources = list(words)
     if out is None and len(sources) == 2 and sources[0].is_file() and not sources[1].exists():
+        if not sources[1].suffix:
+            raise FileNotFoundError(f"no such image: {sources[1]}; for a new folder: --out {sources[1]}")
         return sources[:1], str(sources[1])
     for source in sources:
         if not source.exists():
@@ -50,29 +52,31 @@ def plan(sources: Sequence[Path], out: str | None, scale: int, force: bool, resu
     """
     if force and resume:
         raise ValueError("--force replaces what is there, --resume keeps it; leave one out")
-    files = [path for source in sources for path in (_pictures_in(source, out) if source.is_dir() else [source])]
+    named = [path for source in sources for path in (_pictures_in(source, out) if source.is_dir() else [source])]
+    own = {_place(path): path for path in named}  # each once
+    files = list(own.values())
     targets = _targets(files, out, scale)
-    taken: dict[str, Path] = {}
-    own = {_real(path): path for path in files}
+    taken: dict[Path, Path] = {}
     for source, target in zip(files, targets, strict=True):
-        if (other := taken.setdefault(_real(target), source)) != source:
+        if (other := taken.setdefault(_place(target), source)) != source:
             raise ValueError(f"{other} and {source} would both become {target}; rename one, or upscale it on its own")
-        if _real(target) in own:
+        if _place(target) in own:
             raise ValueError(f"{target} is itself a source; choose another --out")
         if target.is_dir():
-            raise ValueError(
-                f"cannot write {target}: it is a folder; to write into it, give it as --out {target}{os.sep}"
-            )
+            raise ValueError(f"cannot write {target}: it is a folder")
         if target.exists() and not (force or resume):
             hint = "--force replaces it, --resume leaves it and goes on with the others, --out chooses another place"
             raise FileExistsError(f"{target} is there already; {hint}")
-        if not (resume and target.exists()) and target.parent.is_dir():
-            pictures.check_target(target)
+    if out and targets[0] != Path(out):
+        Path(out).mkdir(parents=True, exist_ok=True)
+    for target in targets:
+        pictures.check_target(target)
     return list(zip(files, targets, strict=True))
 
 
-def _real(path: Path) -> str:
-    return os.path.normcase(path.resolve())
+def _place(path: Path) -> Path:
+    """Equal for what would be replaced together: a link is a place of its own."""
+    return path.parent.resolve() / path.name
 
 
 def _pictures_in(folder: Path, out: str | None) -> list[Path]:
@@ -111,7 +115,6 @@ def run(network: Any, jobs: Sequence[tuple[Path, Path]], *, force: bool, **optio
         typer.echo(f"{target} is there already")
     for number, (source, target) in enumerate(todo, 1):
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
             picture = evaluation.upscale_file(
                 network, source, target, progress=sys.stderr.isatty(), force=force, **options
             )
