@@ -135,6 +135,7 @@ def command(folder: Path, *arguments: object, code: str = "", without: str = "",
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="users are numbers on POSIX only")
 def test_a_user_without_home_and_name_gets_the_run_and_its_report(tmp_path):
     (tmp_path / "site").mkdir()
