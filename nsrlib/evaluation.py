@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from nsrlib import signatures
 from nsrlib.data import DataUnavailable, ImageSet, Pair, load
+from nsrlib.files import one_line
 from nsrlib.images import Degradation, degraded, imresize, luma, pixels_sha256, to_tensor, to_uint8
 from nsrlib.metrics import GRAY, MATLAB_Y, RGB, Protocol, psnr, ssim
 from nsrlib.models import create_model, optimise
@@ -32,19 +33,31 @@ Tile = int | Literal["auto"] | None
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """``auto``: CUDA if there is one, else the CPU; anything else as PyTorch understands it.
+    """``auto``: CUDA if there is one, else a Mac's GPU (``mps``), else the CPU; or any name of PyTorch's.
+
+    A Mac's GPU has no float64: ``bicubic`` runs on the CPU, and where a network or a training asks for float64, or for
+    an operator that PyTorch lacks there, ``device="cpu"`` is the way. Pictures are always cut into tiles.
+
+    Raises:
+        ValueError: the device is not there, or computes nothing (``meta``).
 
     Example:
         >>> pick_device("cpu")
         device(type='cpu')
     """
+    mps = torch.backends.mps.is_available()
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
+    why = ""
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from None
-    return torch.device(device)
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+        if chosen.type != "meta":
+            return chosen
+    except (RuntimeError, AssertionError) as error:  # only those of CUDA are short, and tell about the driver
+        why = one_line(str(error).splitlines()[0], 120) + "; " if "cuda" in str(device) else ""
+    there = ["auto", "cpu", *(f"cuda:{k}" for k in range(torch.cuda.device_count())), *(["mps"] if mps else [])]
+    raise ValueError(f"device {str(device)!r} cannot be used: {why}there are {', '.join(there)}")
 
 
 @torch.inference_mode()

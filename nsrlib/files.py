@@ -1,15 +1,21 @@
-"""Files that are never half written, and where a number comes from: versions, device, commit, hashes."""
+"""Files that are never half written, folders in which one process works, and where a number comes from."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import platform
 import re
+import socket
 import subprocess
+import sys
+import tempfile
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -100,19 +106,120 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def home() -> Path | None:
+    """The user's home; None where there is none, as for a user number without a name in a container."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None
+
+
+def borrow_home() -> None:
+    """Let a temporary folder be ``HOME`` where there is none to write to: Jupyter's kernels do not start without.
+
+    So it is for a user number without a name, in a container. The folder is the same every time.
+    """
+    own = home()
+    if own and (os.access(own, os.W_OK) or (own / ".cache").is_dir()):
+        return
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    folder = Path(tempfile.gettempdir()) / f"nsrlib-{user}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if hasattr(os, "getuid") and folder.stat().st_uid != user:
+        folder = Path(tempfile.mkdtemp(prefix="nsrlib-"))
+    os.environ["HOME"] = str(folder)
+    os.environ.setdefault("USER", str(user))  # else getpass asks for the name
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Errors of the system name the file: a disk that is full does not say for which."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A draft to write to, which takes the place of ``path`` at the end; gone if anything fails.
 
-    Readers see the old file or the new one, never half of it.
+    Readers see the old file or the new one, never half of it. An ``OSError`` names the file.
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        yield draft
-        os.replace(draft, path)
+        with named(path):
+            yield draft
+            os.replace(draft, path)
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _seize(fd: int) -> None:
+        msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+else:
+    import fcntl
+
+    def _seize(fd: int) -> None:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+_HELD = {errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK}
+
+
+@contextmanager
+def lock(folder: Path, what: str) -> Iterator[None]:
+    """Work alone in a folder that is there. The system frees it when this process ends, however that happens.
+
+    A file system that has no locks gets a warning, and the work goes on.
+
+    Args:
+        what: is done in it, a word for file names and messages: ``sweep``. Different words do not exclude each other.
+
+    Raises:
+        FileExistsError: another process is at it; says which.
+
+    Example:
+        >>> with lock(Path("."), "training"), lock(Path("."), "training"):
+        ...     pass
+        Traceback (most recent call last):
+        FileExistsError: another training is at work in . (process ...): wait for it, or choose another folder
+    """
+    path, owner = folder / f"{what}.lock", folder / f".{what}.owner"
+    fd = _open_locked(path, owner, what)
+    try:
+        write_text(owner, f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M}")
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        with suppress(OSError):  # Windows removes no open file
+            path.unlink(missing_ok=True)
+        os.close(fd)
+
+
+def _open_locked(path: Path, owner: Path, what: str) -> int:
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            _seize(fd)
+        except OSError as error:
+            if error.errno in _HELD:
+                os.close(fd)
+                who = owner.read_text(encoding="utf-8") if owner.exists() else "unknown"
+                raise FileExistsError(
+                    f"another {what} is at work in {path.parent} ({who}): wait for it, or choose another folder"
+                ) from None
+            about = f"no locks in {path.parent} ({error.strerror}): see to it that no other {what} works there"
+            warnings.warn(about, stacklevel=5)
+        if os.fstat(fd).st_nlink:
+            return fd
+        os.close(fd)  # whoever held it has removed it since it was opened
 
 
 def write_text(path: Path, text: str) -> None:
@@ -124,7 +231,7 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON, whole or not at all; folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as draft, draft.open("w") as file:
+    with whole_file(path) as draft, draft.open("w", encoding="utf-8") as file:
         json.dump(content, file, indent=1, allow_nan=False, default=_plain)
         file.write("\n")
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import lru_cache
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 import torch
+from command import Done, photo
+from PIL import Image
 
 from nsrlib import create_model
 from nsrlib.data import DataUnavailable, ImageSet, load, weights_path
@@ -96,3 +100,36 @@ def figure_style():
         plots.use_style()
         yield
         plt.close("all")
+
+
+@pytest.fixture
+def nsr(tmp_path, monkeypatch, capsys):
+    """``nsr("evaluate", ...)``: the command in this process, in an empty folder, without data, cache and network."""
+    from nsrlib import cli
+
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.delenv("NSRLIB_DATA", raising=False)
+    monkeypatch.setenv("NSRLIB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("NSRLIB_OFFLINE", "1")
+    for name in ("HOME", "USER"):  # put back at the end, for the command may change them
+        monkeypatch.setenv(name, os.environ.get(name, str(work)))
+
+    def run(*arguments: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["nsr", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        said = capsys.readouterr()
+        return Done(stop.value.code or 0, said.out, said.err)
+
+    return run
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    Image.fromarray(photo(32, 40, 3)).save(folder / "a.png")
+    Image.fromarray(photo(36, 32, 3, seed=1)).save(folder / "b.png")
+    return folder

@@ -5,7 +5,6 @@ The file is long because the command has many verbs, and one way to call them.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -13,12 +12,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from command import Done, photo, refused
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -26,60 +25,10 @@ from nsrlib import claims, cli, evaluation, files, models, papers, runs
 from nsrlib.bench import audit
 from nsrlib.cli.options import assignments
 from nsrlib.data import sources
-from nsrlib.images import imresize
-from nsrlib.pictures import read_picture
 from nsrlib.runs import readme, sweeps
 
 COMMANDS = ["reproduce", "sweep", "report", "scoreboard", "evaluate", "upscale", "models", "train", "study", "bench"]
 COMMANDS += ["data", "verify"]
-
-
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def nsr(tmp_path, monkeypatch, capsys):
-    """``nsr("evaluate", ...)``: the command in this process, in an empty folder, without data, cache and network."""
-    work = tmp_path / "work"
-    work.mkdir()
-    monkeypatch.chdir(work)
-    monkeypatch.delenv("NSRLIB_DATA", raising=False)
-    monkeypatch.setenv("NSRLIB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("NSRLIB_OFFLINE", "1")
-
-    def run(*arguments: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["nsr", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        said = capsys.readouterr()
-        return Done(stop.value.code or 0, said.out, said.err)
-
-    return run
-
-
-def refused(done: Done, pattern: str) -> None:
-    """One line on stderr, exit status 1, no traceback."""
-    assert done.code == 1, done
-    assert re.fullmatch(rf"nsr: .*{pattern}.*\n", done.err), done.err
-    assert "Traceback" not in done.out
-
-
-def photo(*shape: int, seed: int = 0) -> np.ndarray:
-    """A smooth picture, so that bicubic interpolation stays within the range."""
-    coarse = np.random.default_rng(seed).random((4, 5, *shape[2:])) * 0.6 + 0.2
-    return np.round(imresize(coarse, size=shape[:2]) * 255).astype(np.uint8)
-
-
-@pytest.fixture
-def pictures(tmp_path) -> Path:
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    Image.fromarray(photo(32, 40, 3)).save(folder / "a.png")
-    Image.fromarray(photo(36, 32, 3, seed=1)).save(folder / "b.png")
-    return folder
 
 
 # --- help and usage ---------------------------------------------------------------------------------------------------
@@ -198,7 +147,7 @@ def test_wrong_usage_has_status_two(nsr, arguments):
         ("evaluate nowhere.pth --model bsrn", r"no such weights file: nowhere\.pth"),
         ("evaluate published --model rfdn --scale 2", "no published weights for rfdn x2"),
         ("upscale nowhere.png --model bicubic", r"no such image: nowhere\.png"),
-        ("upscale . --model bicubic", "no such image: "),
+        ("upscale . --model bicubic", r"no pictures in \. \(.*\.png.*\); to write there: --out \."),
         ("bench kernals", "nsr bench takes 'models', 'kernels' or 'all', got 'kernals'"),
         ("bench all", "nsr bench all needs --out, a folder"),
         ("study bsrn --store --data t91", "--store keeps studies as they are; leave out --data, --on and --seeds"),
@@ -296,31 +245,6 @@ def test_an_error_inside_nsrlib_is_not_hidden(nsr, monkeypatch):
     monkeypatch.setattr(models, "list_models", broken)
     with pytest.raises(ZeroDivisionError):
         nsr("models")
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "said"),
-    [
-        (KeyboardInterrupt(), 130, ""),
-        (MemoryError(), 1, "nsr: not enough memory; try a smaller --tile\n"),
-        (RuntimeError("CUDA out of memory. Tried to\nallocate"), 1, "nsr: not enough memory; try a smaller --tile\n"),
-        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), 1,
-         "nsr: not enough memory; try a smaller --tile\n"),
-        (OSError(errno.ENOSPC, "No space left on device"), 1, "nsr: No space left on device\n"),
-        (PermissionError(errno.EACCES, "Permission denied", "x.png"), 1, "nsr: Permission denied: x.png\n"),
-        (ValueError("two\n  lines"), 1, "nsr: two lines\n"),
-        (ValueError(), 1, "nsr: ValueError\n"),
-    ],
-    ids=lambda value: f"{type(value).__name__} {str(value)[:9]}" if isinstance(value, BaseException) else "",
-)  # fmt: skip
-def test_what_goes_wrong_on_the_way_gives_one_line_and_a_status(nsr, pictures, monkeypatch, error, code, said):
-    def fail(*_, **__):
-        raise error
-
-    monkeypatch.setattr(evaluation, "upscaled_bands", fail)
-    done = nsr("upscale", pictures / "a.png", pictures / "out.png", "--model", "bicubic")
-    assert (done.code, done.err.replace("\nnsr", "nsr")) == (code, said)
-    assert sorted(p.name for p in pictures.iterdir()) == ["a.png", "b.png"]
 
 
 @pytest.mark.parametrize("message", ["shapes do not match", "CUDA error: an illegal memory access was encountered"])
@@ -557,114 +481,6 @@ def test_evaluate_takes_the_protocol_of_a_table(nsr, pictures):
     without_times = [re.sub(r"[\d.]+ s/image", "", done.out) for done in (by_options, by_signature)]
     assert without_times[0] == without_times[1]
     assert "crop 0 px" in nsr(*command, "--protocol", "y").out
-
-
-# --- upscale ----------------------------------------------------------------------------------------------------------
-
-
-def nearly(a: np.ndarray, b: np.ndarray) -> bool:
-    """Equal but for ties of the rounding."""
-    return a.shape == b.shape and np.abs(a.astype(int) - b).max() <= 1 and (a != b).mean() < 0.01
-
-
-@pytest.mark.parametrize("channels", [1, 3, 4], ids=["gray", "RGB", "RGBA"])
-def test_upscale_keeps_the_channels(nsr, tmp_path, channels):
-    x = photo(20, 26, channels) if channels > 1 else photo(20, 26)
-    Image.fromarray(x).save("in.png")
-    done = nsr("upscale", "in.png", "out.png", "--model", "bicubic", "--scale", 2, "--device", "cpu")
-    assert done == Done(0, "in.png 26x20 -> out.png 52x40\n", "")
-    y = np.asarray(Image.open("out.png"))
-    assert nearly(y, np.round(imresize(x.astype(np.float64), 2)))
-    assert sorted(p.name for p in Path.cwd().iterdir()) == ["in.png", "out.png"]
-
-
-def test_upscale_turns_a_picture_upright(nsr):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    x = photo(20, 26, 3)
-    Image.fromarray(x).save("in.png", exif=exif)
-    done = nsr("upscale", "in.png", "out.png", "--model", "bicubic", "--scale", 2)
-    assert done.out == "in.png 20x26 -> out.png 40x52\n"
-    y = np.round(read_picture("out.png").rgb * 255)
-    assert nearly(y, np.round(imresize(np.rot90(x, -1).astype(np.float64), 2)))
-
-
-def test_upscale_writes_beside_the_source_by_default(nsr, pictures):
-    done = nsr("upscale", pictures / "a.png", "--model", "bicubic", "--scale", 3)
-    assert done.code == 0
-    assert Image.open(pictures / "a_x3.png").size == (120, 96)
-
-
-def test_upscale_in_tiles_gives_the_same_and_no_bar_in_a_log(nsr, pictures):
-    Image.fromarray(photo(80, 90, 3)).save("in.png")
-    whole = nsr("upscale", "in.png", "whole.png", "--model", "bicubic", "--scale", 2)
-    tiles = nsr("upscale", "in.png", "tiles.png", "--model", "bicubic", "--scale", 2, "--tile", 32)
-    assert whole.err == tiles.err == ""
-    assert nearly(np.asarray(Image.open("tiles.png")), np.asarray(Image.open("whole.png")).astype(int))
-
-
-def test_upscale_says_what_could_not_be_kept(nsr):
-    frames = [Image.fromarray(photo(16, 16, 3, seed=k)) for k in range(2)]
-    frames[0].save("in.gif", save_all=True, append_images=frames[1:])
-    done = nsr("upscale", "in.gif", "out.png", "--model", "bicubic", "--scale", 2)
-    assert done.out.startswith("note: only the first of 2 frames was read\n")
-
-
-@pytest.mark.parametrize(
-    ("target", "pattern"),
-    [
-        ("nowhere/out.png", "no such folder: nowhere"),
-        ("out.xyz", r"out\.xyz: pictures are not written as '\.xyz'"),
-        ("out", "out: pictures are not written as 'files without a suffix'"),
-        ("folder.png", r"cannot write folder\.png"),
-    ],
-)
-def test_upscale_to_an_impossible_target_leaves_nothing(nsr, target, pattern):
-    Image.fromarray(photo(16, 16, 3)).save("in.png")
-    Path("folder.png").mkdir()
-    refused(nsr("upscale", "in.png", target, "--model", "bicubic"), pattern)
-    assert sorted(p.name for p in Path.cwd().iterdir()) == ["folder.png", "in.png"]
-    assert list(Path("folder.png").iterdir()) == []
-
-
-def test_upscale_into_a_folder_that_cannot_be_written_does_no_work(nsr, pictures, monkeypatch):
-    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
-    monkeypatch.setattr(evaluation, "upscaled_bands", None)
-    done = nsr("upscale", pictures / "a.png", pictures / "out.png", "--model", "bicubic")
-    refused(done, f"no permission to write in {re.escape(str(pictures))}")
-
-
-@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() == 0, reason="root may write everywhere")
-def test_upscale_into_a_read_only_folder_is_refused(nsr, pictures):
-    pictures.chmod(0o500)
-    try:
-        refused(nsr("upscale", pictures / "a.png", pictures / "out.png", "--model", "bicubic"), "no permission")
-    finally:
-        pictures.chmod(0o700)
-
-
-@pytest.mark.parametrize("share", [0.0, 0.2, 0.9])
-def test_upscale_of_a_truncated_picture_leaves_nothing(nsr, pictures, share):
-    whole = (pictures / "a.png").read_bytes()
-    Path("in.png").write_bytes(whole[: int(len(whole) * share)])
-    refused(nsr("upscale", "in.png", "--model", "bicubic"), r"cannot decode in\.png: ")
-    assert [p.name for p in Path.cwd().iterdir()] == ["in.png"]
-
-
-@pytest.mark.parametrize("old", [True, False], ids=["over an old file", "new"])
-def test_a_disk_that_fills_up_leaves_no_half_picture(nsr, pictures, monkeypatch, old):
-    if old:
-        Path("out.png").write_bytes(b"precious")
-
-    def save(self, path, **_):
-        Path(path).write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Image.Image, "save", save)
-    done = nsr("upscale", pictures / "a.png", "out.png", "--model", "bicubic")
-    assert (done.code, done.err) == (1, "nsr: cannot write out.png: No space left on device\n")
-    assert [p.name for p in Path.cwd().iterdir()] == (["out.png"] if old else [])
-    assert not old or Path("out.png").read_bytes() == b"precious"
 
 
 # --- data, models, bench, scoreboard ----------------------------------------------------------------------------------

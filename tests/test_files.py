@@ -1,11 +1,13 @@
-"""What a number's origin says, on any machine. Writing JSON is tested where ledgers are."""
+"""What a number's origin says, on any machine; one process in a folder. Writing JSON is tested where ledgers are."""
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import re
 import subprocess
+import sys
 from importlib import metadata
 
 import pytest
@@ -94,3 +96,70 @@ def test_a_file_that_fails_halfway_leaves_the_old_one(tmp_path):
     with pytest.raises(UnicodeEncodeError):
         files.write_text(tmp_path / "a", "half \ud800")
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "old"}
+
+
+# --- one process in a folder ------------------------------------------------------------------------------------------
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from nsrlib.files import lock
+with lock(Path(sys.argv[1]), "training"):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that has the lock of ``tmp_path``."""
+    process = subprocess.Popen([sys.executable, "-c", HOLDS, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_the_second_process_in_a_folder_is_told_who_is_there(tmp_path, holder):
+    pattern = (
+        rf"^another training is at work in {re.escape(str(tmp_path))} \(process {holder.pid} on .* since 20.*\): wait"
+    )
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(FileExistsError, match=pattern), files.lock(tmp_path, "training"):
+        pytest.fail("two processes in one folder")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    with files.lock(tmp_path, "report"):  # another kind of work
+        pass
+
+
+def test_a_killed_process_does_not_block_its_folder(tmp_path, holder):
+    holder.kill()
+    holder.wait()
+    with files.lock(tmp_path, "training"):
+        assert f"process {os.getpid()} on " in (tmp_path / ".training.owner").read_text()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_ends_with_an_error_inside(tmp_path):
+    with pytest.raises(ZeroDivisionError), files.lock(tmp_path, "run"):
+        raise ZeroDivisionError
+    with files.lock(tmp_path, "run"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP], ids=errno.errorcode.get)
+def test_a_file_system_without_locks_is_told_and_the_work_goes_on(tmp_path, monkeypatch, number):
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*_):
+        raise OSError(number, "cannot lock")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with (
+        pytest.warns(UserWarning, match=rf"no locks in {tmp_path} \(cannot lock\): see to it that no other run works"),
+        files.lock(tmp_path, "run"),
+    ):
+        (tmp_path / "result").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["result"]

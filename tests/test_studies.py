@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 
 from nsrlib import studies
+from nsrlib.files import lock
 from nsrlib.studies import Job, Run, Study, StudyError, StudyResult, duration, load_study, merged, run_all
 
 IMAGES = {"set5": ["baby", "bird"], "set14": ["zebra"]}
@@ -491,3 +492,20 @@ def test_the_usual_task_trains_and_scores_and_repeats_itself(tmp_path):
     assert json.loads((tmp_path / "0" / "recipe.json").read_text())["seed"] == 0
     again = studies.train_and_score(seed=0, out=str(tmp_path / "0"), **settings)
     assert again == first  # of its checkpoint, the seconds included
+
+
+def test_a_study_that_another_process_works_on_is_refused_and_another_one_is_not(tmp_path):
+    one, other = Study("one", {"a": {}}, task=task, seeds=[0]), Study("other", {"a": {}}, task=task, seeds=[0])
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+    CALLS.clear()
+    with lock(tmp_path / "one", "study"):
+        with pytest.raises(
+            FileExistsError, match=r"another study is at work in .*one \(process \d+ on .*\): wait for it"
+        ):
+            run_all([Job(other, tmp_path / "other"), Job(one, tmp_path / "one")], progress=False)
+        assert CALLS == []
+        run_all([Job(other, tmp_path / "other")], progress=False)
+    run_all([Job(one, tmp_path / "one")], progress=False)
+    assert len(CALLS) == 2
+    assert [path.suffix for path in (tmp_path / "one").iterdir()] == [".json"]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import sys
+import warnings
 from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
-from nsrlib.cli import inventory, papers, pictures
+from nsrlib.cli import inventory, papers, pictures, problems
+from nsrlib.files import borrow_home, one_line
 
 
 class _Grouped(TyperGroup):
@@ -62,26 +65,25 @@ for _commands in _GROUPS.values():
 
 def main() -> None:
     """Run the command; a problem the user can solve becomes one line and exit status 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a console that lacks a letter shows its number
+            stream.reconfigure(errors="backslashreplace")
+    plain = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {one_line(str(message), 1000)}\n"
     try:
+        borrow_home()
         app()
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:  # FloatingPointError: a loss is not finite
-        _stop(_one_line(error))
-    except (MemoryError, RuntimeError) as error:
-        # PyTorch's allocators raise RuntimeError: "out of memory" on a GPU, "can't allocate memory" on the CPU
-        said = ("out of memory", "allocate memory")
-        if not isinstance(error, MemoryError) and not any(words in str(error) for words in said):
-            raise
-        _stop("not enough memory; try a smaller --tile")
     except KeyboardInterrupt:
         _stop("interrupted", 130)
+    except Exception as error:
+        line = problems.line_of(error, sys.argv[1] if len(sys.argv) > 1 else "")
+        if line is None:
+            raise
+        _stop(line)
+    finally:
+        warnings.formatwarning = plain
 
 
 def _stop(message: str, status: int = 1) -> NoReturn:
     typer.secho(f"nsr: {message}", fg="red", err=True)
     sys.exit(status)
-
-
-def _one_line(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    return " ".join(str(error).split()) or type(error).__name__

@@ -16,7 +16,7 @@ TaskScale = Annotated[
     ),
 ]
 Config = Annotated[list[str] | None, typer.Option("-c", help="name=value, an option of the network; repeatable.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")]
 
 
 def level(text: str | None, option: str, kind: type) -> Any:

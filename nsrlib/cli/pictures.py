@@ -45,8 +45,7 @@ def _network(
 
 
 def upscale(
-    source: Annotated[Path, typer.Argument(help="Any picture: gray, RGBA, 16-bit, large.")],
-    target: Annotated[Path | None, typer.Argument(help="Default: beside the source, as NAME_x4.png.")] = None,
+    sources: Annotated[list[Path], typer.Argument(help="Pictures (gray, RGBA, 16-bit, large) and folders of them.")],
     model: Annotated[
         str | None, typer.Option(help="See 'nsr models'; default: the network of the weights file, else bsrn.")
     ] = None,
@@ -55,23 +54,32 @@ def upscale(
     ] = None,
     weights: Annotated[str, typer.Option(help="'published', 'trained' (small, from here) or a file.")] = "published",
     config: Config = None,
+    out: Annotated[
+        str | None, typer.Option(help="A folder, or a file. Default: beside the source, NAME_x4.png.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace results that are there.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on: leave out pictures whose result is there.")] = False,
     tile: Annotated[int, typer.Option(help="Side of the tiles in input pixels; 0: choose by size.")] = 0,
     device: Device = "auto",
 ) -> None:
-    """Upscale a picture of any size, in tiles."""
-    from nsrlib import evaluation
+    """Upscale pictures of any size, in tiles. Nothing that is there is replaced unless you say so.
 
-    if not source.is_file():
-        raise FileNotFoundError(f"no such image: {source}")
+    \b
+    nsr upscale photo.jpg                       beside it, photo_x4.png
+    nsr upscale photo.jpg large.png             into a file that is not there yet
+    nsr upscale *.jpg scans --out large         pictures, and those of a folder, into a folder
+    nsr upscale *.jpg scans --out large --resume    the same once more, after it was stopped
+
+    Of two names the second is a result only if there is no such file: a pattern that matches two pictures harms none.
+    A picture that cannot be read is told at the end, and the others are done; the exit status is 1.
+    """
+    from nsrlib.cli import upscaling
+
+    found, place = upscaling.split(sources, out)
     _, network = _network(weights, model, scale, config, default="bsrn")
-    scale = int(network.scale)  # type: ignore[arg-type]
-    target = target or evaluation.default_output(source, scale)
-    progress = sys.stderr.isatty()
-    picture = evaluation.upscale_file(network, source, target, tile=tile or "auto", device=device, progress=progress)
-    for note in picture.notes:
-        typer.echo(f"note: {note}")
-    h, w = picture.levels.shape[:2]
-    typer.echo(f"{source.name} {w}x{h} -> {target} {w * scale}x{h * scale}")
+    jobs = upscaling.plan(found, place, int(network.scale), force, resume)  # type: ignore[arg-type]
+    if upscaling.run(network, jobs, force=force, tile=tile or "auto", device=device):
+        raise typer.Exit(1)
 
 
 def evaluate(

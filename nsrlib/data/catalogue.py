@@ -118,8 +118,9 @@ COMPUTED_LR: dict[str, dict[str, Any]] = {
     "mirror": {"border": "mirror", "round_between": True},
 }
 UNREAD_SUFFIXES = {
-    *(".avif", ".heic", ".heif", ".jxl", ".exr", ".hdr", ".psd", ".psb", ".xcf", ".svg", ".eps", ".dds", ".ico", ".icns"),
-    *(".qoi", ".pcx", ".sgi", ".pfm", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".pef"),
+    *(".avif", ".heic", ".heif", ".jxl", ".exr", ".hdr", ".psd", ".psb", ".xcf", ".svg", ".eps", ".dds", ".ico"),
+    *(".icns", ".qoi", ".pcx", ".sgi", ".pfm", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2"),
+    ".pef",
 } - SUFFIXES
 """Files that look like pictures to their owner and are not read: a folder that holds some says so."""
 

@@ -120,6 +120,8 @@ def _tell(file: str, picture: Picture) -> None:
         if what not in _told:
             _told.add(what)
             warnings.warn(f"{file}: {note} (said once for its folder)", stacklevel=2)
+
+
 def belong(hr: np.ndarray, lr: np.ndarray) -> bool:
     """Whether two pictures, ``uint8`` ``(rH, rW[, 3])`` and ``(H, W[, 3])``, may show the same at two sizes.
 

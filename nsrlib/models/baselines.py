@@ -41,7 +41,8 @@ class Bicubic(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(x, "bicubic", x.shape[1], self.min_size)
-        return imresize(x.double(), self.scale).to(x.dtype)
+        there = x.cpu() if x.device.type == "mps" else x  # a Mac's GPU has no float64
+        return imresize(there.double(), self.scale).to(x)
 
 
 class NonLocalMeans(nn.Module):

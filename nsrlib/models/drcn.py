@@ -368,7 +368,7 @@ class FastDRCN(nn.Module):
             raise ValueError(f"FastDRCN takes a DRCN with {kind}")
         self.channels, self.features, self.recursions = model.channels, model.features, model.recursions
         self.skip, self.last_relu, self.halo = model.skip, model.last_relu, model.halo
-        self.w: list[float] = model.weights.detach().double().tolist()
+        self.w: list[float] = model.weights.detach().cpu().double().tolist()
         self.total = math.fsum(self.w)
         layers = (model.embed0, model.embed1, model.recur[0], model.recon0[0], model.recon1[0])
         self.embed0, self.embed1, self.recur, self.recon0, self.recon1 = (

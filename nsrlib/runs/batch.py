@@ -16,6 +16,7 @@ It can be moved or published: names of this machine's folders are cut out of wha
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -37,7 +38,7 @@ from typing import Any
 
 from nsrlib import papers
 from nsrlib.claims import COMMAND
-from nsrlib.files import ROOT, commit, versions
+from nsrlib.files import ROOT, commit, lock, versions
 from nsrlib.runs import pages
 from nsrlib.runs.grids import as_text, literal
 from nsrlib.runs.notebooks import check_parameters, known_parameters
@@ -120,7 +121,7 @@ def reproduce(
 
     Raises:
         ValueError: unknown paper, profile or parameter, or a parameter of the wrong type, before anything is run.
-        FileExistsError: ``out`` is not empty, and this is not a resumption.
+        FileExistsError: ``out`` is not empty, and this is not a resumption; or another run is at work in it.
         OSError: ``out`` cannot be written.
         Interrupted: on Ctrl-C, after the kernels are stopped and ``run.json`` is written.
     """
@@ -139,40 +140,42 @@ def reproduce(
         papers = [n.name for n in run.notebooks]
     chosen = choose(papers, notebooks(notebooks_dir))
     per_notebook = check_parameters(known_parameters(chosen), profile, given)
-    if run is None:
-        run = Run(_new_folder(out, profile), profile, [], parameters=given)
-    elif (run.profile, run.parameters) != (profile, map_strings(given, Scrubber(run.folder).paths)):
-        raise ValueError(
-            f"{short_path(run.folder)} was run with profile {run.profile!r} and parameters {run.parameters}, "
-            f"not {profile!r} and {given}; use a new folder"
-        )
-    run.status, run.about = "running", about(["reproduce", *chosen], profile, given)
-    known = {n.name for n in run.notebooks}
-    run.notebooks += [NotebookRun(name) for name in chosen if name not in known]
-    done = {n.name for n in run.notebooks if n.status == "ok" and (run.folder / f"notebooks/{n.name}.ipynb").exists()}
-    todo = [n for n in run.notebooks if n.name in chosen and n.name not in done]
-    todo.sort(key=lambda n: (stored_seconds(n.name, profile), chosen[n.name].stat().st_size), reverse=True)
-
-    jobs = min(jobs or cores(), max(1, len(todo)))
-    started, already = time.monotonic(), run.seconds
-    if notebooks_dir is None:
-        chosen |= {n.name: ready(chosen[n.name], run.folder / "sources") for n in todo}
-    orders = {
-        name: {"notebook": str(path), "parameters": per_notebook[name], "timeout": timeout, "page": pages}
-        for name, path in chosen.items()
-    }
-    run.save()
-    interrupted = False
-    try:
-        with Bars(progress, sys.stderr) as bars:
-            execute(run, todo, orders, jobs, bars)
-    except KeyboardInterrupt:
-        interrupted = True
-    run.status = "interrupted" if interrupted else "finished" if run.ok else "failed"
-    run.seconds = round(already + time.monotonic() - started, 1)
-    run.save()
-    if pages:
-        report(run.folder)
+    allow_open_files(min(jobs or cores(), len(chosen)))
+    folder = run.folder if run else _folder(out, profile)
+    with lock(folder, "run"):
+        if run is None:
+            run = Run(_laid_out(folder), profile, [], parameters=given)
+        else:
+            run = Run.load(folder)  # once more: until now another process may have been at it
+            if (run.profile, run.parameters) != (profile, map_strings(given, Scrubber(folder).paths)):
+                raise ValueError(
+                    f"{short_path(folder)} was run with profile {run.profile!r} and parameters {run.parameters}, "
+                    f"not {profile!r} and {given}; use a new folder"
+                )
+        run.status, run.about = "running", about(["reproduce", *chosen], profile, given)
+        known = {n.name for n in run.notebooks}
+        run.notebooks += [NotebookRun(name) for name in chosen if name not in known]
+        done = {n.name for n in run.notebooks if n.status == "ok" and (folder / f"notebooks/{n.name}.ipynb").exists()}
+        todo = [n for n in run.notebooks if n.name in chosen and n.name not in done]
+        todo.sort(key=lambda n: (stored_seconds(n.name, profile), chosen[n.name].stat().st_size), reverse=True)
+        if notebooks_dir is None:
+            chosen |= {n.name: ready(chosen[n.name], folder / "sources") for n in todo}
+        orders = {
+            name: {"notebook": str(path), "parameters": per_notebook[name], "timeout": timeout, "page": pages}
+            for name, path in chosen.items()
+        }
+        started, already, interrupted = time.monotonic(), run.seconds, False
+        run.save()
+        try:
+            with Bars(progress, sys.stderr) as bars:
+                execute(run, todo, orders, min(jobs or cores(), max(1, len(todo))), bars)
+        except KeyboardInterrupt:
+            interrupted = True
+        run.status = "interrupted" if interrupted else "finished" if run.ok else "failed"
+        run.seconds = round(already + time.monotonic() - started, 1)
+        run.save()
+        if pages:
+            report(folder)
     if interrupted:
         raise Interrupted(run)
     return run
@@ -218,9 +221,46 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _new_folder(out: str | Path | None, profile: str) -> Path:
-    folder = Path(out or default_folder() / f"{datetime.now():%Y%m%d-%H%M%S}-{profile}").resolve()
-    if folder.is_dir() and any(folder.iterdir()):
+def allow_open_files(runs: int) -> None:
+    """Let this process and its children open as many files as so many runs at once take: with too few, kernels hang.
+
+    Raises:
+        OSError: the system does not let it.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    need, unlimited = 128 + 16 * runs, resource.RLIM_INFINITY
+    if unlimited != hard < need:
+        raise OSError(f"a process may open {hard} files here, too few for {runs} at once: ulimit -n {need}")
+    if unlimited != soft < need:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (need, hard))
+
+
+def _folder(out: str | Path | None, profile: str) -> Path:
+    """The folder of a new run; by default one that was not there, also where several runs begin in one second."""
+    if out:
+        return make_folder(Path(out).resolve(), ".")
+    place = make_folder(default_folder().resolve(), ".")
+    name = f"{datetime.now():%Y%m%d-%H%M%S}-{profile}"
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(place / name for name in names if _made(place / name))
+
+
+def _made(folder: Path) -> bool:
+    """Make a folder, unless it is there."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    return True
+
+
+def _laid_out(folder: Path) -> Path:
+    """A locked folder with its parts. FileExistsError if something else is in it."""
+    if {path.name for path in folder.iterdir()} - {"run.lock", ".run.owner"}:
         raise FileExistsError(f"{short_path(folder)} is not empty: choose another folder, or resume the run in it")
     return make_folder(folder, "notebooks", "results", "logs")
 

@@ -16,26 +16,22 @@ the profile, so the same command goes on where it was stopped, and a larger grid
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 import json
 import os
 import re
 import shutil
-import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import filelock
 from rich.progress import TimeRemainingColumn
 
-from nsrlib.files import sha256_of, write_text
+from nsrlib.files import lock, sha256_of
 from nsrlib.runs import batch, cluster, sweep_pages
 from nsrlib.runs.grids import as_text, read_grid
 from nsrlib.runs.notebooks import check_parameters, digest, known_parameters
@@ -76,7 +72,7 @@ def sweep(
         ValueError: unknown notebook, profile or parameter, a value of the wrong type, no grid; before anything is run.
         FileExistsError: the folder holds something else, or another sweep is at work in it.
         ImportError: Dask is not installed.
-        OSError: the folder cannot be written, or the scheduler cannot be reached.
+        OSError: the folder cannot be written, the scheduler cannot be reached, or too few files may be open.
         Interrupted: on Ctrl-C, after the workers are stopped and the report is written.
     """
     if workers is not None and workers < 1:
@@ -92,9 +88,11 @@ def sweep(
     if find_spec("distributed") is None:
         raise ImportError("nsr sweep needs Dask: pip install 'nsrlib[sweep]'")
 
+    if not scheduler:
+        batch.allow_open_files(min(workers or batch.cores(), len(planned)))
     folder = Path(out or batch.default_folder() / "sweeps" / f"{paper}-{profile}").resolve()
     bars = Bars(progress, sys.stderr, TimeRemainingColumn())
-    with _only_one(_prepare(folder)):
+    with lock(_prepare(folder), "sweep"):
         about = batch.about(_words(paper, grid or {}, points), profile, parameters or {})
         this = Sweep(folder, paper, profile, planned, about=about | {"notebook_sha256": sha256})
         _set_damaged_aside(this, bars)
@@ -166,31 +164,9 @@ def _words(paper: str, grid: Mapping[str, Sequence[Any]], points: object) -> lis
 def _prepare(folder: Path) -> Path:
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     # a sweep that ended before it had planned anything leaves no more than these
-    if "sweep.json" not in there and there - {"runs", "attempts", "sweep.lock"}:
+    if "sweep.json" not in there and there - {"runs", "attempts", "sweep.lock", ".sweep.owner"}:
         raise FileExistsError(f"{short_path(folder)} is not empty and no sweep: choose another folder")
     return batch.make_folder(folder, "runs", "attempts")
-
-
-@contextlib.contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; the system frees it when this process ends, however that happens."""
-    lock = filelock.FileLock(folder / "sweep.lock", timeout=0)
-    owner = folder / ".sweep.owner"
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        who = owner.read_text(encoding="utf-8") if owner.exists() else "unknown"
-        raise FileExistsError(
-            f"another sweep is at work in {short_path(folder)} ({who}): wait for it, or choose another --out"
-        ) from None
-    except NotImplementedError as error:
-        raise OSError(f"the file system of {short_path(folder)} has no locks; choose another --out") from error
-    try:
-        write_text(owner, f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M}")
-        yield
-    finally:
-        owner.unlink(missing_ok=True)
-        lock.release()
 
 
 def _set_damaged_aside(this: Sweep, bars: Bars) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from nsrlib.files import ROOT, one_line, write_text
+from nsrlib.files import ROOT, home, one_line, write_text
 
 
 def clock(seconds: float) -> str:
@@ -71,8 +71,8 @@ def _places(folder: Path) -> Iterator[tuple[str | Path, str]]:
         yield sys.prefix, "venv"
     for name in ("NSRLIB_CACHE", "NSRLIB_DATA"):
         yield from ((place, name) for place in os.environ.get(name, "").split(os.pathsep) if os.path.isabs(place))
-    with contextlib.suppress(RuntimeError):  # there may be none
-        yield Path.home(), "~"
+    if place := home():
+        yield place, "~"
     yield from ((ROOT, "."), (folder, "."))
 
 

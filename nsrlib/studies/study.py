@@ -14,13 +14,14 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
-from nsrlib.files import ROOT, code_commit, device_name, versions, write_json
+from nsrlib.files import ROOT, code_commit, device_name, lock, versions, write_json
 from nsrlib.statistics import MIN_SEEDS
 from nsrlib.studies.results import StudyResult, collected, rows_of
 from nsrlib.studies.task import train_and_score
@@ -198,11 +199,27 @@ def run_all(
     Raises:
         StudyError: runs failed; the others are finished and kept, and the message names each.
         ValueError: ``jobs`` is below 1; the budget is too short for a single run.
+        FileExistsError: another process works on one of the studies in the same folder.
     """
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, not {jobs}")
     for job in jobs_of_studies:
         job.folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as locks:
+        for folder in {job.folder for job in jobs_of_studies}:
+            locks.enter_context(lock(folder, "study"))
+        return _run_all(jobs_of_studies, jobs, seconds, budget, finished, progress, code)
+
+
+def _run_all(
+    jobs_of_studies: Sequence[Job],
+    jobs: int,
+    seconds: Callable[[Study, Run], float] | None,
+    budget: float | None,
+    finished: Callable[[Job, Run], None],
+    progress: bool | None,
+    code: Path,
+) -> list[Place]:
     todo = [(k, run) for k, job in enumerate(jobs_of_studies) for run in job.todo()]
     todo.sort(key=lambda place: jobs_of_studies[place[0]].study.rank(place[1], jobs_of_studies[place[0]].first))
     clock = _Clock(jobs_of_studies, seconds, budget)

@@ -8,15 +8,15 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 import torch
 from torch import nn
 
-from nsrlib.files import commit, whole_file, write_json
+from nsrlib.files import commit, lock, named, whole_file, write_json
 from nsrlib.training.state import State
 
 
@@ -41,6 +41,13 @@ class RunFolder:
     ) -> None:
         self.path, self.resume = Path(path), resume
         self.checkpoint_seconds, self.metadata = checkpoint_seconds, dict(metadata or {})
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Make the folder, and let no other process train in it meanwhile, see :func:`nsrlib.files.lock`."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with lock(self.path, "training"):
+            yield
 
     def checkpoints(self) -> list[Path]:
         """The newest last."""
@@ -92,7 +99,7 @@ class Journal:
         folder.clear()
         about = state.settings | {"data": state.data.sha256} | folder.metadata
         write_json(folder.path / "recipe.json", about)
-        self.log = (folder.path / "log.txt").open("a")
+        self.log = (folder.path / "log.txt").open("a", encoding="utf-8")
         self.say(f"{f'resumed at step {state.step}' if state.step else 'started'}: {state.recipe}")
         with suppress(ImportError):
             from torch.utils.tensorboard import SummaryWriter
@@ -106,8 +113,9 @@ class Journal:
 
     def say(self, sentence: str) -> None:
         if self.log is not None:
-            self.log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {sentence}\n")
-            self.log.flush()
+            with named(Path(self.log.name)):
+                self.log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {sentence}\n")
+                self.log.flush()
 
     def write(self, row: Mapping[str, float]) -> None:
         """A row of the history, in the log and for TensorBoard."""

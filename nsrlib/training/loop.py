@@ -14,7 +14,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -96,6 +96,7 @@ def fit(
 
     Raises:
         ValueError: patch or batch do not fit; a checkpoint made with another recipe, other data or another network.
+        FileExistsError: another process trains in the folder.
         FloatingPointError: the loss or a weight is NaN or infinite; tells the step, the loss and the last good
             checkpoint, which is never one of these.
         KeyboardInterrupt, SystemExit: on Ctrl-C and SIGTERM, after a checkpoint has been written.
@@ -110,8 +111,10 @@ def fit(
         raise ValueError("the schedule 'plateau' needs validate_every, got 0")
     folder = RunFolder(out) if isinstance(out, str | os.PathLike) else out
     hooks, log_every = hooks or Hooks(), log_every or max(1, recipe.iterations // 200)
-    with joined(device) as processes:
+    with joined(device) as processes, ExitStack() as locks:
         processes.share(recipe.batch)  # or an error, before anything is moved or written
+        if folder and processes.first:
+            locks.enter_context(folder.alone())
         data, chosen = data.to(processes.device), ""
         if is_open(recipe) and folder and folder.resume:
             recipe = processes.told_by_first(decided(recipe, folder.path / "recipe.json") if processes.first else None)

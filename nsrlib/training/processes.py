@@ -51,7 +51,7 @@ class Processes:
         if self.count > 1:
             values = values.clone()
             torch.distributed.all_reduce(values)
-        return values.double().cpu() / self.count
+        return values.cpu().double() / self.count  # in this order: a Mac's GPU has no float64
 
     def largest(self, numbers: Sequence[float]) -> list[float]:
         """The largest of each number over all processes."""

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -297,6 +298,48 @@ def test_resuming_a_damaged_run_is_refused(notebooks, copy):
     (copy / "run.json").write_text('{"notebooks": [')
     with pytest.raises(ValueError, match=r"run.json in .* is damaged: JSONDecodeError"):
         reproduce(out=copy, resume=True, notebooks_dir=notebooks)
+
+
+def pretended(run, todo, *_):
+    """In place of ``batch.execute``: every notebook has ended well."""
+    for notebook in todo:
+        notebook.status = "ok"
+        (run.folder / "notebooks" / f"{notebook.name}.ipynb").write_text("{}")
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_two_runs_in_one_folder_are_refused_and_the_first_goes_on(notebooks, tmp_path, monkeypatch, resume):
+    options = {"out": tmp_path / "run", "progress": False, "pages": False, "notebooks_dir": notebooks}
+    asked = []
+
+    def execute(run, todo, *rest):
+        asked.append([notebook.name for notebook in todo])
+        with pytest.raises(FileExistsError, match=r"another run is at work in .*run \(process \d+ on .*\): wait"):
+            reproduce("good", resume=resume, **options)
+        pretended(run, todo)
+
+    monkeypatch.setattr(batch, "execute", execute)
+    assert reproduce("good", **options).ok
+    assert asked == [["good"]]
+    monkeypatch.setattr(batch, "execute", pretended)
+    assert reproduce("good", resume=True, **options).ok  # the folder is free
+    assert not list((tmp_path / "run").glob("*lock"))
+
+
+def test_runs_that_begin_in_one_second_have_folders_of_their_own(notebooks, tmp_path, monkeypatch):
+    class Clock(batch.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2026, 1, 2, 3, 4, 5, tzinfo=tz)
+
+    monkeypatch.setattr(batch, "datetime", Clock)
+    monkeypatch.setattr(batch, "default_folder", lambda: tmp_path / "runs")
+    monkeypatch.setattr(batch, "execute", pretended)
+    with ThreadPoolExecutor(6) as pool:
+        options = {"progress": False, "pages": False, "notebooks_dir": notebooks}
+        ended = [pool.submit(reproduce, "good", **options) for _ in range(6)]
+        folders = sorted(future.result().folder.name for future in ended)
+    assert folders == ["20260102-030405-quick", *(f"20260102-030405-quick-{k}" for k in range(2, 7))]
 
 
 @pytest.mark.slow

@@ -244,3 +244,19 @@ def test_resuming_something_else_names_what_differs(tmp_path):
         with pytest.raises(ValueError, match=message):
             fit(**{"model": tiny(), "data": DATA, "recipe": COMPLETE, "out": tmp_path, "progress": False, **change})
     assert sorted((p.name, p.stat().st_mtime_ns) for p in tmp_path.iterdir()) == before
+
+
+def test_a_second_training_in_a_folder_is_refused_and_the_first_goes_on(tmp_path):
+    said = []
+
+    def another(model, step):
+        if step == 3:
+            with pytest.raises(FileExistsError, match=r"another training is at work in .* \(process \d+ on ") as stop:
+                fit(tiny(1), DATA, SHORT.replace(lr=0.5), out=tmp_path, progress=False)
+            said.append(stop)
+
+    result = fit(tiny(), DATA, SHORT, hooks=Hooks(after_step=another), out=tmp_path, progress=False)
+    assert len(said) == 1
+    assert result.steps == 12
+    assert json.loads((tmp_path / "recipe.json").read_text())["lr"] == SHORT.lr
+    assert not [path.name for path in tmp_path.iterdir() if "lock" in path.name or "owner" in path.name]
