@@ -59,7 +59,8 @@ def levels_of(img: np.ndarray | Tensor, name: str = "img", *, output: bool = Fal
         return 255
     if torch.compiler.is_compiling() or 0 in img.shape:
         return 1
-    low, high = (img.min(), img.max()) if isinstance(img, np.ndarray) else torch.stack(img.detach().aminmax()).tolist()
+    ends = np.array([img.min(), img.max()]) if isinstance(img, np.ndarray) else torch.stack(img.detach().aminmax())
+    low, high = ends.tolist()
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(f"{name} holds NaN or infinite values" + ("; are the weights sound?" if output else ""))
     far = max(-low, high)
@@ -247,7 +248,7 @@ def _factors(scale: Any) -> list[float]:
     pair = scale.tolist() if isinstance(scale, np.ndarray) else scale
     pair = list(pair) if isinstance(pair, Sequence) else [pair, pair]
     numbers = all(isinstance(f, (int, float, np.integer, np.floating)) and not isinstance(f, bool) for f in pair)
-    if len(pair) != 2 or not numbers or not np.isfinite(pair).all():
+    if len(pair) != 2 or not numbers or not all(map(math.isfinite, pair)):
         raise ValueError(f"scale must be a finite factor or two of them (vertical, horizontal), got {scale!r}")
     return [float(f) for f in pair]
 
