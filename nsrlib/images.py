@@ -64,7 +64,7 @@ def levels_of(img: np.ndarray | Tensor, name: str = "img", *, output: bool = Fal
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(f"{name} holds NaN or infinite values" + ("; are the weights sound?" if output else ""))
     far = max(-low, high)
-    whole = far > 1 and not (img % 1).any()
+    whole = far > 1 and low % 1 == high % 1 == 0 and not (img % 1).any()  # the ends first: it is slow
     unlearnt = output and (low < -high / 2 or high > DEEP)
     if whole or (far > FARTHEST and not unlearnt):
         cause = "levels of 0..255? Divide by 255, or give uint8"
