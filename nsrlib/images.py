@@ -493,7 +493,9 @@ def to_uint8(x: Tensor) -> np.ndarray:
         (8, 4, 5, 3)
     """
     if not isinstance(x, Tensor) or x.ndim not in (3, 4):
-        raise ValueError(f"x must be a tensor (C, H, W) or (N, C, H, W), got {type(x).__name__} {np.shape(x)}")
+        raise ValueError(
+            f"x must be a tensor (C, H, W) or (N, C, H, W), got {type(x).__name__} {tuple(getattr(x, 'shape', ()))}"
+        )
     levels_of(x, "the picture", output=True)
     x = x[0] if x.ndim == 4 and len(x) == 1 else x
     planes = quantise(x).movedim(-3, -1).contiguous().cpu().numpy()
