@@ -487,6 +487,13 @@ def test_to_uint8_clips_and_rounds_half_to_even():
     assert to_uint8(x).tolist() == [[0, 255, 0, 2, 2]]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_sixteen_bits_are_rounded_once_on_the_way_to_levels(dtype):
+    x = torch.arange(2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+    x = x[x <= 1].view(1, 1, -1)  # every number from 0 to 1
+    np.testing.assert_array_equal(to_uint8(x)[0], (x[0, 0].double() * 255).round().numpy())
+
+
 def test_to_tensor_refuses_what_is_no_picture():
     for wrong in (levels(4), levels(1, 3, 4, 4)):
         with pytest.raises(ValueError, match=r"img must have shape \(H, W\) or \(H, W, C\), got"):
