@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nsrlib import signatures
-from nsrlib.images import LumaRounding, luma
+from nsrlib.images import LumaRounding, levels_of, plain_luma, quantise
 
 
 @dataclass(frozen=True)
@@ -118,32 +118,34 @@ PRESETS: dict[str, Callable[[int], Protocol]] = {"y": MATLAB_Y, "selfexsr": SELF
 def planes(img: np.ndarray | Tensor, protocol: Protocol) -> Tensor:
     """What is compared: float64 ``(N, C, H, W)`` in grey levels, converted and cropped as ``protocol`` says.
 
-    ``img``: ``uint8``, or float in [0, 1]; numpy ``(H, W[, C])``, or tensor ``([N, ]C, H, W)``; C is 1 or 3.
+    ``img``: ``uint8``, or float in [0, 1]; numpy ``(H, W[, C])``, or tensor ``([N, ]C, H, W)``; C is 1 or 3. Another
+    range or type is refused: :func:`nsrlib.images.levels_of`.
 
     Example:
         >>> planes(np.full((6, 6, 3), 255, np.uint8), MATLAB_Y(crop=2))[0, 0]
         tensor([[235., 235.],
                 [235., 235.]], dtype=torch.float64)
     """
+    levels_of(img)
+    return _planes(img, protocol)
+
+
+def _planes(img: np.ndarray | Tensor, protocol: Protocol) -> Tensor:
     if isinstance(img, np.ndarray):
         if img.ndim not in (2, 3):
             raise ValueError(f"a picture must have shape (H, W) or (H, W, C), got {img.shape}")
-        x = torch.from_numpy(np.array(np.atleast_3d(img), order="C")).permute(2, 0, 1)[None]
+        native = np.array(np.atleast_3d(img), img.dtype.newbyteorder("="), order="C")
+        x = torch.from_numpy(native).permute(2, 0, 1)[None]
     else:
         if img.ndim not in (3, 4):
             raise ValueError(f"a tensor must have shape (C, H, W) or (N, C, H, W), got {tuple(img.shape)}")
         x = img.detach() if img.ndim == 4 else img.detach()[None]
-    if x.dtype != torch.uint8 and not x.is_floating_point():
-        raise TypeError(f"pictures are uint8 or float in [0, 1], got {x.dtype}")
-    if x.is_floating_point() and not x.isfinite().all():
-        raise ValueError("the picture holds NaN or infinite values")
     channels = x.shape[1]
     if channels not in (1, 3):
         raise ValueError(f"pictures have 1 or 3 channels, got {channels}")
-    if x.is_floating_point() and protocol.quantise:
-        x = x.clamp(0, 1).mul(255).round().to(torch.uint8)
+    x = quantise(x) if protocol.quantise else x
     if protocol.space == "y" and not (channels == 1 and protocol.gray_as_is):
-        x = luma(x if channels == 3 else x.expand(-1, 3, -1, -1), protocol.luma_rounding)[:, None]
+        x = plain_luma(x if channels == 3 else x.expand(-1, 3, -1, -1), protocol.luma_rounding)[:, None]
     else:
         if protocol.space == "gray" and channels == 3:
             raise ValueError("protocol.space is 'gray' but the picture has 3 channels; use 'y' or 'rgb'")
@@ -156,21 +158,26 @@ def planes(img: np.ndarray | Tensor, protocol: Protocol) -> Tensor:
 
 
 def _pair(a: np.ndarray | Tensor, b: np.ndarray | Tensor, protocol: Protocol) -> tuple[Tensor, Tensor, bool]:
+    levels_of(a, "a"), levels_of(b, "b")
     if tuple(a.shape) != tuple(b.shape):
         raise ValueError(f"pictures differ in shape: {tuple(a.shape)} and {tuple(b.shape)}")
     if isinstance(a, np.ndarray) != isinstance(b, np.ndarray):
         raise TypeError(f"compare two arrays or two tensors, got {type(a).__name__} and {type(b).__name__}")
     batched = isinstance(a, Tensor) and a.ndim == 4
-    return planes(a, protocol), planes(b, protocol), batched
+    return _planes(a, protocol), _planes(b, protocol), batched
 
 
 def psnr(a: np.ndarray | Tensor, b: np.ndarray | Tensor, protocol: Protocol | None = None) -> float | Tensor:
     """Peak signal-to-noise ratio in dB, ``10 log10(255^2 / mse)``, in float64.
 
     Args:
-        a, b: pictures of equal shape, ``uint8`` or float in [0, 1]: numpy ``(H, W[, C])`` or tensor ``(C, H, W)`` -> a
-            float, inf for equal pictures; tensor ``(N, C, H, W)`` -> float64 ``(N,)`` on the same device.
+        a, b: pictures of equal shape, each ``uint8`` or float in [0, 1] for itself: numpy ``(H, W[, C])`` or tensor
+            ``(C, H, W)`` -> a float, inf for equal pictures; tensor ``(N, C, H, W)`` -> float64 ``(N,)`` on the same
+            device.
         protocol: default :func:`MATLAB_Y` without crop.
+
+    Raises:
+        TypeError, ValueError: another range, type or shape; :func:`nsrlib.images.levels_of` says what can be told.
 
     Example:
         >>> from skimage.data import astronaut

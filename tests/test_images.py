@@ -240,6 +240,26 @@ def test_size_means_the_factor_of_each_side():
     np.testing.assert_array_equal(imresize(x, size=(12, 20)), x)
 
 
+def test_sizes_and_factors_may_be_numbers_of_numpy():
+    x = noise(12, 20)
+    for scale in (np.float32(0.5), np.array(0.5), np.array([0.5, 0.5]), [0.5, np.float64(0.5)]):
+        np.testing.assert_array_equal(imresize(x, scale), imresize(x, 0.5))
+    np.testing.assert_array_equal(imresize(x, np.array([2, 3])), imresize(x, (2, 3)))
+    for size in (np.array([6, 30]), [np.int64(6), 30], torch.Size([6, 30])):
+        np.testing.assert_array_equal(imresize(x, size=size), imresize(x, size=(6, 30)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_sixteen_bits_are_resized_in_float32_and_rounded_once(dtype):
+    x = torch.from_numpy(noise(2, 3, 20, 18)).to(dtype)
+    for scale in (0.25, 2):
+        y = imresize(x, scale)
+        assert y.dtype == dtype
+        assert torch.equal(y, imresize(x.float(), scale).to(dtype))
+    y = imresize(x[0, 0].float().numpy().astype(np.float16), 2)
+    assert y.dtype == np.float16
+
+
 def test_arrays_of_any_stride_are_read_right():
     x = noise(14, 10, 3)
     np.testing.assert_array_equal(imresize(x[::-1, ::2], 2), imresize(np.ascontiguousarray(x[::-1, ::2]), 2))
@@ -268,10 +288,21 @@ def test_the_input_of_imresize_is_not_changed():
         ((noise(4, 4), float("nan")), {}, ValueError, "finite factor .* got nan"),
         ((noise(4, 4), float("inf")), {}, ValueError, "finite factor .* got inf"),
         ((noise(0, 4), 2), {}, ValueError, r"img is empty: shape \(0, 4\)"),
-        ((np.zeros((4, 4), np.int64), 2), {}, TypeError, "uint8 or floating point, got torch.int64"),
-        ((noise(4), 2), {}, ValueError, r"\(H, W\) or \(H, W, C\), got ndarray \(4,\)"),
-        ((noise(1, 3, 4, 4), 2), {}, ValueError, r"got ndarray \(1, 3, 4, 4\)"),
-        (([[1.0]], 2), {}, ValueError, "got list None"),
+        ((np.zeros((4, 4), np.int64), 2), {}, TypeError, r"img must be uint8 .* or float .*, got int64: convert"),
+        ((noise(4), 2), {}, ValueError, r"\(H, W\) or \(H, W, C\), got \(4,\)"),
+        ((noise(1, 3, 4, 4), 2), {}, ValueError, r"got \(1, 3, 4, 4\)"),
+        (([[1.0]], 2), {}, TypeError, "got list: give a numpy array or a tensor"),
+        ((noise(4, 4),), {"size": (20.9, 20.9)}, ValueError, r"two whole numbers .*, got \(20.9, 20.9\)"),
+        ((noise(4, 4),), {"size": (8.0, 8)}, ValueError, r"two whole numbers .*, got \(8.0, 8\)"),
+        ((noise(4, 4),), {"size": (True, 8)}, ValueError, r"two whole numbers .*, got \(True, 8\)"),
+        ((noise(4, 4),), {"size": (8, 8, 3)}, ValueError, r"two whole numbers .*, got \(8, 8, 3\)"),
+        ((noise(4, 4),), {"size": 8}, ValueError, r"two whole numbers \(height, width\), got 8"),
+        ((noise(4, 4), True), {}, ValueError, "finite factor .* got True"),
+        ((noise(4, 4), (2, False)), {}, ValueError, r"finite factor .* got \(2, False\)"),
+        ((noise(4, 4), np.array([True, True])), {}, ValueError, r"finite factor .* got array\(\[ True"),
+        ((noise(4, 4), np.ones(3)), {}, ValueError, r"finite factor .* got array\(\[1., 1., 1.\]\)"),
+        ((noise(4, 4), "23"), {}, ValueError, "finite factor .* got '23'"),
+        ((noise(4, 4), 2j), {}, ValueError, "finite factor .* got 2j"),
         ((torch.zeros(4), 2), {}, ValueError, r"shape \(..., H, W\), got \(4,\)"),
     ],
     ids=lambda v: v if isinstance(v, str) else "",
@@ -391,8 +422,10 @@ def test_another_seed_gives_other_noise_and_none_is_none():
     x = noise(16, 16)
     assert (add_noise(x, 25, 0) != add_noise(x, 25, 1)).all()
     np.testing.assert_array_equal(add_noise(x, 0, 3), x)
-    with pytest.raises(ValueError, match="sigma must not be negative, got -1"):
+    with pytest.raises(ValueError, match="sigma must be finite and not negative, got -1"):
         add_noise(x, -1, 0)
+    with pytest.raises(ValueError, match="sigma must be finite and not negative, got nan"):
+        add_noise(x, math.nan, 0)
 
 
 def test_noise_has_the_asked_spread_and_is_not_clipped():
@@ -424,10 +457,12 @@ def test_jpeg_halves_the_resolution_of_colour():
 
 
 def test_jpeg_says_what_is_wrong():
-    with pytest.raises(TypeError, match="img must be uint8, got float64"):
+    with pytest.raises(
+        TypeError, match=r"img must be a uint8 array .*, got ndarray of float64: .* np.round\(img \* 255\)"
+    ):
         jpeg(noise(8, 8), 50)
-    for quality in (0, 101):
-        with pytest.raises(ValueError, match=f"quality must be in 1..100, got {quality}"):
+    for quality in (0, 101, True, 50.5):
+        with pytest.raises(ValueError, match=f"quality must be a whole quality from 1 to 100, got {quality}"):
             jpeg(levels(8, 8), quality)
     for shape in [(8, 8, 4), (8, 8, 1), (8,)]:
         with pytest.raises(ValueError, match=r"img must have shape \(H, W\) or \(H, W, 3\), got"):
@@ -452,10 +487,39 @@ def test_to_uint8_clips_and_rounds_half_to_even():
     assert to_uint8(x).tolist() == [[0, 255, 0, 2, 2]]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_sixteen_bits_are_rounded_once_on_the_way_to_levels(dtype):
+    x = torch.arange(2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+    x = x[x <= 1].view(1, 1, -1)  # every number from 0 to 1
+    np.testing.assert_array_equal(to_uint8(x)[0], (x[0, 0].double() * 255).round().numpy())
+
+
 def test_to_tensor_refuses_what_is_no_picture():
-    for wrong in (noise(4, 4), levels(4), levels(1, 3, 4, 4)):
-        with pytest.raises(ValueError, match=r"img must be uint8 \(H, W\) or \(H, W, C\), got"):
+    for wrong in (levels(4), levels(1, 3, 4, 4)):
+        with pytest.raises(ValueError, match=r"img must have shape \(H, W\) or \(H, W, C\), got"):
             to_tensor(wrong)
+    for wrong, what in (
+        (noise(4, 4), "ndarray of float64"),
+        (torch.zeros(4, 4, dtype=torch.uint8), "Tensor of torch.u"),
+    ):
+        with pytest.raises(TypeError, match=rf"img must be a uint8 array \(0..255\), got {what}"):
+            to_tensor(wrong)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_batch_of_tensors_becomes_a_batch_of_pictures(channels):
+    batch = levels(4, 5, 6, channels)
+    x = torch.from_numpy(batch).permute(0, 3, 1, 2)
+    expected = batch if channels == 3 else batch[..., 0]
+    for n in (2, 4):
+        for some in (x[:n], x[:n].double() / 255):
+            np.testing.assert_array_equal(to_uint8(some), expected[:n])
+    np.testing.assert_array_equal(to_uint8(x[:1].float() / 255), expected[0])
+    for wrong in (x[0, 0], x[None], batch):
+        with pytest.raises(
+            ValueError, match=r"x must be a tensor \(C, H, W\) or \(N, C, H, W\), got (Tensor|ndarray) \("
+        ):
+            to_uint8(wrong)
 
 
 def test_arrays_of_any_stride_and_read_only_arrays_become_tensors(recwarn):

@@ -239,7 +239,7 @@ def test_metrics_carry_no_gradient_and_leave_their_input_alone():
         (levels(20, 20, 2), levels(20, 20, 2), None, ValueError, "pictures have 1 or 3 channels, got 2"),
         (levels(1, 3, 20, 20), levels(1, 3, 20, 20), None, ValueError, r"\(H, W, C\), got \(1, 3, 20, 20\)"),
         (torch.zeros(20, 20), torch.zeros(20, 20), None, ValueError, r"\(C, H, W\) or \(N, C, H, W\), got \(20, 20\)"),
-        (np.zeros((20, 20), int), np.zeros((20, 20), int), None, TypeError, "uint8 or float .*, got torch.int64"),
+        (np.zeros((20, 20), int), np.zeros((20, 20), int), None, TypeError, "a must be uint8 .*, got int64: convert"),
         (levels(20, 20, 3), levels(20, 20, 3), GRAY(), ValueError, "'gray' but the picture has 3 channels"),
         (levels(20, 20), levels(20, 20), GRAY(10), ValueError, "cropping 10 pixels .* leaves nothing of a 20x20"),
     ],

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nsrlib.images import imresize, luma
+from nsrlib.images import imresize, plain_luma
 from nsrlib.layers import ESA, DistillationBlock, WeightNormConv2d, check_input, conv_layer
 
 Layer = Callable[[int, int], nn.Module]
@@ -216,7 +216,7 @@ def upscaled_luma(x: Tensor, name: str, scale: int, min_size: int) -> tuple[Tens
     colour = x.shape[1:2] == (3,)
     check_input(x, name, 3 if colour else 1, min_size)
     up = x if scale == 1 else imresize(x.to(torch.promote_types(x.dtype, torch.float32)), scale).to(x.dtype)
-    return up, (luma(up)[:, None] / 255).to(x.dtype) if colour else up
+    return up, (plain_luma(up)[:, None] / 255).to(x.dtype) if colour else up
 
 
 class LumaResidual(nn.Module):
