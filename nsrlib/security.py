@@ -9,9 +9,10 @@ that you would not run as a script.
 * **Pictures, data sets, LR and HR files**: Pillow with one list of formats (`nsrlib.pictures.FORMATS`). The content
   decides, not the name, and PostScript is in no list. A limit of pixels holds for all but a file that you name to
   `nsr upscale`. An error names the file, and `--skip-broken` goes on.
-* **Weights and checkpoints**: safetensors, or `torch.load(weights_only=True)`, which runs nothing
-  (`nsrlib.models.weights`). Layout, type, finiteness, and size against the file are checked before the first tensor
-  of a network changes.
+* **Weights**: safetensors, or PyTorch's files by a reader that follows the pickle's instructions without calling
+  anything that it names (`nsrlib.models.checkpoints`). What a file claims is compared with its size before memory is
+  made for it. Layout, type and finiteness are checked before the first tensor of a network changes.
+* **Checkpoints of trainings**: `torch.load(weights_only=True)`.
 * **TensorFlow's checkpoint**: a reader without TensorFlow (`nsrlib.papers.drcn.jiny`). An index has at most 256 KiB, a
   data file 32 MiB; no byte is read twice, keys are bounded by the index, checksums are compared.
 * **Downloads**: `http` and `https` only, never from `https` to `http`, from addresses that `data/sources.csv` pins to
