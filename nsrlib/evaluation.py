@@ -6,7 +6,7 @@ import copy
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from nsrlib import signatures
-from nsrlib.data import DataUnavailable, ImageSet, Pair, load
+from nsrlib.data import ImageSet, Pair, load
 from nsrlib.files import one_line
 from nsrlib.images import Degradation, degraded, imresize, luma, pixels_sha256, to_tensor, to_uint8
 from nsrlib.metrics import GRAY, MATLAB_Y, RGB, Protocol, psnr, ssim
@@ -418,46 +418,6 @@ def _input(
         raise ValueError(f"{missing}: take a network that upscales by 2 or more, or give noise or jpeg")
     x = to_tensor(pair.lr, device)
     return x if x.shape[1] == 3 else x.expand(-1, 3, -1, -1)
-
-
-def benchmark(entries: Sequence[tuple[str, str, int]], sets: Sequence[str], *, limit: int = 0) -> pd.DataFrame:
-    """Published weights on several data sets, as far as both are at hand.
-
-    Args:
-        entries: (label, model name, scale) of each row, for example ``("BSRN", "bsrn", 4)``.
-        limit: only the first so many images of each set; 0: all.
-
-    Returns:
-        Means over images, with their number and origin. ``attrs["missing"]`` lists, in words, what could not be had;
-        ``attrs["tables"]`` holds :func:`evaluate`'s table of each (model, scale, set).
-
-    Example:
-        >>> table = benchmark([("Bicubic", "bicubic", 4)], ["embedded"], limit=1)
-        >>> table[["model", "scale", "set", "images", "origin"]].values.tolist()
-        [['Bicubic', 4, 'embedded', 1, 'embedded']]
-    """
-    import pandas as pd
-
-    rows, tables = [], {}
-    missing: dict[str, None] = {}
-    for label, name, scale in entries:
-        try:
-            model = create_model(name, scale, pretrained="published")
-        except DataUnavailable:
-            missing[f"weights of {label} x{scale}"] = None
-            continue
-        for dataset in sets:
-            try:
-                table = evaluate(model, dataset, scale, limit=limit or None)
-            except DataUnavailable:
-                missing[dataset] = None
-                continue
-            tables[label, scale, dataset] = table
-            about = {"model": label, "scale": scale, "set": dataset, "origin": table.attrs["origin"]}
-            rows.append({**about, **table[["psnr", "ssim", "seconds"]].mean(), "images": len(table)})
-    result = pd.DataFrame(rows, columns=["model", "scale", "set", "psnr", "ssim", "images", "seconds", "origin"])
-    result.attrs = {"missing": list(missing), "tables": tables}
-    return result
 
 
 def for_protocol(sr: np.ndarray, hr: np.ndarray, gray: bool, protocol: Protocol) -> tuple[np.ndarray, np.ndarray]:
