@@ -377,7 +377,7 @@ def evaluate(
     for pair in tqdm(images, desc=f"{name} x{r} {images.name}", unit="image", disable=not progress):
         x = _input(images, pair, task, channels, chosen)
         start = time.perf_counter()
-        sr = to_uint8(upscale(model, x, tile=tile))  # waits for the device
+        sr = to_uint8(upscale(model, x, tile=tile), output=True)  # waits for the device
         seconds = time.perf_counter() - start
         a, b = for_protocol(sr, pair.hr, pair.gray, protocol)
         rows.append((pair.name, psnr(a, b, protocol), ssim(a, b, protocol), seconds, pixels_sha256(sr)))

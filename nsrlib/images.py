@@ -24,10 +24,10 @@ LumaRounding = Literal["none", "nearest", "matlab"]
 
 CACHED = 2**16  # elements of a result that are made at a time: they stay in a core's second cache
 FARTHEST = 16  # from 0 in a float picture: noise of sigma 255 reaches -6.5 and 7.5 in a billion pixels
-DEEP = 2**17  # above all levels, those of 16 bit with what a resize adds
+DEEP = 2**17  # above all levels, those of 16 bits too
 
 
-def levels_of(img: np.ndarray | Tensor, name: str = "img", *, output: bool = False) -> int:
+def levels_of(img: np.ndarray | Tensor, name: str = "img") -> int:
     """The white of a picture: 255 for ``uint8``, 1 for float. What is neither 0..255 nor [0, 1] is refused.
 
     A float picture means [0, 1]; noise and the results of networks may leave it. It is refused if a value is NaN,
@@ -41,8 +41,6 @@ def levels_of(img: np.ndarray | Tensor, name: str = "img", *, output: bool = Fal
     Args:
         img: array or tensor of any shape.
         name: what messages call it.
-        output: of a network, which answers anything while it has not learnt: beyond -16..16 only what looks like levels
-            is refused: whole values, and those that reach half as far below zero as above it at most, not above 2^17.
 
     Raises:
         TypeError: any other type: bool, other integers, complex, object, a masked array, a list.
@@ -62,16 +60,15 @@ def levels_of(img: np.ndarray | Tensor, name: str = "img", *, output: bool = Fal
     ends = np.array([img.min(), img.max()]) if isinstance(img, np.ndarray) else torch.stack(img.detach().aminmax())
     low, high = ends.tolist()
     if not (math.isfinite(low) and math.isfinite(high)):
-        raise ValueError(f"{name} holds NaN or infinite values" + ("; are the weights sound?" if output else ""))
+        raise ValueError(f"{name} holds NaN or infinite values")
     far = max(-low, high)
     whole = far > 1 and low % 1 == high % 1 == 0 and not (img % 1).any()  # the ends first: it is slow
-    unlearnt = output and (low < -high / 2 or high > DEEP)
-    if whole or (far > FARTHEST and not unlearnt):
+    if whole or far > FARTHEST:
         cause = "levels of 0..255? Divide by 255, or give uint8"
         if far > 2 * 255:
             cause = "levels of more than 8 bit? Divide by their white, such as 65535"
         if far > DEEP:
-            cause = "what an unlearnt network answers? It is no picture"
+            cause = "what an untrained network answers? It is no picture"
         values = "whole values" if whole else "values"
         raise ValueError(f"{name} is float with {values} from {low:g} to {high:g}, not [0, 1]: {cause}")
     return 1
@@ -480,11 +477,17 @@ def quantise(x: Tensor) -> Tensor:
     return x.detach().to(wide).clamp(0, 1).mul(255).round().to(torch.uint8)
 
 
-def to_uint8(x: Tensor) -> np.ndarray:
+def to_uint8(x: Tensor, *, output: bool = False) -> np.ndarray:
     """``(1, C, H, W)`` or ``(C, H, W)`` -> picture ``uint8`` ``(H, W, C)``, or ``(H, W)`` when C is 1.
 
     A batch ``(N, C, H, W)`` of more than one keeps its axis: ``(N, H, W, C)`` or ``(N, H, W)``. ``x`` is float in
-    [0, 1], clipped and rounded half to even (:func:`quantise`), or ``uint8``. Errors as :func:`levels_of` of an output.
+    [0, 1], clipped and rounded half to even (:func:`quantise`), or ``uint8``.
+
+    Args:
+        output: ``x`` is what a network answered: it may have any finite values, as it does before it has learnt.
+
+    Raises:
+        ValueError, TypeError: as :func:`levels_of`; with ``output`` only NaN and infinite values.
 
     Example:
         >>> to_uint8(torch.tensor([[[-0.1, 0.2, 1.3]]]))
@@ -496,7 +499,10 @@ def to_uint8(x: Tensor) -> np.ndarray:
         raise ValueError(
             f"x must be a tensor (C, H, W) or (N, C, H, W), got {type(x).__name__} {tuple(getattr(x, 'shape', ()))}"
         )
-    levels_of(x, "the picture", output=True)
+    if not output:
+        levels_of(x, "the picture")
+    elif not x.isfinite().all():
+        raise ValueError("the picture holds NaN or infinite values; are the weights sound?")
     x = x[0] if x.ndim == 4 and len(x) == 1 else x
     planes = quantise(x).movedim(-3, -1).contiguous().cpu().numpy()
     return planes[..., 0] if planes.shape[-1] == 1 else planes

@@ -210,12 +210,14 @@ def test_what_cannot_be_told_is_taken_for_zero_to_one():
             levels_of(x)
 
 
-def test_a_network_that_has_not_learnt_is_clipped_but_levels_are_refused():
+def test_what_an_untrained_network_answers_is_clipped_and_levels_are_refused():
     answer = torch.linspace(-5e6, 6e6, 192, dtype=torch.float64).view(3, 8, 8)
     for scale in (1.0, 1e-4):
-        assert (to_uint8(answer * scale) == np.where(answer.permute(1, 2, 0) > 0, 255, 0)).all()
-    with pytest.raises(ValueError, match=r"a is float with values from -5e\+06 to 6e\+06, .* unlearnt network"):
+        assert (to_uint8(answer * scale, output=True) == np.where(answer.permute(1, 2, 0) > 0, 255, 0)).all()
+    with pytest.raises(ValueError, match=r"a is float with values from -5e\+06 to 6e\+06, .* untrained network"):
         psnr(answer, answer)
+    with pytest.raises(ValueError, match="NaN or infinite values; are the weights sound"):
+        to_uint8(answer * float("inf"), output=True)
     bicubic = imresize(torch.from_numpy(texture()[0]).permute(2, 0, 1).double(), 2)
     assert bicubic.min() < -20  # it overshoots
     with pytest.raises(ValueError, match=r"the picture is float with values from -.* Divide by 255"):

@@ -93,7 +93,7 @@ def gallery(
         if pair.lr is None:
             raise ValueError(f"{images.name} must be loaded with a scale")
         x = to_tensor(pair.lr)
-        shown = {label: to_uint8(upscale(model, x)) for label, model in models.items()}
+        shown = {label: to_uint8(upscale(model, x), output=True) for label, model in models.items()}
         top, left, h, w = largest_gains(shown[after], shown[before], pair.hr, size)[0]
         region = np.s_[top : top + h, left : left + w]
         truth = pair.hr[region].astype(np.float64)

@@ -174,7 +174,7 @@ def recursion_scores(model: LumaDRCN, images: ImageSet) -> pd.DataFrame:
         for pair in images:
             x = to_tensor(cast(np.ndarray, pair.lr), device)
             y, ys = model(x if x.shape[1] == 3 else x.expand(-1, 3, -1, -1), every=True)
-            pictures = [to_uint8(p) for p in (*ys, torch.stack(ys).mean(0), y)]
+            pictures = [to_uint8(p, output=True) for p in (*ys, torch.stack(ys).mean(0), y)]
             rows.append([float(psnr(*for_protocol(p, pair.hr, pair.gray, protocol), protocol)) for p in pictures])
     w = cast(DRCN, model.net).weights.detach().double().cpu()
     names = [*range(1, len(w) + 1), "equal weights", "ensemble"]
