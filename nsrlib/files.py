@@ -114,6 +114,20 @@ def home() -> Path | None:
         return None
 
 
+def cache_dir() -> Path:
+    """The per-user folder for downloads: ``NSRLIB_CACHE``, or what the platform has for caches; without a home, a
+    temporary one."""
+    if folder := os.environ.get("NSRLIB_CACHE"):
+        return Path(folder).expanduser()
+    # the folders of platformdirs, without a dependency that many machines lack for these lines
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or "~/AppData/Local").expanduser() / "nsrlib" / "nsrlib" / "Cache"
+    asked, usual = os.environ.get("XDG_CACHE_HOME", ""), "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
+    if home() is None and not os.path.isabs(asked):
+        return Path(tempfile.gettempdir()) / f"nsrlib-{os.getuid()}"
+    return Path(asked if os.path.isabs(asked) else usual).expanduser() / "nsrlib"
+
+
 def borrow_home() -> None:
     """Let a temporary folder be ``HOME`` where there is none to write to: Jupyter's kernels do not start without.
 

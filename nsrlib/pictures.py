@@ -30,7 +30,7 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000", *_AVI
 SUFFIXES = frozenset(
     f".{word}"
     for word in (
-        *("png", "apng", "jpg", "jpeg", "jpe", "jfif", "bmp", "dib", "gif", "ppm", "pgm", "pbm", "pnm", "tif", "tiff"),
+        *("png", "apng", "jpg", "jpeg", "jpe", "jfif", "bmp", "gif", "ppm", "pgm", "pbm", "pnm", "tif", "tiff"),
         *("webp", "jp2", "j2k", "j2c", "jpc", "jpf", "jpx", "tga", *(("avif", "avifs") if _AVIF else ())),
     )
 )

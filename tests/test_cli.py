@@ -184,7 +184,7 @@ def test_wrong_usage_has_status_two(nsr, arguments):
         ("sweep bsrn -g scales=2 --workers 0", "workers must be at least 1, not 0"),
         # what would do nothing
         ("evaluate published --model bicubic --on ,", "--on: ',' names no data set; write one or more"),
-        ("evaluate nowhere.pth --model bicubic --on embedded", r"bicubic has no weights, got 'nowhere\.pth'"),
+        ("evaluate nowhere.pth --model bicubic --on embedded", r"no such weights file: nowhere\.pth"),
         (
             "train bsrn --data t91 --data= --profile quick",
             "--data takes the name of a data set or a folder, got an empty",

@@ -173,7 +173,7 @@ def test_without_a_home_downloads_go_to_a_temporary_folder(monkeypatch, tmp_path
 
 
 def test_a_folder_of_a_user_who_is_not_there_is_one_line(nsr):
-    refused(nsr("evaluate", "bicubic", "--model", "bicubic", "--on", "~nobody-of-this-name/x"), "home directory")
+    refused(nsr("evaluate", "published", "--model", "bicubic", "--on", "~nobody-of-this-name/x"), "home directory")
 
 
 # --- consoles ---------------------------------------------------------------------------------------------------------

@@ -78,7 +78,7 @@ def test_upscale_says_what_could_not_be_kept(nsr):
     ("target", "pattern"),
     [
         ("nowhere/out.png", "no such folder: nowhere"),
-        ("out.xyz", r"cannot tell the image format of 'out\.xyz'"),
+        ("out.xyz", r"out\.xyz: pictures are not written as '\.xyz'"),
         ("out", "no such image: out; for a new folder: --out out"),
         ("folder.png", r"no pictures in folder\.png \(.*\); to write there: --out folder\.png"),
     ],
@@ -276,7 +276,7 @@ def test_a_full_disk_ends_the_work(nsr, album, monkeypatch):
         (["album/more", "album/nothing"], "no such image: album/nothing"),
         (["album/a.png", "b.png", "c.png"], r"no such image: b\.png"),
         (["nothing.png", "out.png"], r"no such image: nothing\.png"),
-        (["album/a.png", "--out", "out.xyz"], r"cannot tell the image format of 'out\.xyz'"),
+        (["album/a.png", "--out", "out.xyz"], r"out\.xyz: pictures are not written as '\.xyz'"),
         (["album/a.png", "--out", "nowhere/out.png"], "no such folder: nowhere"),
         (["album/a.png", "--force", "--resume"], "--force replaces what is there, --resume keeps it; leave one out"),
         (["album/a.png", "--out", "album/a.png/"], "album/a.png"),

@@ -132,20 +132,17 @@ def evaluate(
     chosen = asked or metrics.PRESETS[space or "y"]((0 if task else scale) if crop is None else crop)
     typer.echo(f"{model}{f', {task}' if task else f' x{scale}'}; {chosen} ({chosen.signature})")
     gray = evaluation.takes_gray(network) if task else None
-    for name in names:  # all are found, or none is measured
-        data.load(name, scale, lr=lr, gray=gray, limit=limit)
+    sets = [data.load(name, scale, lr=lr, gray=gray, limit=limit) for name in names]  # all, or none is measured
     tables = []
     for name in names:
         table = evaluation.evaluate(
             network,
-            name,
+            sets.pop(0),  # which is then free to go
             scale,
             chosen,
             device,
-            lr=lr,
             noise=noise,
             jpeg=jpeg,
-            limit=limit,
             progress=sys.stderr.isatty(),
         )
         if images:

@@ -118,7 +118,22 @@ COMPUTED_LR: dict[str, dict[str, Any]] = {
     "mirror": {"border": "mirror", "round_between": True},
 }
 UNREAD_SUFFIXES = {
-    *(".avif", ".heic", ".heif", ".jxl", ".exr", ".hdr", ".psd", ".psb", ".xcf", ".svg", ".eps", ".dds", ".ico"),
+    *(
+        ".avif",
+        ".heic",
+        ".heif",
+        ".jxl",
+        ".exr",
+        ".hdr",
+        ".psd",
+        ".psb",
+        ".xcf",
+        ".svg",
+        ".eps",
+        ".dds",
+        ".dib",
+        ".ico",
+    ),
     *(".icns", ".qoi", ".pcx", ".sgi", ".pfm", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2"),
     ".pef",
 } - SUFFIXES

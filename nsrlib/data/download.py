@@ -18,8 +18,6 @@ import difflib
 import errno
 import os
 import queue
-import sys
-import tempfile
 import threading
 import time
 import warnings
@@ -32,6 +30,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
 from nsrlib import files
+from nsrlib.files import cache_dir
 
 
 @dataclass(frozen=True)
@@ -98,20 +97,6 @@ class Found(NamedTuple):
 
     path: Path
     origin: str
-
-
-def cache_dir() -> Path:
-    """The per-user folder for downloads: ``NSRLIB_CACHE``, or what the platform has for caches; without a home, a
-    temporary one."""
-    if folder := os.environ.get("NSRLIB_CACHE"):
-        return Path(folder).expanduser()
-    # the folders of platformdirs, without a dependency that many machines lack for these lines
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or "~/AppData/Local").expanduser() / "nsrlib" / "nsrlib" / "Cache"
-    asked, usual = os.environ.get("XDG_CACHE_HOME", ""), "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
-    if files.home() is None and not os.path.isabs(asked):
-        return Path(tempfile.gettempdir()) / f"nsrlib-{os.getuid()}"
-    return Path(asked if os.path.isabs(asked) else usual).expanduser() / "nsrlib"
 
 
 @cache

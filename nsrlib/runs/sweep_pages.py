@@ -70,8 +70,8 @@ def defused(frame: pd.DataFrame) -> pd.DataFrame:
     (``-0.5``), stay as they are. ``pandas`` reads the apostrophe as a part of the text.
 
     Example:
-        >>> defused(pd.DataFrame({"row": ["=1+1", "BSRN", "-0.5", None], "ours": [-1.0, 2, 3, 4]}))["row"].tolist()
-        ["'=1+1", 'BSRN', '-0.5', None]
+        >>> defused(pd.DataFrame({"row": ["=1+1", "BSRN", "-0.5"], "ours": [-1.0, 2, 3]}))["row"].tolist()
+        ["'=1+1", 'BSRN', '-0.5']
     """
 
     def safe(value: Any) -> Any:
