@@ -134,8 +134,8 @@ UNREAD_SUFFIXES = {
         ".dib",
         ".ico",
     ),
-    *(".icns", ".qoi", ".pcx", ".sgi", ".pfm", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2"),
-    ".pef",
+    *(".icns", ".qoi", ".pcx", ".sgi", ".pfm", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf"),
+    *(".rw2", ".pef"),
 } - SUFFIXES
 """Files that look like pictures to their owner and are not read: a folder that holds some says so."""
 
