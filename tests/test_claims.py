@@ -751,6 +751,7 @@ def test_claims_are_kept_and_counted_by_kind(toy):
             "kind": ["study", "study", "trend", "check", "study", "cells"],
             "registered": ["registered", "registered", "registered", "", "exploratory", ""],
             "ours": [0.2, math.nan, 0.1, math.nan, 0.3, 2.0],
+            "by_set": [{"Set5": [0.2, math.nan, math.nan]}, *[{}] * 5],  # one seed has no interval
             "verdict": ["holds", "undecided", "holds", "holds", "reversed", "does not hold"],
         }
     )
@@ -758,6 +759,7 @@ def test_claims_are_kept_and_counted_by_kind(toy):
     claims.store(toy / "run")
     kept = claims.stored_claims(["toy"])["toy"]
     assert (kept[0]["ours"], kept[1]["ours"], kept[5]["verdict"]) == (0.2, None, "does not hold")
+    assert kept[0]["by_set"] == {"Set5": [0.2, None, None]}
     counted = claims.count_claims({"toy": kept, "none": []})
     assert counted.loc["toy", ("training", "holds")] == 2
     lines = claims.lines(claims.count(claims.scoreboard(["toy"])), counted)

@@ -310,8 +310,15 @@ def _unmeasured(verdict: str, reason: str, needs: str) -> dict[str, Any]:
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows for JSON, which has no NaN."""
-    rows = table.astype(object)
-    return [{str(k): v for k, v in row.items()} for row in rows.where(rows.notna(), None).to_dict("records")]
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(one) for key, one in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(one) for one in value]
+        return None if pd.isna(value) else value
+
+    return [{str(k): plain(v) for k, v in row.items()} for row in table.astype(object).to_dict("records")]
 
 
 def _shell() -> Any:
