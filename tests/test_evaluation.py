@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from counting import Counting
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -207,20 +208,6 @@ def test_bands_are_the_same_rows_from_top_to_bottom(tile):
     assert expected_row == 140 * 3
     assert len(pieces) == (1 if tile is None else round(140 / tile))
     assert torch.equal(torch.cat([band for _, band in pieces], 1)[None], upscale(model, x, tile=tile))
-
-
-class Counting(nn.Module):
-    """Doubles a picture and remembers the sizes it was given."""
-
-    scale, halo, min_size = 2, 4, 1
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[tuple[int, int]] = []
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.seen.append(tuple(x.shape[-2:]))
-        return x.repeat_interleave(2, 2).repeat_interleave(2, 3)
 
 
 def test_auto_tiles_only_what_is_too_large(monkeypatch):

@@ -9,28 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from counting import Counting
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from nsrlib import create_model
 from nsrlib.data import load
 from nsrlib.evaluation import default_output, evaluate, upscale_file
 from nsrlib.images import imresize
 from nsrlib.pictures import read_picture
-
-
-class Counting(nn.Module):
-    """Doubles a picture and remembers the sizes it was given."""
-
-    scale, halo, min_size = 2, 4, 1
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[tuple[int, int]] = []
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.seen.append(tuple(x.shape[-2:]))
-        return x.repeat_interleave(2, 2).repeat_interleave(2, 3)
 
 
 def levels(*shape: int, seed: int = 0) -> np.ndarray:

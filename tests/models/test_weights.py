@@ -300,29 +300,28 @@ def test_a_missing_file_and_a_folder_are_no_weights(tmp_path):
             read_state_dict(path)
 
 
-def test_weights_of_another_network_are_refused_and_change_nothing(tmp_path):
-    torch.save(small(name="rfdn").state_dict(), tmp_path / "rfdn.pth")
-    model = small()
-    before = {k: v.clone() for k, v in model.state_dict().items()}
-    message = (
-        r"rfdn\.pth does not fit BSRN: \d+ missing \(first B1\.c1_r\.dw\.bias\); "
-        r"\d+ unexpected \(first B1\.c1_r\.bias\)"
-    )
-    with pytest.raises(ValueError, match=message):
-        load_weights(model, tmp_path / "rfdn.pth")
-    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-
-
-def test_weights_of_another_scale_are_refused_with_both_shapes(tmp_path):
-    torch.save(small(scale=4).state_dict(), tmp_path / "x4.pth")
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (
+            {"name": "rfdn", "scale": 2},
+            r"w\.pth does not fit BSRN: \d+ missing \(first B1\.c1_r\.dw\.bias\); "
+            r"\d+ unexpected \(first B1\.c1_r\.bias\)",
+        ),
+        (
+            {"scale": 4},
+            r"w\.pth does not fit BSRN: 2 of another shape "
+            r"\(upsampler\.upsampleOneStep\.0\.bias: file \(48,\), model \(12,\)\)",
+        ),
+    ],
+    ids=["network", "scale"],
+)
+def test_weights_of_another_network_or_scale_are_refused_and_change_nothing(tmp_path, other, message):
+    torch.save(small(**other).state_dict(), tmp_path / "w.pth")
     model = small(scale=2)
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    message = (
-        r"x4\.pth does not fit BSRN: 2 of another shape "
-        r"\(upsampler\.upsampleOneStep\.0\.bias: file \(48,\), model \(12,\)\)"
-    )
     with pytest.raises(ValueError, match=message):
-        load_weights(model, tmp_path / "x4.pth")
+        load_weights(model, tmp_path / "w.pth")
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
