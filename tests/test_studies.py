@@ -161,17 +161,19 @@ def test_shorter_budgets_are_trainings_of_their_own(tmp_path):
     assert result.seeds == [0, 1, 2]
 
 
-def test_what_claims_need_is_trained_first_and_seed_by_seed():
+def test_what_claims_need_is_trained_first_short_runs_first_and_seed_by_seed():
+    budgets = {0.5: (0, 1), 0.2: (0,)}
     both = study(
-        variants={v: {} for v in "xab"}, common={"recipe": {"iterations": 60}}, seeds=range(7), budgets={0.5: (0, 1)}
+        variants={v: {} for v in "xab"}, common={"recipe": {"iterations": 60}}, seeds=range(7), budgets=budgets
     )
     order = both.runs(first=("a", "b"))
-    assert order[:3] == [Run("a", 0), Run("b", 0), Run("a", 1)]
-    five, more, short = order[:10], order[10:14], order[14:18]
+    assert order[:3] == [Run("a", 0, 0.2), Run("b", 0, 0.2), Run("a", 0, 0.5)]
+    short, five, more = order[2:6], order[6:16], order[16:20]
+    assert {(r.variant, r.seed, r.share) for r in short} == {(v, s, 0.5) for v in "ab" for s in (0, 1)}
+    assert five[:3] == [Run("a", 0), Run("b", 0), Run("a", 1)]
     assert {(r.variant, r.seed) for r in five} == {(v, s) for v in "ab" for s in range(5)}
     assert {(r.variant, r.seed) for r in more} == {(v, s) for v in "ab" for s in (5, 6)}
-    assert {(r.variant, r.share) for r in short} == {("a", 0.5), ("b", 0.5)}
-    assert {r.variant for r in order[18:]} == {"x"}
+    assert {r.variant for r in order[20:]} == {"x"}
 
 
 def test_an_interrupted_run_finds_its_folder_again(tmp_path):

@@ -164,9 +164,7 @@ def study(
     out: Annotated[Path | None, typer.Option(help="Folder of the runs; default: runs/studies/PAPER-PROFILE.")] = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", help="Runs at once, a thread each.")] = 1,
     plan: Annotated[bool, typer.Option("--plan", help="Say what it would take, from a few steps of each.")] = False,
-    budget: Annotated[
-        str | None, typer.Option(help="Train what fits into 2h, 90min, ...; most valuable first.")
-    ] = None,
+    budget: Annotated[str | None, typer.Option(help="Train what fits into 2h, 90min, ...; short runs first.")] = None,
     seeds: Annotated[int | None, typer.Option(help="Seeds of every variant; default: the study's own.")] = None,
     store: Annotated[bool, typer.Option(help="Keep rows in data/results as runs finish; go on from those.")] = False,
     worktree: Annotated[bool, typer.Option("--worktree", help="Run the code of the last commit.")] = False,

@@ -125,7 +125,7 @@ class Evidence:
         progress: bool | None = None,
         say: Callable[[str], None] = lambda line: None,
     ) -> dict[str, StudyResult]:
-        """Train what is missing, most valuable first, and return what there is.
+        """Train what is missing, short runs first, and return what there is.
 
         Args:
             jobs, budget, progress: as of :func:`~nsrlib.studies.run_all`; a budget needs a few timed steps first.

@@ -108,10 +108,10 @@ class Study:
         return None if recipe is None else int(recipe["iterations"])
 
     def runs(self, first: Sequence[str] = ()) -> list[Run]:
-        """All runs, most valuable first, so that wherever it ends there are whole comparisons.
+        """All runs, in an order in which there are whole comparisons soon and wherever it ends.
 
-        The variants in ``first`` (those of registered claims) come before the others; of both, five seeds of the whole
-        budget, then the seeds beyond, then the shorter budgets. Within each of these, seed by seed.
+        The variants in ``first`` (those of registered claims) come before the others; of both, the budgets from the
+        shortest on, five seeds of the whole one, then the seeds beyond. Within each of these, seed by seed.
         """
         whole = [Run(v, s) for s, v in itertools.product(self.seeds, self.variants)]
         short = [Run(v, s, share) for share, seeds in self.budgets.items() for s in seeds for v in self.variants]
@@ -119,8 +119,9 @@ class Study:
 
     def rank(self, run: Run, first: Sequence[str] = ()) -> int:
         """The lower, the sooner."""
-        late = 2 if run.share != 1 else int(run.seed in list(self.seeds)[MIN_SEEDS:])
-        return late + 3 * bool(first and run.variant not in first)
+        beyond = run.share == 1 and run.seed in list(self.seeds)[MIN_SEEDS:]
+        late = sorted({*self.budgets, 1.0}).index(run.share) + beyond
+        return late + (len(self.budgets) + 2) * bool(first and run.variant not in first)
 
     def file(self, folder: Path, run: Run) -> Path:
         """Where a finished run is kept."""
