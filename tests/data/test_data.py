@@ -86,7 +86,7 @@ def test_the_table_of_sources_lists_every_pinned_set_completely():
     pinned = {key: info for key, info in data.SETS.items() if info.kind in ("selfexsr", "flat")}
     counts = {key: len(missing_files(key, 4, include_contaminated=True)) for key in pinned}
     assert counts == {key: info.count for key, info in pinned.items()}
-    assert sum(s.path.endswith(".pth") for s in data.sources().values()) == 7
+    assert sum(s.path.endswith(".pth") for s in data.sources().values()) == 10
     assert {s.url.split("/")[2] for s in data.sources().values()} == {"raw.githubusercontent.com"}
 
 
@@ -505,23 +505,6 @@ def test_files_without_a_hash_are_called_unverified_and_never_ok(root, monkeypat
     assert found[f"weights/{JINY_FILES[0]}"] == "unverified"
     assert (found.drop(f"weights/{JINY_FILES[0]}") == "missing").all()
     assert data.weights_path(JINY_FILES[0]) == root / "weights" / JINY_FILES[0]
-
-
-def test_authors_pictures_of_results_are_a_group_of_their_own(root, monkeypatch):
-    pictures = [source for source in data.sources().values() if source.role == "reference"]
-    assert {Path(source.path).suffix for source in pictures} == {".png"}
-    content = {source.path: source.path.encode() for source in pictures}
-    table = {
-        p: dataclasses.replace(data.sources()[p], sha256=hashlib.sha256(c).hexdigest()) for p, c in content.items()
-    }
-    monkeypatch.setattr("nsrlib.data.catalogue.sources", lambda: table)
-    with pytest.raises(DataUnavailable, match=f"^figures: {len(content)} of {len(content)} files missing"):
-        data.fetch_set("figures")
-    for path, raw in content.items():
-        (root / path).parent.mkdir(exist_ok=True)
-        (root / path).write_bytes(raw)
-    assert data.fetch_set("Figures") == {path: root / path for path in content}
-    assert data.verify("figures")["status"].tolist() == ["ok"] * len(content)
 
 
 def test_verify_hashes_everything_that_is_there(root, tmp_path, monkeypatch):

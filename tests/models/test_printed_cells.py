@@ -21,7 +21,7 @@ CELLS = [
 @pytest.mark.benchmark
 @pytest.mark.parametrize(("name", "column", "scale"), CELLS)
 def test_the_authors_weights_give_every_printed_digit(published, benchmark, name, column, scale):
-    # rows and columns of VDSR's kernels exchanged: 0.04 dB less at x4, more at x2; zeros around SRCNN's planes: 3 dB less
+    # rows and columns of VDSR's kernels exchanged: 0.04 dB less at x4, more at x2; zeros around SRCNN's: 3 dB
     paper, row = PRINTED[name]
     printed = published_numbers(paper).set_index("id")["value"]
     measured = evaluate(published(name, scale), benchmark(column.lower(), scale, "luma"), protocol=VDSR_Y(scale))
