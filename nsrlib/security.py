@@ -11,7 +11,8 @@ that you would not run as a script.
   `nsr upscale`. An error names the file, and `--skip-broken` goes on.
 * **Weights**: safetensors, or PyTorch's files by a reader that follows the pickle's instructions without calling
   anything that it names (`nsrlib.models.checkpoints`). What a file claims is compared with its size before memory is
-  made for it. Layout, type and finiteness are checked before the first tensor of a network changes.
+  made for it. Layout, type and finiteness are checked before the first tensor of a network changes. MATLAB's files
+  (`nsrlib.models.matlab`) have at most 16 MiB, packed and unpacked, and four levels; only numbers are taken from them.
 * **Checkpoints of trainings**: `torch.load(weights_only=True)`.
 * **TensorFlow's checkpoint**: a reader without TensorFlow (`nsrlib.papers.drcn.jiny`). An index has at most 256 KiB, a
   data file 32 MiB; no byte is read twice, keys are bounded by the index, checksums are compared.

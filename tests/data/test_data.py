@@ -86,7 +86,7 @@ def test_the_table_of_sources_lists_every_pinned_set_completely():
     pinned = {key: info for key, info in data.SETS.items() if info.kind in ("selfexsr", "flat")}
     counts = {key: len(missing_files(key, 4, include_contaminated=True)) for key in pinned}
     assert counts == {key: info.count for key, info in pinned.items()}
-    assert sum(s.path.endswith(".pth") for s in data.sources().values()) == 7
+    assert sum(s.path.endswith(".pth") for s in data.sources().values()) == 10
     assert {s.url.split("/")[2] for s in data.sources().values()} == {"raw.githubusercontent.com"}
 
 

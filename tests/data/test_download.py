@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nsrlib.data import download
+from nsrlib.data import catalogue, download
 from nsrlib.data.download import DataUnavailable, DownloadPolicy, Source, obtain
 
 # patient enough for a machine that is busy with other things; few attempts, short pauses
@@ -644,3 +644,11 @@ def test_weights_are_found_by_file_name(server, cache, monkeypatch):
     assert download.weights_path("toy_x4.pth") == cache / "weights/toy_x4.pth"
     with pytest.raises(ValueError, match=r"unknown weights 'toy_x3.pth': did you mean 'toy_x4.pth'\?"):
         download.weights_path("toy_x3.pth")
+
+
+def test_pictures_of_results_are_fetched_and_verified_as_a_group(server, cache, monkeypatch):
+    file, other = dataclasses.replace(server.source("theirs/a.png"), role="reference"), server.source("b.png")
+    monkeypatch.setattr(catalogue, "sources", lambda: {file.path: file, other.path: other})
+    assert catalogue.verify("figures")["status"].tolist() == ["missing"]
+    assert catalogue.fetch_set("Figures") == {file.path: cache / file.path}
+    assert catalogue.verify("figures")["status"].tolist() == ["ok"]
