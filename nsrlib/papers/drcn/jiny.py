@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,23 +30,22 @@ FILES = (f"{CHECKPOINT}.index", f"{CHECKPOINT}.data-00000-of-00001")
 class Conditions(NamedTuple):
     """How the network is fed and scored, in words; ``lr`` of :func:`nsrlib.data.load`, empty for the README's chain."""
 
-    original: str
-    low: str
-    scored: str
+    input: str
+    compared: str
     lr: str
 
 
 CONDITIONS = {
-    "A": Conditions("luma, rounded to 8 bit", "of that luma, rounded to 8 bit", "the rounded luma", "luma_8bit"),
-    "B": Conditions("RGB", "of RGB, rounded to 8 bit", "luma of the rounded RGB, itself not rounded", "paper"),
-    "C": Conditions("luma, rounded to 8 bit", "of that luma, not rounded", "the rounded luma", "luma"),
+    "A": Conditions("LR made of the rounded luma, rounded to 8 bit", "luma, rounded", "luma_8bit"),
+    "B": Conditions("LR made of RGB, rounded to 8 bit", "luma of the rounded RGB, itself not rounded", "paper"),
+    "C": Conditions("LR made of the rounded luma, not rounded", "luma, rounded", "luma"),
     "README": Conditions(
-        "RGB", "of RGB by Pillow, rounded to 8 bit, enlarged and rounded again",
-        "luma with constants over 256, cut to whole numbers", "",
+        "RGB shrunk and enlarged by Pillow, rounded to 8 bit both times, then luma with constants over 256",
+        "that luma, cut to whole numbers", "",
     ),
 }  # fmt: skip
-"""The protocols under which the checkpoint is measured. B is that of :func:`nsrlib.evaluation.evaluate`; the last one
-is jiny2001's own, and the only one that the numbers of its README belong to."""
+"""The protocols under which the checkpoint is measured. B is that of :func:`nsrlib.evaluation.evaluate`. The numbers of
+jiny2001's README belong to the last one alone."""
 
 _LAYERS = {
     "embed0": ("W-1_conv/conv_W_1", "W-1_conv/conv_B"),
@@ -57,11 +56,13 @@ _LAYERS = {
 }
 
 
-def scores(model: LumaDRCN, name: str, under: str = "B", limit: int | None = None) -> pd.DataFrame:
+def scores(
+    model: LumaDRCN, name: str, under: str = "B", *, limit: int | None = None, download: bool = True
+) -> pd.DataFrame:
     """PSNR of the ensemble, of its plain mean and of every single recursion on a set, under one of :data:`CONDITIONS`.
 
     Args:
-        name, limit: of :func:`nsrlib.data.load`.
+        name, limit, download: of :func:`nsrlib.data.load`.
 
     Returns:
         As :func:`~nsrlib.papers.drcn.studies.recursion_scores`; ``attrs["origin"]`` says where the images were found.
@@ -70,10 +71,27 @@ def scores(model: LumaDRCN, name: str, under: str = "B", limit: int | None = Non
         KeyError: no such conditions. nsrlib.data.DataUnavailable: the set cannot be had.
     """
     how = CONDITIONS[under]
-    images = data.load(name, model.scale, lr=how.lr or "paper", limit=limit)
+    images = data.load(name, model.scale, lr=how.lr or "paper", limit=limit, download=download)
     table = recursion_scores(model, images) if how.lr else _readme_scores(model, images)
     table.attrs["origin"] = images.origin
     return table
+
+
+def in_short(found: Mapping[tuple[str, str], pd.DataFrame]) -> pd.DataFrame:
+    """One line for each (set, conditions) of :func:`scores`: what is fed and compared, and four numbers in dB.
+
+    Returns:
+        Columns set, protocol, input, compared, ensemble, best single, d (which one that is), equal weights.
+    """
+    lines = []
+    for (name, under), table in found.items():
+        psnr = table["psnr"]
+        single = psnr.drop(["ensemble", "equal weights"]).astype(float)
+        words = {"set": name, "protocol": under, **CONDITIONS[under]._asdict()}
+        best = {"best single": single.max(), "d": single.idxmax(), "equal weights": psnr["equal weights"]}
+        lines.append(words | {"ensemble": psnr["ensemble"]} | best)
+    columns = ["set", "protocol", "input", "compared", "ensemble", "best single", "d", "equal weights"]
+    return pd.DataFrame(lines, columns=columns)
 
 
 def _readme_scores(model: LumaDRCN, images: data.ImageSet) -> pd.DataFrame:
