@@ -378,7 +378,8 @@ class FastDRCN(nn.Module):
         )
         self.to(dtype=dtype or model.embed0.weight.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.eval().requires_grad_(False)
-        self.winograd = (model.features >= 48 and not compile) if winograd is None else winograd
+        # on one thread the library's calls are faster up to 48 features, Winograd's form from 64 on
+        self.winograd = (model.features >= 64 and not compile) if winograd is None else winograd
         if self.winograd:
             kernels = torch.stack([self.embed1.weight, self.recur.weight, self.recon0.weight])
             self.register_buffer("u", transformed(kernels), persistent=False)  # (3, 36, F, F)

@@ -185,7 +185,7 @@ def recursion_scores(model: LumaDRCN, images: ImageSet) -> pd.DataFrame:
 
 
 def scores_of(model: LumaDRCN, rows: Sequence[Sequence[float]]) -> pd.DataFrame:
-    """:func:`recursion_scores`'s table, of a row for each image: PSNR of ``y_1 .. y_D``, their plain mean, the ensemble."""
+    """:func:`recursion_scores`'s table, a row an image: PSNR of ``y_1 .. y_D``, their plain mean, the ensemble."""
     import numpy as np
     import pandas as pd
 
