@@ -31,7 +31,7 @@ def write_pictures(folder: Path, name: str) -> None:
     (folder / name / "HR").mkdir(parents=True)
     cat = chelsea()[:, 20:]
     for k in range(PICTURES[name]):
-        Image.fromarray(cat[k : k + 36, k : k + 48]).save(folder / name / "HR" / f"{k:03d}.png", compress_level=1)
+        Image.fromarray(cat[k : k + 24, k : k + 24]).save(folder / name / "HR" / f"{k:03d}.png", compress_level=1)
 
 
 def write_weights(folder: Path, what: str) -> list[str]:
@@ -87,8 +87,8 @@ def run(*headings: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "there",
     [
-        (),
         ("BSD100", "Urban100", "checkpoint", "SRCNN"),
+        (),
         *(pytest.param((name,), marks=pytest.mark.slow) for name in ("BSD100", "Urban100", "checkpoint", "SRCNN")),
     ],
     ids=lambda there: ", ".join(there) or "nothing",
