@@ -103,7 +103,8 @@ def against_plain(networks: Mapping[str, DRCN], repeats: int = 3, side: int = 12
 
 def medians(calls: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
     """Seconds of each call: the median of ``repeats``, taken in turns, so that a busy moment meets all of them."""
-    clock, taken = CpuClock(), {label: [] for label in calls}
+    clock = CpuClock()
+    taken: dict[str, list[float]] = {label: [] for label in calls}
     for _ in range(repeats):
         for label, call in calls.items():
             taken[label].append(clock.launch(call) / 1000)
