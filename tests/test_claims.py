@@ -602,6 +602,11 @@ def test_a_frame_of_ours_finds_its_printed_cells(toy):
     assert ledger.cells("t", scores[:0], column="Set5", scale=4) == {}
 
 
+def test_what_was_measured_on_an_unverified_copy_is_no_number_of_ours(toy):
+    scores = frame(row=["BSRN", "RFDN"], psnr=[31.0, 32.2], origin=["NSRLIB_DATA, unverified copy", "NSRLIB_DATA"])
+    assert Ledger("toy").cells("t", scores, column="set5", scale=4) == {"t/RFDN/set5/psnr": 32.2}
+
+
 @pytest.mark.parametrize(
     ("table", "columns", "message"),
     [

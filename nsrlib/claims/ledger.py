@@ -29,7 +29,7 @@ from nsrlib.claims.numbers import (
     published,
     to_the_digit,
 )
-from nsrlib.data import used
+from nsrlib.data import UNVERIFIED, used
 from nsrlib.files import ROOT, commit, device_name, versions, write_json
 
 COMMAND = "NSRLIB_COMMAND"
@@ -109,8 +109,8 @@ class Ledger:
 
         Args:
             frame: a column for each metric, named as the printed ones (psnr, params), and the columns row, column and
-                scale as far as they tell the cells apart; capitals do not matter. What is not a number, or was not
-                printed, is left out.
+                scale as far as they tell the cells apart; capitals do not matter. What is not a number, was not
+                printed, or has an ``origin`` that is an unverified copy of a set, is left out.
             same: row, column or scale where all lines have the same.
 
         Raises:
@@ -120,6 +120,8 @@ class Ledger:
         if printed.empty:
             tables = ", ".join(dict.fromkeys(self.published["table"]))
             raise ValueError(f"{self.paper} prints no table {table!r}; there are: {tables}")
+        if "origin" in frame:
+            frame = frame[~frame["origin"].astype(str).str.contains(UNVERIFIED)]
         frame = frame.reset_index(drop=True)
         frame.attrs = {}  # which pandas compares, and fails where they hold tables
         for word, value in same.items():

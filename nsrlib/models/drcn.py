@@ -263,9 +263,7 @@ class LumaDRCN(nn.Module):
 
         if not every:
             return coloured(self.refine(plane))
-        if isinstance(self.net, FastDRCN):
-            raise ValueError("the fast form has no single predictions; take the network that it was made from")
-        y, ys = self.net(plane)
+        y, ys = self.net(plane, every=True) if isinstance(self.net, FastDRCN) else self.net(plane)
         return coloured(y), [coloured(one) for one in ys]
 
 
@@ -348,6 +346,8 @@ def training_setup(
 class FastDRCN(nn.Module):
     """The ensemble of a :class:`DRCN` for inference: ``(N, C, H, W)`` to ``(N, C, H, W)``, its first output alone.
 
+    With ``every=True`` the output is the whole ``(y, [y_1 .. y_D])``, at hardly more cost.
+
     The reconstruction is collapsed where it is linear (:meth:`DRCN.collapsed`). On a CPU in float32 and float64, both
     convolutions that read ``H_d`` (the next recursion's and the reconstruction's) are computed together in Winograd's
     form, exact but for rounding; elsewhere they are library calls, channels last.
@@ -378,31 +378,43 @@ class FastDRCN(nn.Module):
         )
         self.to(dtype=dtype or model.embed0.weight.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.eval().requires_grad_(False)
-        self.winograd = (model.features >= 48 and not compile) if winograd is None else winograd
+        # on one thread the library's calls are faster up to 48 features, Winograd's form from 64 on
+        self.winograd = (model.features >= 64 and not compile) if winograd is None else winograd
         if self.winograd:
             kernels = torch.stack([self.embed1.weight, self.recur.weight, self.recon0.weight])
             self.register_buffer("u", transformed(kernels), persistent=False)  # (3, 36, F, F)
-        self._calls: Callable[[Tensor], Tensor] = torch.compile(self._library) if compile else self._library
+        self._calls: Callable[[Tensor, bool], list[Tensor]] = torch.compile(self._library) if compile else self._library
 
     @staticmethod
     def accepts(model: nn.Module) -> bool:
         shared = isinstance(model, DRCN) and model.ensemble and model.share_recon and model.share_recursion
         return shared and cast(DRCN, model).recon_relu
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, every: bool = False) -> Any:
         check_plane(x, "DRCN", self.channels)
         kind = self.recur.weight.dtype
         if self.winograd and x.device.type == "cpu" and kind in (torch.float32, torch.float64):
-            return torch.cat([self._in_strips(picture) for picture in x.split(1)])
-        return self._calls(x)
+            pictures = [self._in_strips(picture, every) for picture in x.split(1)]
+            y, *ys = (torch.cat(same) for same in zip(*pictures, strict=True))
+        else:
+            y, *ys = self._calls(x, every)
+        return (y, ys) if every else y
 
-    def _library(self, x: Tensor) -> Tensor:
+    def _library(self, x: Tensor, every: bool) -> list[Tensor]:
+        """``[y]``, with ``every`` ``[y, y_1 .. y_D]``; so does :meth:`_in_strips`."""
         h = x.to(self.recur.weight.dtype, memory_format=torch.channels_last)
         h, total, image = F.relu_(self.embed1(F.relu_(self.embed0(h)))), None, self._of_image(x)
+        ys = []
         for w in self.w:
             h = F.relu_(self.recur(h))
-            total = self._collect(total, F.relu_(self.recon0(h)), image, w)
-        return self._finish(cast(Tensor, total), x)
+            r = F.relu_(self.recon0(h))
+            ys += [self._single(r, image, x)] if every else []
+            total = self._collect(total, r, image, w)
+        return [self._finish(cast(Tensor, total), x, self.total), *ys]
+
+    def _single(self, r: Tensor, image: Tensor, x: Tensor) -> Tensor:
+        """``y_d`` from ``R_d``: a sum of one prediction."""
+        return self._finish(self._collect(None, r, image, 1.0), x, 1.0)
 
     def _of_image(self, x: Tensor) -> Tensor:
         """What the last layer adds to the share of ``R_d``, the same for all d: its bias and its view of the image."""
@@ -419,33 +431,38 @@ class FastDRCN(nn.Module):
             return w * r.to(torch.promote_types(r.dtype, torch.float32))
         return total.add_(r, alpha=w)
 
-    def _finish(self, total: Tensor, x: Tensor) -> Tensor:
+    def _finish(self, total: Tensor, x: Tensor, weights: float) -> Tensor:
+        """The output from what was collected with weights of this sum."""
         if self.last_relu:
             y = total.to(x.dtype)
-            return y + self.total * x if self.skip == "add" else y
-        return _last_layer(self.recon1, total.to(self.recon1.weight.dtype), x, self.total, self.skip)
+            return y + weights * x if self.skip == "add" else y
+        return _last_layer(self.recon1, total.to(self.recon1.weight.dtype), x, weights, self.skip)
 
-    def _in_strips(self, x: Tensor) -> Tensor:
+    def _in_strips(self, x: Tensor, every: bool) -> list[Tensor]:
         n, (h, w) = self.features, x.shape[-2:]
         tall, wide = -h // 4 * -4, -w // 4 * -4
         # (rows, columns, F), up to whole 4x4 outputs, in a border of zeros
         state = self.u.new_zeros(tall + 2, wide + 2, n)
         state[1 : h + 1, 1 : w + 1] = F.relu_(self.embed0(x.to(self.u.dtype)))[0].permute(1, 2, 0)
         following = torch.zeros_like(state)
-        r = self.u.new_zeros(tall, wide, n)  # R_d if a ReLU comes behind the last layer, else the sum of w_d R_d
+        apart = self.last_relu or every
+        r = self.u.new_zeros(tall, wide, n)  # R_d where it is needed on its own, else the sum of w_d R_d
         biases = (cast(Tensor, layer.bias) for layer in (self.embed1, self.recur, self.recon0))
         embed1, recur, recon0 = zip(self.u, biases, strict=True)
-        total, image = None, self._of_image(x)
+        total, image, ys = None, self._of_image(x), []
         for d in range(-1, self.recursions + 1):  # H_d gives H_{d+1}, but for the last, and R_d from H_1 on
             jobs: list[Job] = []
             if d < self.recursions:
                 jobs.append((*(embed1 if d < 0 else recur), following[1:-1, 1:-1], None))
             if d > 0:
-                jobs.append((*recon0, r, None if self.last_relu else self.w[d - 1]))
+                jobs.append((*recon0, r, None if apart else self.w[d - 1]))
             winograd_relu(state, jobs)
-            if self.last_relu and d > 0:
-                total = self._collect(total, r[:h, :w].permute(2, 0, 1)[None], image, self.w[d - 1])
+            if apart and d > 0:
+                one = r[:h, :w].permute(2, 0, 1)[None]
+                ys += [self._single(one, image, x)] if every else []
+                total = self._collect(total, one, image, self.w[d - 1])
             following[h + 1 :], following[:, w + 1 :] = 0, 0
             state, following = following, state
         del state, following
-        return self._finish(r[:h, :w].permute(2, 0, 1)[None] if total is None else total, x)
+        total = r[:h, :w].permute(2, 0, 1)[None] if total is None else total
+        return [self._finish(total, x, self.total), *ys]

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from nsrlib import data, evaluation, papers
+from nsrlib import data, evaluation, metrics, papers
 from nsrlib.models import drcn, read_metadata
 from nsrlib.papers.drcn import studies as study
 from nsrlib.studies import StudyResult
@@ -53,6 +53,15 @@ def test_every_output_is_scored_as_evaluate_scores_it(gray):
         model.net.w.fill_(1 / 3)
     assert scores.loc["equal weights", "psnr"] == pytest.approx(alone(model), abs=1e-3)
     assert study.recursion_scores(model, images)["psnr"].diff().iloc[-1] == pytest.approx(0, abs=1e-3)
+
+
+@pytest.mark.parametrize("lr", data.catalogue.LUMA_LR)
+def test_planes_of_luma_are_scored_as_evaluate_scores_them(lr):
+    model, images = network(), data.load("embedded", 3, lr=lr, limit=1)
+    table = evaluation.evaluate(model, images, protocol=metrics.SELFEXSR_Y(3))
+    assert study.recursion_scores(model, images).loc["ensemble", "psnr"] == pytest.approx(
+        table["psnr"].iloc[0], abs=1e-6
+    )
 
 
 def test_what_cannot_be_scored_is_refused():

@@ -5,24 +5,47 @@ from __future__ import annotations
 import math
 import os
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+import pandas as pd
 import torch
+from PIL import Image
 from torch import Tensor
 
+from nsrlib import data
 from nsrlib.data.download import weights_path
+from nsrlib.models import optimise
 from nsrlib.models.drcn import LumaDRCN
 from nsrlib.models.weights import fill, note_weights
+from nsrlib.papers.drcn.studies import recursion_scores, scores_of
 
 CHECKPOINT = "model_F96_D9_LR0.001000.ckpt"
 FILES = (f"{CHECKPOINT}.index", f"{CHECKPOINT}.data-00000-of-00001")
 """The two files of the checkpoint in ``data/sources.csv``: x2, F = 96, D = 9."""
-ENSEMBLE = 37.288
-"""PSNR in dB of that checkpoint on Set5, standard protocol, from a NumPy evaluation apart from this library."""
-RECURSIONS = (34.449, 35.430, 35.152, 34.774, 34.566, 34.198, 33.865, 33.398, 33.143)
-"""The same for each recursion on its own, the first one first."""
+
+
+class Conditions(NamedTuple):
+    """How the network is fed and scored, in words; ``lr`` of :func:`nsrlib.data.load`, empty for the README's chain."""
+
+    input: str
+    compared: str
+    lr: str
+
+
+CONDITIONS = {
+    "A": Conditions("LR made of the rounded luma, rounded to 8 bit", "luma, rounded", "luma_8bit"),
+    "B": Conditions("LR made of RGB, rounded to 8 bit", "luma of the rounded RGB, itself not rounded", "paper"),
+    "C": Conditions("LR made of the rounded luma, not rounded", "luma, rounded", "luma"),
+    "README": Conditions(
+        "RGB shrunk and enlarged by Pillow, rounded to 8 bit both times, then luma with constants over 256",
+        "that luma, cut to whole numbers", "",
+    ),
+}  # fmt: skip
+"""The protocols under which the checkpoint is measured. B is that of :func:`nsrlib.evaluation.evaluate`. The numbers of
+jiny2001's README belong to the last one alone."""
 
 _LAYERS = {
     "embed0": ("W-1_conv/conv_W_1", "W-1_conv/conv_B"),
@@ -31,6 +54,68 @@ _LAYERS = {
     "recon0.0": ("WD1_conv_1", "BD1"),
     "recon1.0": ("WD2_conv_1", "BD2"),
 }
+
+
+def scores(
+    model: LumaDRCN, name: str, under: str = "B", *, limit: int | None = None, download: bool = True
+) -> pd.DataFrame:
+    """PSNR of the ensemble, of its plain mean and of every single recursion on a set, under one of :data:`CONDITIONS`.
+
+    Args:
+        name, limit, download: of :func:`nsrlib.data.load`.
+
+    Returns:
+        As :func:`~nsrlib.papers.drcn.studies.recursion_scores`; ``attrs["origin"]`` says where the images were found.
+
+    Raises:
+        KeyError: no such conditions. nsrlib.data.DataUnavailable: the set cannot be had.
+    """
+    how = CONDITIONS[under]
+    images = data.load(name, model.scale, lr=how.lr or "paper", limit=limit, download=download)
+    table = recursion_scores(model, images) if how.lr else _readme_scores(model, images)
+    table.attrs["origin"] = images.origin
+    return table
+
+
+def in_short(found: Mapping[tuple[str, str], pd.DataFrame]) -> pd.DataFrame:
+    """One line for each (set, conditions) of :func:`scores`: what is fed and compared, and four numbers in dB.
+
+    Returns:
+        Columns set, protocol, input, compared, ensemble, best single, d (which one that is), equal weights.
+    """
+    lines = []
+    for (name, under), table in found.items():
+        psnr = table["psnr"]
+        single = psnr.drop(["ensemble", "equal weights"]).astype(float)
+        words = {"set": name, "protocol": under, **CONDITIONS[under]._asdict()}
+        best = {"best single": single.max(), "d": single.idxmax(), "equal weights": psnr["equal weights"]}
+        lines.append(words | {"ensemble": psnr["ensemble"]} | best)
+    columns = ["set", "protocol", "input", "compared", "ensemble", "best single", "d", "equal weights"]
+    return pd.DataFrame(lines, columns=columns)
+
+
+def _readme_scores(model: LumaDRCN, images: data.ImageSet) -> pd.DataFrame:
+    """The chain of jiny2001's repository (1dff9ed): RGB at 8 bit is shrunk and enlarged, its luma is the input."""
+    fast, r, rows = optimise(model), model.scale, []
+    inner = np.s_[r:-r, r:-r]
+    with torch.inference_mode():
+        for pair in images:
+            hr = pair.hr[..., 0] if pair.gray else pair.hr
+            picture = Image.fromarray(hr)
+            small = picture.resize((picture.width // r, picture.height // r), Image.Resampling.BICUBIC)
+            x = _luma(np.asarray(small.resize(picture.size, Image.Resampling.BICUBIC)))
+            y, ys = fast(torch.from_numpy(x / 255)[None, None].float(), upscaled=True, every=True)
+            true = np.trunc(_luma(hr))[inner]
+            planes = [np.trunc(255 * p[0, 0].double().numpy())[inner] for p in (*ys, torch.stack(ys).mean(0), y)]
+            rows.append([10 * math.log10(255**2 / np.square(plane - true).mean()) for plane in planes])
+    return scores_of(model, rows)
+
+
+def _luma(levels: np.ndarray) -> np.ndarray:
+    """Its luma has the constants of BT.601 over 256 where MATLAB's has 255; one channel stays as it is."""
+    if levels.ndim == 2:
+        return levels.astype(np.float64)
+    return levels @ np.array([65.481, 128.553, 24.966]) / 256 + 16 * 255 / 256
 
 
 def load_model(path: str | os.PathLike | None = None, scale: int = 2) -> LumaDRCN:

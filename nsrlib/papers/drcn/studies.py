@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -144,38 +145,52 @@ def training_setup(
 def recursion_scores(model: LumaDRCN, images: ImageSet) -> pd.DataFrame:
     """PSNR of every single prediction, of their plain mean and of the ensemble, in one pass over each image.
 
+    Planes of luma (``data.load(..., lr="luma")`` or ``"luma_8bit"``) are what the network sees, and are compared as
+    rounded planes; RGB under the protocol of :func:`~nsrlib.evaluation.evaluate`. Either way the scores are its own.
+
     Args:
         model: with an ensemble. images: loaded at the model's scale.
 
     Returns:
-        Columns psnr (mean over images, dB, the papers' protocol) and weight (divided by their sum; NaN for the two
-        sums); index ``1 .. D``, ``equal weights``, ``ensemble``.
+        Columns psnr (mean over images, dB) and weight (divided by their sum; NaN for the two sums); index ``1 .. D``,
+        ``equal weights``, ``ensemble``.
 
     Raises:
         ValueError: the basic model; images of another scale.
     """
     import numpy as np
-    import pandas as pd
     import torch
 
+    from nsrlib.data.catalogue import LUMA_LR
     from nsrlib.evaluation import for_protocol
     from nsrlib.images import to_tensor, to_uint8
-    from nsrlib.metrics import MATLAB_Y, psnr
-    from nsrlib.models.drcn import DRCN
+    from nsrlib.metrics import MATLAB_Y, SELFEXSR_Y, psnr
+    from nsrlib.models import optimise
 
     if not model.net.ensemble:
         raise ValueError("recursion_scores takes a DRCN with an ensemble; the basic model has one prediction")
     if images.scale != model.scale:
         raise ValueError(f"the model upscales by {model.scale}, but {images.name} was loaded at scale {images.scale}")
-    device = next(model.parameters()).device
-    protocol = MATLAB_Y(crop=model.scale)
-    rows: list[list[float]] = []
+    device, planes = next(model.parameters()).device, images.lr in LUMA_LR
+    protocol = (SELFEXSR_Y if planes else MATLAB_Y)(model.scale)
+    fast, rows = optimise(model), []
     with torch.inference_mode():
         for pair in images:
-            x = to_tensor(cast(np.ndarray, pair.lr), device)
-            y, ys = model(x if x.shape[1] == 3 else x.expand(-1, 3, -1, -1), every=True)
+            lr = cast(np.ndarray, pair.lr)
+            x = to_tensor(lr, device) if lr.dtype == np.uint8 else torch.from_numpy(lr)[None, None].float().to(device)
+            y, ys = fast(x if planes or x.shape[1] == 3 else x.expand(-1, 3, -1, -1), every=True)
             pictures = [to_uint8(p, output=True) for p in (*ys, torch.stack(ys).mean(0), y)]
             rows.append([float(psnr(*for_protocol(p, pair.hr, pair.gray, protocol), protocol)) for p in pictures])
+    return scores_of(model, rows)
+
+
+def scores_of(model: LumaDRCN, rows: Sequence[Sequence[float]]) -> pd.DataFrame:
+    """:func:`recursion_scores`'s table, a row an image: PSNR of ``y_1 .. y_D``, their plain mean, the ensemble."""
+    import numpy as np
+    import pandas as pd
+
+    from nsrlib.models.drcn import DRCN
+
     w = cast(DRCN, model.net).weights.detach().double().cpu()
     names = [*range(1, len(w) + 1), "equal weights", "ensemble"]
     weights = [*(w / w.sum()).tolist(), float("nan"), float("nan")]
