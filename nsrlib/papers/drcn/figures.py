@@ -3,41 +3,82 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from nsrlib.papers.drcn.analysis import macs
 from nsrlib.plots.diagrams import FILLS, arrow, box, chain, frame, line, note, plus
-from nsrlib.plots.style import BLUE, EDGE, GRAY, GREEN, ORANGE
+from nsrlib.plots.style import BLUE, EDGE, GREEN, LINES, ORANGE
 from nsrlib.studies import StudyResult
+
+PRINTED: Any = {"ls": "--", "lw": 1.4, "marker": "o", "ms": 2.5}
+"""How a curve of the paper is drawn."""
 
 
 def network() -> Figure:
-    """DRCN as a whole (Fig. 3a of the paper), the recursion as a loop."""
-    fig, ax = frame("DRCN")
-    end = chain(ax, [("upscaled\nimage x", "other"), ("embedding:\n2 conv 3x3", "conv1")], 0.5, gap=1.75, width=1.3)
-    x = end + 1.5
-    arrow(ax, (end + 0.02, 0.2), (x - 0.85, 0.2))
-    box(ax, x, 0.2, "recursion:\nconv 3x3 W, ReLU", "conv3", 1.7)
-    loop = {"arrowstyle": "->", "color": EDGE, "connectionstyle": "arc3,rad=0.55"}
-    ax.annotate("", (x - 0.5, 0.5), (x + 0.5, 0.5), arrowprops=loop)
-    note(ax, x, 0.86, "D times, the same W")
-    arrow(ax, (x + 0.85, 0.2), (x + 1.3, 0.2))
-    note(ax, x + 1.07, 0.27, "$H_d$")
-    box(ax, x + 2.1, 0.2, "reconstruction:\n2 conv 3x3", "conv1", 1.6)
-    arrow(ax, (x + 2.9, 0.2), (x + 3.2, 0.2))
-    plus(ax, x + 3.3, 0.2)
-    arrow(ax, (x + 3.4, 0.2), (x + 3.9, 0.2))
-    note(ax, x + 3.62, 0.27, "$y_d$")
-    box(ax, x + 4.65, 0.2, "$\\sum_d w_d\\,y_d$", "attention", 1.4)
-    line(ax, [0.5, 0.5, x + 3.3, x + 3.3], [-0.1, -0.42, -0.42, 0.02])
-    note(ax, x - 0.6, -0.4, "skip connection")
+    """DRCN unfolded (Fig. 3a of the paper): ``W`` at every step, ``R`` on every state, plus the input, weighted sum.
+
+    Example:
+        >>> texts = [text.get_text() for text in network().axes[0].texts]
+        >>> texts.count("W"), texts.count("R"), texts.count("+")
+        (3, 3, 3)
+    """
+    fig, ax = frame("DRCN unfolded: one W and one R at every depth", height=4.2, ylim=(-0.95, 3.55))
+    recon, skip, added, total = 1.0, 1.55, 1.95, 2.95  # heights; the chain of states is at 0
+    states = {"0": 3.3, "1": 5.2, "2": 7.1, "D": 10.0}
+    chain(ax, [("upscaled\nimage $x$", "other"), ("embedding:\n2 conv 3x3", "other")], 0.4, 0, gap=1.55, width=1.15)
+    arrow(ax, (2.52, 0), (3.03, 0))
+    line(ax, [0.4, 0.4, 9.55], [0.28, skip, skip], GREEN)
+    note(ax, 0.5, skip + 0.06, "skip connection: the image is\nadded to every prediction", "left", colour=GREEN)
+    box(
+        ax,
+        7.6,
+        total,
+        r"weighted sum   $\hat y = w_1 \hat y_1 + w_2 \hat y_2 + \dots + w_D \hat y_D$",
+        "attention",
+        5.7,
+    )
+    arrow(ax, (10.45, total), (11.1, total))
+    note(ax, 11.3, total, r"$\hat y$", va="center", size=11)
+    for name, x in states.items():
+        _state(ax, x, f"$H_{name}$")
+        if name == "0":
+            continue
+        arrow(ax, (x - 1.63, 0), (x - 1.27, 0))
+        box(ax, x - 0.95, 0, "W", "conv3", 0.6)
+        arrow(ax, (x - 0.63, 0), (x - 0.27, 0))
+        arrow(ax, (x, 0.27), (x, recon - 0.29))
+        box(ax, x, recon, "R", "conv1", 0.6)
+        ax.plot([x, x], [skip - 0.07, skip + 0.07], color="white", lw=6)  # the ways cross here and do not meet
+        arrow(ax, (x, recon + 0.29), (x, added - 0.14))
+        line(ax, [x - 0.45, x - 0.45], [skip, added], GREEN)
+        arrow(ax, (x - 0.46, added), (x - 0.11, added), GREEN)
+        ax.plot(x, added, "o", ms=13, mfc="white", mec=EDGE, mew=0.9)
+        plus(ax, x, added)
+        arrow(ax, (x, added + 0.15), (x, total - 0.29))
+        note(ax, x - 0.08, added + 0.42, rf"$\hat y_{name}$", "right", "center", size=10)
+        note(ax, x + 0.08, added + 0.42, rf"$\times\, w_{name}$", "left", "center", size=10)
+    for y in (0, recon, added + 0.42):
+        note(ax, 8.05, y, "...", va="center", size=13)
+    line(ax, [3.95, 3.95, 9.35, 9.35], [-0.42, -0.5, -0.5, -0.42])
+    note(ax, 6.65, -0.8, "D times the same W: conv 3x3 and ReLU; at the start the identity")
+    note(ax, 4.72, recon, "the same R:\n2 conv 3x3", "right", "center")
     return fig
+
+
+def _state(ax: Axes, x: float, text: str) -> None:
+    """Feature maps, one behind the other, at height 0."""
+    for k in (2, 1, 0):
+        at = (x - 0.22 + 0.05 * k, -0.24 + 0.05 * k)
+        ax.add_patch(Rectangle(at, 0.42, 0.42, facecolor="white", edgecolor=BLUE, linewidth=0.9))
+    note(ax, x - 0.01, -0.03, text, va="center", size=9)
 
 
 def recursion_designs(depth: int = 3) -> Figure:
@@ -82,57 +123,87 @@ def _draw_recursion(ax: Axes, y: float, steps: Sequence[str], outputs: Mapping[i
         ax.text(end[0], end[1], f"$y_{d}$", ha="center", va="center", fontsize=9)
 
 
-def depth(result: StudyResult, metric: str, printed: Mapping[int, float], bicubic: float) -> Figure:
-    """Fig. 4: PSNR over the number of recursions, ours beside the paper's, and bicubic upscaling.
+def depth(results: Sequence[StudyResult], metric: str, printed: Mapping[int, float], bicubic: float) -> Figure:
+    """Fig. 4: PSNR over the number of recursions, a curve a width and length of training, beside the paper's, dashed.
 
     Args:
-        result: the study ``depth``; its variants are named ``D=<recursions>``. metric: a column of its table.
+        results: studies of depth; their variants are named ``D=<recursions>``. Runs of all budgets are drawn, the mean
+            over the seeds as a line, every seed as a dot; a shorter training is paler.
+        metric: a column of their tables.
         printed: recursions -> PSNR of the paper.
+
+    Example:
+        >>> runs = [{"variant": f"D={d}", "seed": 0, "set": "set5", "psnr": 31 + d / 10} for d in (1, 16)]
+        >>> settings = {f"D={d}": {"config": {"features": 16}} for d in (1, 16)}
+        >>> study = StudyResult.of_rows("depth", runs, settings=settings)
+        >>> axes = depth([study], "psnr_set5", {1: 32.5, 16: 33.8}, 30.39).axes[0]
+        >>> [line.get_label() for line in axes.lines if line.get_label()[0] != "_"]
+        ['printed: F = 256', 'here: F = 16, 1 seed', 'bicubic']
     """
-    runs = result.table.assign(D=result.table["variant"].str.removeprefix("D=").astype(int))
-    mean = runs.groupby("D")[metric].mean()
-    features = next(iter(result.settings.values()))["config"]["features"]
-    fig, ax = plt.subplots(figsize=(6.4, 3.4))
-    ax.plot(list(printed), list(printed.values()), "D--", color=GRAY, ms=5, label="printed, F = 256")
-    ax.plot(runs["D"], runs[metric], "o", color=BLUE, alpha=0.45, ms=5, mec="none")
-    ax.plot(mean.index, mean, color=BLUE, marker="_", ms=14, mew=2, label=f"here, F = {features}, one dot a seed")
+    fig, ax = plt.subplots(figsize=(7.4, 3.6))
+    ax.plot(list(printed), list(printed.values()), **PRINTED, color="black", label="printed: F = 256")
+    for result, colour in zip(results, LINES, strict=False):
+        features = next(iter(result.settings.values()))["config"]["features"]
+        budgets = result.budgets[::-1]
+        for k, part in enumerate([result.at(steps) for steps in budgets] or [result]):
+            runs = part.table.assign(D=part.table["variant"].str.removeprefix("D=").astype(int)).dropna(subset=[metric])
+            if runs.empty:
+                continue
+            mean, seeds = runs.groupby("D")[metric].mean(), runs["seed"].nunique()
+            steps = f", {budgets[k]:,} steps" if budgets else ""
+            label = f"here: F = {features}{steps}, {seeds} seed{'s' if seeds > 1 else ''}"
+            look: Any = {"color": colour, "alpha": 0.6**k}
+            ax.plot(mean.index, mean, marker="_", ms=12, mew=2, label=label, **look)
+            ax.plot(runs["D"], runs[metric], "o", ms=4, mec="none", **look | {"alpha": 0.4 * 0.6**k})
     ax.axhline(bicubic, color="black", lw=0.8, ls=":", label="bicubic")
     ax.set(xlabel="recursions D", ylabel="PSNR (dB)", title="Set5, x3: PSNR over the recursions", xticks=list(printed))
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return fig
 
 
-def recursions(panels: Mapping[str, StudyResult], printed: Mapping[str, Mapping[str, float]] | None = None) -> Figure:
-    """Every single recursion of DRCN against the ensemble: means over seeds, with the seeds' range.
+def recursions(
+    panels: Mapping[str, StudyResult],
+    printed: Mapping[str, Mapping[str, float]] | None = None,
+    bicubic: Mapping[str, float] | None = None,
+) -> Figure:
+    """Fig. 5: PSNR over the recursion d, a panel a scale, the ensemble as a line; the paper's curves are dashed.
 
     Args:
-        panels: title -> :func:`nsrlib.papers.drcn.studies.against_singles`.
-        printed: title -> PSNR of the paper, by recursion and ``ensemble``; drawn in gray.
+        panels: title -> :func:`nsrlib.papers.drcn.studies.against_singles`. A line is the mean over the seeds, a band
+            their range.
+        printed: title -> PSNR of the paper, by recursion and ``ensemble``. A title that is not in ``panels`` has a
+            panel, too, with the paper's curves alone.
+        bicubic: title -> PSNR of bicubic upscaling.
 
     Example:
-        >>> names = ("1", "2", "ensemble", "equal weights")
-        >>> rows = [{"variant": name, "seed": 0, "psnr": 30.0} for name in names]
-        >>> fig = recursions({"x3": StudyResult.of_rows("x3", rows)})
-        >>> fig.axes[0].get_xlabel()
-        'recursion d'
+        >>> rows = [{"variant": name, "seed": 0, "psnr": 30.0} for name in ("1", "2", "ensemble", "equal weights")]
+        >>> fig = recursions({"x3": StudyResult.of_rows("x3", rows)}, {"x2": {"1": 35.57, "2": 36.16, "ensemble": 37.6}})
+        >>> [ax.get_title("left") for ax in fig.axes]
+        ['x2', 'x3']
     """
-    fig, axes = plt.subplots(1, len(panels), figsize=(3.5 * len(panels), 3), squeeze=False)
-    for ax, (title, result) in zip(axes[0], panels.items(), strict=True):
-        at = result.table.groupby("variant")["psnr"].agg(["mean", "min", "max"])
-        single = at.loc[[name for name in result.settings if name.isdecimal()]]
-        d = [int(name) for name in single.index]
-        ax.fill_between(d, single["min"], single["max"], color=BLUE, alpha=0.15, lw=0)
-        ax.plot(d, single["mean"], color=BLUE, marker="o", ms=3, label="single recursion")
-        for name, colour, style in (("ensemble", ORANGE, "-"), ("equal weights", GREEN, "--")):
-            ax.axhspan(at.loc[name, "min"], at.loc[name, "max"], color=colour, alpha=0.15, lw=0)
-            ax.axhline(at.loc[name, "mean"], color=colour, ls=style, label=name)
-        if theirs := (printed or {}).get(title):
+    printed, bicubic = printed or {}, bicubic or {}
+    titles = sorted({*panels, *printed})
+    fig, axes = plt.subplots(1, len(titles), figsize=(3.5 * len(titles), 3.4), squeeze=False)
+    for ax, title in zip(axes[0], titles, strict=True):
+        if theirs := printed.get(title):
             singles = {int(name): value for name, value in theirs.items() if name.isdecimal()}
-            ax.plot(list(singles), list(singles.values()), "D", color=GRAY, ms=3, label="single recursion, printed")
-            ax.axhline(theirs["ensemble"], color=GRAY, ls="-.", label="ensemble, printed")
-        ax.set(title=title, xlabel="recursion d")
+            ax.plot(list(singles), list(singles.values()), **PRINTED, color=BLUE, label="single recursion, printed")
+            ax.axhline(theirs["ensemble"], color=ORANGE, ls="--", lw=1.4, label="ensemble, printed")
+        if title in panels:
+            result = panels[title]
+            at = result.table.groupby("variant")["psnr"].agg(["mean", "min", "max"])
+            single = at.loc[[name for name in result.settings if name.isdecimal()]]
+            d = [int(name) for name in single.index]
+            ax.fill_between(d, single["min"], single["max"], color=BLUE, alpha=0.2, lw=0)
+            ax.plot(d, single["mean"], color=BLUE, marker="o", ms=3, label="single recursion, here")
+            ax.axhspan(at.loc["ensemble", "min"], at.loc["ensemble", "max"], color=ORANGE, alpha=0.2, lw=0)
+            ax.axhline(at.loc["ensemble", "mean"], color=ORANGE, label="ensemble, here")
+        if title in bicubic:
+            ax.axhline(bicubic[title], color="black", lw=0.8, ls=":", label="bicubic")
+        ax.set(title=title, xlabel="recursion d", xticks=(1, 4, 8, 12, 16))
     axes[0, 0].set_ylabel("PSNR (dB)")
-    axes[0, -1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    known = {label: line for ax in axes[0] for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    fig.legend(known.values(), known.keys(), loc="outside lower center", ncols=len(known))
     return fig
 
 
