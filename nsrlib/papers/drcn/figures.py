@@ -177,7 +177,7 @@ def recursions(
 
     Example:
         >>> rows = [{"variant": name, "seed": 0, "psnr": 30.0} for name in ("1", "2", "ensemble", "equal weights")]
-        >>> fig = recursions({"x3": StudyResult.of_rows("x3", rows)}, {"x2": {"1": 35.57, "2": 36.16, "ensemble": 37.6}})
+        >>> fig = recursions({"x3": StudyResult.of_rows("x3", rows)}, {"x2": {"1": 35.57, "ensemble": 37.6}})
         >>> [ax.get_title("left") for ax in fig.axes]
         ['x2', 'x3']
     """
