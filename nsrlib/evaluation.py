@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from nsrlib import signatures
 from nsrlib.data import ImageSet, Pair, load
+from nsrlib.data.catalogue import LUMA_LR
 from nsrlib.files import one_line
 from nsrlib.images import Degradation, degraded, imresize, luma, pixels_sha256, to_tensor, to_uint8
 from nsrlib.metrics import GRAY, MATLAB_Y, RGB, Protocol, psnr, ssim
@@ -310,7 +311,7 @@ def evaluate(
     protocol: Protocol | None = None,
     device: str | torch.device = "auto",
     *,
-    lr: str = "paper",
+    lr: str | None = None,
     noise: float | None = None,
     jpeg: int | None = None,
     noise_seed: int = 0,
@@ -328,7 +329,8 @@ def evaluate(
         protocol: default :func:`~nsrlib.metrics.MATLAB_Y` with ``scale`` pixels cropped; for restoration
             :func:`~nsrlib.metrics.GRAY`, or ``RGB`` on colour, without crop.
         device: as :func:`pick_device`.
-        lr: how LR is made, see :func:`nsrlib.data.load`. Ignored for an ``ImageSet`` and for restoration.
+        lr: how LR is made, see :func:`nsrlib.data.load`; default: as the protocol says, :attr:`Protocol.lr
+            <nsrlib.metrics.Protocol.lr>`. Ignored for an ``ImageSet`` and for restoration.
         noise, jpeg, noise_seed: what the network (scale 1) has to undo, see :class:`~nsrlib.images.Degradation`. A
             named set is loaded as gray unless the network takes colour.
         limit: only the first so many images.
@@ -362,7 +364,8 @@ def evaluate(
     channels = getattr(model, "channels", None)  # None: takes gray and colour
     images = dataset
     if not isinstance(images, ImageSet):
-        images = load(images, r, lr=lr, limit=limit, gray=takes_gray(model) if task else None)
+        how = lr or (protocol.lr if protocol and not task else "paper")
+        images = load(images, r, lr=how, limit=limit, gray=takes_gray(model) if task else None)
     if (images.scale or 1) != r:
         raise ValueError(f"the model upscales by {r}, but {images.name} was loaded at scale {images.scale}")
     if limit is not None and limit < 1:
@@ -371,11 +374,17 @@ def evaluate(
     protocol = protocol or (MATLAB_Y(crop=r) if task is None else GRAY() if images[0].hr.ndim == 2 else RGB())
     chosen = pick_device(device)
     name = type(model).__name__
+    if protocol.clamp and not (hasattr(model, "refine") and images.lr == "luma"):
+        wanted = f"a network for luma and images with lr='luma', got {name} and {images.name} with lr={images.lr!r}"
+        raise ValueError(f"a protocol with clamp=True takes {wanted}")
     # a copy, so that a network in training keeps its mode and device
     model = optimise(model, chosen) if fast else copy.deepcopy(model).eval().to(chosen)
+    kind = next((p.dtype for p in model.parameters()), torch.float64 if images.lr == "luma" else torch.float32)
+    model = _Refinement(model) if protocol.clamp else model
     rows = []
     for pair in tqdm(images, desc=f"{name} x{r} {images.name}", unit="image", disable=not progress):
         x = _input(images, pair, task, channels, chosen)
+        x = (imresize(x, r).clamp(16 / 255, 235 / 255) if protocol.clamp else x).to(chosen, kind)
         start = time.perf_counter()
         sr = to_uint8(upscale(model, x, tile=tile), output=True)  # waits for the device
         seconds = time.perf_counter() - start
@@ -397,6 +406,19 @@ def evaluate(
     return table
 
 
+class _Refinement(nn.Module):
+    """The part of a network for luma behind its bicubic upscaling, as a network that keeps the size."""
+
+    scale = 1
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model, self.halo, self.min_size = model, model.halo * model.scale, model.min_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model.refine(x)
+
+
 def takes_gray(network: Any) -> bool | None:
     """How to load sets for a network that restores: as gray (True), or as they are (None) if it takes colour."""
     return True if getattr(network, "channels", 1) == 1 else None
@@ -405,7 +427,7 @@ def takes_gray(network: Any) -> bool | None:
 def _input(
     images: ImageSet, pair: Pair, task: Degradation | None, channels: int | None, device: torch.device
 ) -> Tensor:
-    """What the network gets: LR in three channels, or the degraded picture in as many as it has."""
+    """What the network gets: LR in three channels or as a plane of luma, or the degraded picture."""
     if task:
         have = 1 if pair.hr.ndim == 2 else 3
         if channels not in (None, have):
@@ -416,8 +438,10 @@ def _input(
     if pair.lr is None:
         missing = f"{images.name} has no low-resolution images at scale {images.scale or 1}"
         raise ValueError(f"{missing}: take a network that upscales by 2 or more, or give noise or jpeg")
+    if images.lr == "luma":
+        return torch.from_numpy(pair.lr)[None, None]
     x = to_tensor(pair.lr, device)
-    return x if x.shape[1] == 3 else x.expand(-1, 3, -1, -1)
+    return x if x.shape[1] == 3 or images.lr in LUMA_LR else x.expand(-1, 3, -1, -1)
 
 
 def for_protocol(sr: np.ndarray, hr: np.ndarray, gray: bool, protocol: Protocol) -> tuple[np.ndarray, np.ndarray]:
@@ -430,10 +454,10 @@ def for_protocol(sr: np.ndarray, hr: np.ndarray, gray: bool, protocol: Protocol)
 
 
 def protocol_sensitivity(images: ImageSet, first: int | None = None) -> pd.DataFrame:
-    """What innocent choices do to one row of a paper: bicubic PSNR and SSIM of one set under six conventions.
+    """What innocent choices do to one row of a paper: bicubic PSNR and SSIM of one set under seven conventions.
 
     Border crop is the scale in all of them; gray files are left at 0..255; the border is mirrored. ``first``: only so
-    many conventions; the very first gives what papers print.
+    many conventions; the second, :func:`~nsrlib.metrics.VDSR_Y`, gives what papers print.
 
     Example:
         >>> protocol_sensitivity(load("embedded", 4, limit=1), first=1)["psnr"].round(2).tolist()
@@ -454,6 +478,9 @@ def protocol_sensitivity(images: ImageSet, first: int | None = None) -> pd.DataF
     def rounded(_: np.ndarray, y: np.ndarray) -> np.ndarray:
         return np.clip(np.floor(down_up(_, y) * 255 + 0.5), 0, 255) / 255
 
+    def clamped(_: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.floor(down_up(_, y).clip(16 / 255, 235 / 255) * 255 + 0.5) / 255
+
     def luma_of_lr(hr: np.ndarray, _: np.ndarray) -> np.ndarray:
         return imresize(y_of(imresize(hr, 1 / r), "none"), r)
 
@@ -462,7 +489,8 @@ def protocol_sensitivity(images: ImageSet, first: int | None = None) -> pd.DataF
     # how HR becomes the luma that is compared (None: it stays RGB), and how the result is made from HR or from that
     conventions: list[tuple[str, str | None, Callable, Protocol]] = [
         ("luma of HR rounded, resized in double, result rounded", "nearest", rounded, plane),
-        ("the same, result not rounded", "nearest", down_up, plane),
+        ("the same, clamped to 16..235 before (protocol 'vdsr')", "nearest", clamped, plane),
+        ("the first, result not rounded", "nearest", down_up, plane),
         ("RGB at 8 bit, luma not rounded", None, down_up, rgb),
         ("RGB at 8 bit, luma rounded", None, down_up, replace(rgb, luma_rounding="nearest")),
         ("RGB LR at 8 bit, its luma upscaled, not rounded", "none", luma_of_lr, plane),

@@ -38,6 +38,8 @@ class Protocol:
     gray_as_is: bool = False
     window: int = 11  # of SSIM's Gaussian
     sigma: float = 1.5
+    # how a network for luma is fed: with its plane, upscaled by bicubic and clamped to 16..235; see VDSR_Y
+    clamp: bool = False
 
     def __post_init__(self) -> None:
         if self.space not in ("y", "rgb", "gray"):
@@ -50,6 +52,8 @@ class Protocol:
             raise ValueError(f"sigma must be positive, got {self.sigma}")
         if self.window < 1 or self.window % 2 == 0:
             raise ValueError(f"window must be odd and positive, got {self.window}")
+        if self.clamp and self.space != "y":
+            raise ValueError(f"clamp=True is for luma, space 'y', got {self.space!r}")
 
     def __str__(self) -> str:
         what = {"y": f"Y of BT.601 16..235, rounding {self.luma_rounding}", "rgb": "RGB", "gray": "gray plane"}
@@ -63,7 +67,14 @@ class Protocol:
         ]
         if self.space == "y":
             parts.insert(1, "gray files " + ("as they are" if self.gray_as_is else "as three equal channels"))
+        if self.clamp:
+            parts.insert(2, "LR from luma, not rounded, its bicubic upscaling clamped to 16..235")
         return "; ".join(parts)
+
+    @property
+    def lr(self) -> str:
+        """How LR is made for it, see :func:`nsrlib.data.load`."""
+        return "luma" if self.clamp else "paper"
 
     @property
     def signature(self) -> str:
@@ -101,6 +112,18 @@ def SELFEXSR_Y(crop: int = 0) -> Protocol:
     return Protocol(space="y", luma_rounding="matlab", crop=crop, gray_as_is=True)
 
 
+def VDSR_Y(crop: int = 0) -> Protocol:
+    """Networks for luma from SRCNN to DRCN, and the bicubic row of most later tables.
+
+    HR's luma, rounded, is shrunk and enlarged by bicubic in double precision and clamped to 16..235, gray files too;
+    that plane is the network's input, and the bicubic result. Outputs are rounded, not clamped.
+
+    Source: ``methods/Bicubic.m``, ``methods/VDSR.m`` and ``utils/compute_diff.m`` of kjw0612/rcn, 79f2bab. With it all
+    12 bicubic cells of DRCN's Table 1 on Set5 and Set14 are those printed; without the clamp 9 are.
+    """
+    return Protocol(space="y", luma_rounding="matlab", crop=crop, gray_as_is=True, clamp=True)
+
+
 def RGB(crop: int = 0) -> Protocol:
     """All three channels together (NTIRE challenges)."""
     return Protocol(space="rgb", crop=crop)
@@ -111,7 +134,9 @@ def GRAY(crop: int = 0) -> Protocol:
     return Protocol(space="gray", crop=crop)
 
 
-PRESETS: dict[str, Callable[[int], Protocol]] = {"y": MATLAB_Y, "selfexsr": SELFEXSR_Y, "rgb": RGB, "gray": GRAY}
+PRESETS: dict[str, Callable[[int], Protocol]] = {
+    "y": MATLAB_Y, "selfexsr": SELFEXSR_Y, "vdsr": VDSR_Y, "rgb": RGB, "gray": GRAY,
+}  # fmt: skip
 """Protocols by the names that the command line takes; each is called with the crop."""
 
 

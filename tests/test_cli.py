@@ -125,7 +125,10 @@ def test_wrong_usage_has_status_two(nsr, arguments):
         ("evaluate published --model bicubic --on set55", "unknown data set 'set55': did you mean 'set5'"),
         ("evaluate published --model bicubic --on set5", "set5.*NSRLIB_DATA"),
         ("evaluate published --model bicubic --on ./nowhere", "there is no folder ./nowhere"),
-        ("evaluate published --model bicubic --space lab", "--space must be one of y, selfexsr, rgb, gray, got 'lab'"),
+        (
+            "evaluate published --model bicubic --space lab",
+            "--space must be one of y, selfexsr, vdsr, rgb, gray, got 'lab'",
+        ),
         (
             "evaluate published --model bicubic --protocol y,crp=2",
             r"a protocol has no field 'crp=2'; there are: .*crop=",
@@ -462,7 +465,7 @@ def test_evaluate_can_print_every_image_of_a_part(nsr, pictures):
     assert not re.search(r"^\s+b\s", done.out, re.M)
 
 
-@pytest.mark.parametrize(("space", "words"), [("y", "Y of BT.601"), ("rgb", "RGB"), ("selfexsr", "")])
+@pytest.mark.parametrize(("space", "words"), [("y", "Y of BT.601"), ("rgb", "RGB"), ("vdsr", "clamped")])
 def test_evaluate_takes_the_protocol_and_prints_it(nsr, pictures, space, words):
     from nsrlib.metrics import PRESETS
 

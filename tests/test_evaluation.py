@@ -25,8 +25,8 @@ from nsrlib.evaluation import (
     upscale,
     upscaled_bands,
 )
-from nsrlib.images import imresize, to_tensor, to_uint8
-from nsrlib.metrics import GRAY, MATLAB_Y, RGB, SELFEXSR_Y, Protocol, psnr, ssim
+from nsrlib.images import imresize, luma, to_tensor, to_uint8
+from nsrlib.metrics import GRAY, MATLAB_Y, RGB, SELFEXSR_Y, VDSR_Y, Protocol, psnr, ssim
 from nsrlib.models import optimise
 
 # --- published weights ------------------------------------------------------------------------------------------------
@@ -448,5 +448,62 @@ def test_protocol_sensitivity_needs_a_scale(folder):
     with pytest.raises(ValueError, match="must be loaded with a scale of 2 or more, got None"):
         protocol_sensitivity(load(folder))
     table = protocol_sensitivity(load(folder, 2))
-    assert len(table) == 6
+    assert len(table) == 7
     assert protocol_sensitivity(load(folder, 2), 1).to_dict("records") == table[:1].to_dict("records")
+
+
+# --- networks for luma ------------------------------------------------------------------------------------------------
+
+
+class HalfDetail(nn.Module):
+    """Answers an upscaled plane with itself and half of its distance from mid-gray; counts what it saw."""
+
+    scale, halo, min_size = 2, 1, 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Tensor] = []
+
+    def refine(self, plane: Tensor) -> Tensor:
+        self.seen.append(plane)
+        return plane + (plane - 0.5) / 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.refine(imresize(x, 2))
+
+
+def test_the_protocol_of_vdsr_gives_a_network_the_clamped_plane_in_double(folder):
+    model = HalfDetail()
+    table = evaluate(model, folder, 2, VDSR_Y(2), fast=False)
+    assert table.attrs["setting"] == "v1:scale=2,lr=luma,fast=no"
+    for row, pair in zip(table.itertuples(), load(folder, 2), strict=True):
+        y = luma(pair.hr, "matlab") if not pair.gray else pair.hr[..., 0].astype(float)
+        plane = np.clip(imresize(imresize(y / 255, 1 / 2), 2), 16 / 255, 235 / 255)
+        answer = np.clip(np.round(255 * (1.5 * plane - 0.25)), 0, 255).astype(np.uint8)
+        assert row.psnr == pytest.approx(psnr(answer, y.astype(np.uint8), GRAY(2)), abs=1e-9)
+
+
+def test_without_the_clamp_luma_goes_through_the_network_as_a_plane(folder):
+    bare = replace(VDSR_Y(2), clamp=False)
+    for lr in ("luma", "luma_8bit"):
+        table = evaluate("bicubic", folder, 2, bare, lr=lr)
+        for row, pair in zip(table.itertuples(), load(folder, 2, lr=lr), strict=True):
+            small = pair.lr if lr == "luma" else pair.lr / 255
+            assert (pair.lr.dtype, pair.hr.dtype) == ((np.float64 if lr == "luma" else np.uint8), np.uint8)
+            again = np.clip(np.round(255 * imresize(small, 2)), 0, 255).astype(np.uint8)
+            assert row.psnr == pytest.approx(psnr(again, pair.hr, GRAY(2)), abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["vdsr", "drcn", "addersr_vdsr", "bicubic"])
+def test_networks_for_luma_refine_a_plane_as_they_do_at_scale_1(name):
+    config = {"drcn": {"features": 4, "recursions": 2}, "bicubic": {}}.get(name, {"num_feats": 4, "num_layers": 3})
+    model, plane = create_model(name, 1, **config).eval(), torch.rand(2, 1, 9, 11)
+    with torch.inference_mode():
+        assert torch.allclose(model.refine(plane), model(plane), atol=1e-6)
+
+
+def test_the_protocol_of_vdsr_refuses_networks_for_colour_and_other_images(folder):
+    with pytest.raises(ValueError, match=r"clamp=True takes a network for luma .* got BSRN and .* with lr='luma'"):
+        evaluate(create_model("bsrn", 2, num_feats=16, num_blocks=1), folder, 2, VDSR_Y(2))
+    with pytest.raises(ValueError, match=r"images with lr='luma', got Bicubic and \w+ with lr='paper'"):
+        evaluate("bicubic", load(folder, 2), 2, VDSR_Y(2))

@@ -16,10 +16,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
 
-from nsrlib import signatures
-from nsrlib.evaluation import Setting, protocol_sensitivity
+from nsrlib import claims, signatures
+from nsrlib.evaluation import Setting, evaluate, protocol_sensitivity
 from nsrlib.images import imresize
-from nsrlib.metrics import GRAY, MATLAB_Y, PRESETS, RGB, SELFEXSR_Y, Protocol, planes, psnr, ssim
+from nsrlib.metrics import GRAY, MATLAB_Y, PRESETS, RGB, SELFEXSR_Y, VDSR_Y, Protocol, planes, psnr, ssim
 
 with (Path(__file__).parent / "golden" / "selfexsr_bicubic.csv").open(newline="") as file:
     MATLAB_ROWS = list(csv.DictReader(file))
@@ -63,14 +63,31 @@ def test_noisy_camera_has_the_numbers_of_ipols_imdiff():
     assert ssim(camera, noisy, GRAY()) == pytest.approx(0.357959, abs=1e-5)  # imdiff's own
 
 
-PRINTED = {("Set5", 2): "33.66/0.9299", ("Set5", 3): "30.39/0.8682", ("Set5", 4): "28.42/0.8104"}
-SENSITIVITY = {  # six conventions: luma rounded; not; RGB; RGB, luma rounded; RGB LR, luma up; nothing rounded
-    ("Set5", 2): "33.6614/0.9299 33.6767/0.9304 33.6818/0.9305 33.6486/0.9295 33.6868/0.9307 33.6904/0.9308",
-    ("Set5", 3): "30.3922/0.8682 30.3988/0.8687 30.4047/0.8690 30.3863/0.8679 30.4056/0.8691 30.4077/0.8692",
-    ("Set5", 4): "28.4207/0.8104 28.4257/0.8109 28.4314/0.8113 28.4189/0.8102 28.4315/0.8113 28.4324/0.8114",
-    ("Set14", 2): "30.2318/0.8687 30.2391/0.8691 30.2357/0.8692 30.2239/0.8685 30.2316/0.8693 30.2424/0.8693",
-    ("Set14", 3): "27.5405/0.7736 27.5443/0.7741 27.5397/0.7746 27.5334/0.7738 27.5369/0.7743 27.5461/0.7743",
-    ("Set14", 4): "26.0001/0.7019 26.0025/0.7023 25.9973/0.7031 25.9933/0.7024 25.9950/0.7026 26.0036/0.7025",
+SENSITIVITY = {  # luma rounded; clamped; not rounded; RGB; RGB, luma rounded; RGB LR, luma up; nothing rounded
+    (
+        "Set5",
+        2,
+    ): "33.6614/0.9299 33.6615/0.9299 33.6767/0.9304 33.6818/0.9305 33.6486/0.9295 33.6868/0.9307 33.6904/0.9308",
+    (
+        "Set5",
+        3,
+    ): "30.3922/0.8682 30.3924/0.8682 30.3988/0.8687 30.4047/0.8690 30.3863/0.8679 30.4056/0.8691 30.4077/0.8692",
+    (
+        "Set5",
+        4,
+    ): "28.4207/0.8104 28.4211/0.8104 28.4257/0.8109 28.4314/0.8113 28.4189/0.8102 28.4315/0.8113 28.4324/0.8114",
+    (
+        "Set14",
+        2,
+    ): "30.2318/0.8687 30.2374/0.8688 30.2391/0.8691 30.2357/0.8692 30.2239/0.8685 30.2316/0.8693 30.2424/0.8693",
+    (
+        "Set14",
+        3,
+    ): "27.5405/0.7736 27.5457/0.7742 27.5443/0.7741 27.5397/0.7746 27.5334/0.7738 27.5369/0.7743 27.5461/0.7743",
+    (
+        "Set14",
+        4,
+    ): "26.0001/0.7019 26.0044/0.7027 26.0025/0.7023 25.9973/0.7031 25.9933/0.7024 25.9950/0.7026 26.0036/0.7025",
 }
 
 
@@ -79,15 +96,18 @@ SENSITIVITY = {  # six conventions: luma rounded; not; RGB; RGB, luma rounded; R
     ("name", "scale"),
     [pytest.param(*key, marks=[pytest.mark.slow] if key[0] == "Set14" else []) for key in SENSITIVITY],
 )
-def test_six_conventions_give_six_known_bicubic_rows(benchmark, name, scale):
+def test_seven_conventions_give_seven_known_bicubic_rows(benchmark, name, scale):
     table = protocol_sensitivity(benchmark(name, scale))
     assert table.columns.tolist() == ["convention", "psnr", "ssim"]
     assert table["convention"].is_unique
     rows = [f"{row.psnr:.4f}/{row.ssim:.4f}" for row in table.itertuples()]
     assert rows == SENSITIVITY[name, scale].split()
-    if (name, scale) in PRINTED:
-        first = table.iloc[0]
-        assert f"{first.psnr:.2f}/{first.ssim:.4f}" == PRINTED[name, scale]
+    preset = evaluate("bicubic", name, scale, PRESETS["vdsr"](scale))
+    printed = claims.published("drcn").set_index("id")["value"]
+    for metric in ("psnr", "ssim"):
+        value, text = table[metric].iloc[1], printed[f"table1/Bicubic/x{scale}/{name}/{metric}"]
+        assert claims.to_the_digit(value, text)
+        assert value == pytest.approx(preset[metric].mean(), abs=1e-6)
 
 
 @pytest.mark.benchmark
@@ -264,6 +284,7 @@ def test_ssim_says_when_its_window_does_not_fit():
         ({"crop": -1}, "crop must not be negative, got -1"),
         ({"window": 10}, "window must be odd and positive, got 10"),
         ({"window": -1}, "window must be odd and positive, got -1"),
+        ({"space": "rgb", "clamp": True}, "clamp=True is for luma, space 'y', got 'rgb'"),
     ],
     ids=str,
 )
@@ -278,6 +299,7 @@ def test_a_protocol_prints_every_choice_in_one_line():
         "PSNR peak 255; SSIM 11x11 Gaussian, sigma 1.5, valid, K 0.01 0.03, L 255; mean of per-image values"
     )
     assert "rounding matlab; gray files as they are" in str(SELFEXSR_Y())
+    assert "as they are; LR from luma, not rounded, its bicubic upscaling clamped to 16..235; crop 3" in str(VDSR_Y(3))
     assert str(RGB(4)).startswith("RGB; crop 4 px; output rounded")
     assert str(Protocol(space="gray", quantise=False)).startswith("gray plane; crop 0 px; output not rounded")
     every = [MATLAB_Y(), SELFEXSR_Y(), RGB(), GRAY(), MATLAB_Y(2), Protocol(window=7), Protocol(sigma=2)]
@@ -295,12 +317,13 @@ FIELDS = {  # of each, what it takes: a new field must be added here, with more 
     "gray_as_is": st.booleans(),
     "window": st.integers(0, 20).map(lambda n: 2 * n + 1),
     "sigma": st.floats(0, 100, exclude_min=True),
+    "clamp": st.booleans(),
 }
-PROTOCOLS = st.builds(Protocol, **FIELDS)
+PROTOCOLS = st.fixed_dictionaries(FIELDS).map(lambda kw: Protocol(**kw | {"clamp": kw["clamp"] and kw["space"] == "y"}))
 SETTINGS = st.builds(
     Setting,
     scale=st.integers(1, 8),
-    lr=st.sampled_from(["paper", "repeat", "mirror", "files", "files_mirror", "unknown"]),
+    lr=st.sampled_from(["paper", "repeat", "mirror", "luma", "luma_8bit", "files", "unknown"]),
     noise=st.none() | st.integers(0, 255) | st.floats(0, 255),
     jpeg=st.none() | st.integers(1, 100),
     noise_seed=st.integers(0, 2**70),
@@ -333,12 +356,12 @@ def test_every_field_of_a_protocol_is_in_its_signature(name, data):
 def test_a_field_that_comes_later_leaves_stored_signatures_as_they_are():
     @dataclass(frozen=True)
     class Later(Protocol):
-        clamp: bool = False
+        wrap: bool = False
         border: Literal["mirror", "repeat"] = "mirror"
 
     assert Later(crop=4).signature == Protocol(crop=4).signature
-    assert Later(crop=4, clamp=True, border="repeat").signature == "v1:y,crop=4,clamp=yes,border=repeat"
-    assert signatures.read(Later, ["clamp=yes", "border=repeat"]) == {"clamp": True, "border": "repeat"}
+    assert Later(crop=4, wrap=True, border="repeat").signature == "v1:y,crop=4,wrap=yes,border=repeat"
+    assert signatures.read(Later, ["wrap=yes", "border=repeat"]) == {"wrap": True, "border": "repeat"}
 
 
 @pytest.mark.parametrize(
@@ -348,6 +371,7 @@ def test_a_field_that_comes_later_leaves_stored_signatures_as_they_are():
         (MATLAB_Y(4), "v1:y,crop=4"),
         (MATLAB_Y(np.int64(4)), "v1:y,crop=4"),
         (SELFEXSR_Y(2), "v1:y,luma_rounding=matlab,crop=2,gray_as_is=yes"),
+        (VDSR_Y(3), "v1:y,luma_rounding=matlab,crop=3,gray_as_is=yes,clamp=yes"),
         (RGB(3), "v1:rgb,crop=3"),
         (Protocol(space="gray", quantise=np.False_, window=7, sigma=2), "v1:gray,quantise=no,window=7,sigma=2"),
         (Protocol(sigma=2.0), "v1:y,sigma=2"),
@@ -369,9 +393,9 @@ def test_presets_can_be_typed_with_and_without_fields(name):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("lab,crop=2", "a protocol begins with one of y, selfexsr, rgb, gray, got 'lab,crop=2'"),
-        ("", "a protocol begins with one of y, selfexsr, rgb, gray, got ''"),
-        ("crop=2", "a protocol begins with one of y, selfexsr, rgb, gray, got 'crop=2'"),
+        ("lab,crop=2", "a protocol begins with one of y, selfexsr, vdsr, rgb, gray, got 'lab,crop=2'"),
+        ("", "a protocol begins with one of y, selfexsr, vdsr, rgb, gray, got ''"),
+        ("crop=2", "a protocol begins with one of y, selfexsr, vdsr, rgb, gray, got 'crop=2'"),
         (
             "y,crp=2",
             "a protocol has no field 'crp=2'; there are: luma_rounding=, crop=, quantise=, gray_as_is=, window=",

@@ -256,7 +256,7 @@ def measured(
     kept, rows, tables = stored(), [], {}
     missing: dict[str, None] = {}  # an ordered set
     for label, model, scale in entries:
-        asked = Setting(scale, **setting)
+        asked = Setting(scale, **{"lr": protocol.lr if protocol else "paper"} | setting)
         if protocol is None and asked.restores:
             usual = GRAY() if takes_gray(_network(model, scale)) else RGB()
         else:

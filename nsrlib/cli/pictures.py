@@ -90,13 +90,18 @@ def evaluate(
     on: Annotated[str, typer.Option(help="Data sets or folders, separated by commas.")] = "set5",
     scale: TaskScale = None,
     config: Config = None,
-    lr: Annotated[str, typer.Option(help="How LR is made: paper, repeat, mirror or files.")] = "paper",
+    lr: Annotated[
+        str | None,
+        typer.Option(help="How LR is made: paper, repeat, mirror, luma, luma_8bit or files; default: paper."),
+    ] = None,
     noise: Annotated[float | None, typer.Option(help="Restore: remove Gaussian noise of this sigma, 0..255.")] = None,
     jpeg: Annotated[int | None, typer.Option(help="Restore: remove the artefacts of this JPEG quality.")] = None,
     crop: Annotated[int | None, typer.Option(help="Border pixels left out; default: the scale, 0 to restore.")] = None,
-    space: Annotated[str | None, typer.Option(help="y, selfexsr, rgb or gray; default: y, gray to restore.")] = None,
+    space: Annotated[
+        str | None, typer.Option(help="y, selfexsr, vdsr, rgb or gray; default: y, gray to restore.")
+    ] = None,
     protocol: Annotated[
-        str | None, typer.Option(help="The whole protocol, as tables have it: v1:y,crop=4; or: selfexsr,crop=2.")
+        str | None, typer.Option(help="The whole protocol, as tables have it: v1:y,crop=4; or: vdsr,crop=3.")
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first images.")] = None,
     device: Device = "auto",
@@ -132,7 +137,8 @@ def evaluate(
     chosen = asked or metrics.PRESETS[space or "y"]((0 if task else scale) if crop is None else crop)
     typer.echo(f"{model}{f', {task}' if task else f' x{scale}'}; {chosen} ({chosen.signature})")
     gray = evaluation.takes_gray(network) if task else None
-    sets = [data.load(name, scale, lr=lr, gray=gray, limit=limit) for name in names]  # all, or none is measured
+    how = lr or ("paper" if task else chosen.lr)
+    sets = [data.load(name, scale, lr=how, gray=gray, limit=limit) for name in names]  # all, or none is measured
     tables = []
     for name in names:
         table = evaluation.evaluate(

@@ -111,11 +111,15 @@ _TEST_IMAGES_IN_BSDS400 = {  # found by feature matching against all test sets
 FROM_SCIKIT_LEARN = ("china", "flower")
 
 
-LR_CONVENTIONS = ("paper", "repeat", "mirror", "files", "files_mirror")
+LUMA_LR = ("luma", "luma_8bit")
+"""Conventions whose pairs are planes of luma, see :func:`nsrlib.data.load`."""
+LR_CONVENTIONS = ("paper", "repeat", "mirror", *LUMA_LR, "files", "files_mirror")
 COMPUTED_LR: dict[str, dict[str, Any]] = {
     "paper": {"border": "mirror", "round_between": False},
     "repeat": {"border": "repeat", "round_between": True},
     "mirror": {"border": "mirror", "round_between": True},
+    "luma": {"border": "mirror", "round_between": False},
+    "luma_8bit": {"border": "mirror", "round_between": False},
 }
 UNREAD_SUFFIXES = {
     *(

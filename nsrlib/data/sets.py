@@ -24,6 +24,7 @@ from nsrlib.data.catalogue import (
     COMPUTED_LR,
     FROM_SCIKIT_LEARN,
     LR_CONVENTIONS,
+    LUMA_LR,
     SETS,
     ImageFiles,
     Role,
@@ -48,7 +49,8 @@ class Pair(NamedTuple):
     """One image. The arrays are shared with the set that made them: do not write into them."""
 
     name: str
-    lr: np.ndarray | None  # uint8, as many channels as hr; None without a scale
+    # uint8, as many channels as hr; float64 (H, W) near [0, 1] where lr="luma"; None without a scale
+    lr: np.ndarray | None
     hr: np.ndarray  # uint8 RGB (H, W, 3), sides multiples of the scale; (H, W) where the set is loaded as gray
     gray: bool = False  # one channel, in its file or in hr; MATLAB leaves such a luma at 0..255
 
@@ -85,7 +87,8 @@ class _Item:
                 told = f"{lr_file} does not look like {hr_file}: another picture, or turned or mirrored?"
                 warnings.warn(told, stacklevel=2)
         elif self.scale > 1:
-            lr = imresize(hr, 1 / self.scale, **COMPUTED_LR[self.convention])
+            large = hr / 255 if self.convention == "luma" else hr
+            lr = imresize(large, 1 / self.scale, **COMPUTED_LR[self.convention])
         return Pair(name, lr, np.ascontiguousarray(hr), one_channel or self.gray)
 
     def _read(self, file: str) -> tuple[np.ndarray, bool]:
@@ -269,6 +272,9 @@ def load(
     ``files``         the set's own LR files (SelfExSR: x2, x3, x4; Urban100: x2, x4); one that does not look like
                       its HR image (:func:`belong`) is named by a warning when it is decoded
     ``files_mirror``  SwinIR's LR files of Set5 (x2, x3, x4, x8; its x8 is not rounded between the passes)
+    ``luma``          planes, for networks that see no colour: HR is the Y of MATLAB's ``rgb2ycbcr``, LR made of it
+                      over 255 as in ``paper``, ``float64``, neither rounded nor clipped
+    ``luma_8bit``     the same, LR rounded once to ``uint8``
     ================  ===================================================================================
 
     Quirks that are taken care of: HR for x8 is the x4 file, cropped; all HR of Urban100 is its ``image_SRF_4``; the
@@ -282,7 +288,7 @@ def load(
         lr: convention of the table above.
         gray: images as ``uint8`` ``(H, W)``, LR made from that. One channel stays as stored; colour becomes MATLAB's
             ``rgb2gray`` (0..255), for LIVE1 the Y of ``rgb2ycbcr`` (16..235) as the JPEG papers have it. Default: the
-            set's own, :attr:`SetInfo.gray`.
+            set's own, :attr:`SetInfo.gray`. No matter where ``lr`` asks for planes of luma.
         download: whether the network may be used.
         limit: only the first so many images.
         include_contaminated: keep the two images of BSDS400 that are in Set5 and Set12, as published recipes do.
@@ -316,7 +322,8 @@ def load(
         lr = "paper"  # nothing to shrink, nothing to look for
     files, origin = locate(key, spec, ratio, lr, download, limit, include_contaminated)
     gray = spec.gray if gray is None else gray
-    items = [_Item(f, ratio, lr, gray, spec.as_luma, spec.kind == "embedded") for f in files]
+    plane = lr in LUMA_LR
+    items = [_Item(f, ratio, lr, gray or plane, spec.as_luma or plane, spec.kind == "embedded") for f in files]
     return ImageSet(key, scale, spec.role, origin, items, lr=lr)
 
 
@@ -339,7 +346,8 @@ def _load_folder(name: Name, scale: int | None, lr: str, gray: bool, limit: int 
         raise ValueError(f"{folder} has no images ({read}){'; ' if unread else ''}{left_out}")
     if unread:
         warnings.warn(f"{folder}: {left_out}", stacklevel=3)
-    items = [_Item(file, ratio, lr, gray) for file in files]
+    plane = lr in LUMA_LR and ratio > 1
+    items = [_Item(file, ratio, lr, gray or plane, plane) for file in files]
     images = ImageSet(folder.resolve().name, scale, "test", "folder", items[:limit], lr=lr)
     if on_error == "raise":
         return images

@@ -44,6 +44,9 @@ class Bicubic(nn.Module):
         there = x.cpu() if x.device.type == "mps" else x  # a Mac's GPU has no float64
         return imresize(there.double(), self.scale).to(x)
 
+    def refine(self, plane: Tensor) -> Tensor:
+        return plane
+
 
 class NonLocalMeans(nn.Module):
     """Non-local means (Buades et al., CVPR 2005) of scikit-image, in the settings its documentation shows: patches of
@@ -244,6 +247,10 @@ class LumaResidual(nn.Module):
 
     def detail(self, plane: Tensor) -> Tensor:
         return self.tail(self.body(F.relu(self.head(plane))))
+
+    def refine(self, plane: Tensor) -> Tensor:
+        """The upscaled luma ``(N, 1, H, W)`` with its detail."""
+        return plane + self.detail(plane)
 
     def forward(self, x: Tensor) -> Tensor:
         up, plane = upscaled_luma(x, type(self).__name__, self.scale, self.min_size)

@@ -250,6 +250,10 @@ class LumaDRCN(nn.Module):
         )  # fmt: skip
         self.halo = math.ceil(self.net.halo / scale) + 3
 
+    def refine(self, plane: Tensor) -> Tensor:
+        """The network's answer to an upscaled luma ``(N, 1, H, W)``."""
+        return self.net(plane) if isinstance(self.net, FastDRCN) else self.net.collapsed(plane)
+
     def forward(self, x: Tensor, *, upscaled: bool = False, every: bool = False) -> Any:
         """``upscaled``: the input has its final size already; ``every``: see the class."""
         up, plane = upscaled_luma(x, "LumaDRCN", 1 if upscaled else self.scale, self.min_size)
@@ -257,12 +261,10 @@ class LumaDRCN(nn.Module):
         def coloured(y: Tensor) -> Tensor:
             return y if plane is up else up + 255 / 219 * (y - plane)
 
-        if isinstance(self.net, FastDRCN):
-            if every:
-                raise ValueError("the fast form has no single predictions; take the network that it was made from")
-            return coloured(self.net(plane))
         if not every:
-            return coloured(self.net.collapsed(plane))
+            return coloured(self.refine(plane))
+        if isinstance(self.net, FastDRCN):
+            raise ValueError("the fast form has no single predictions; take the network that it was made from")
         y, ys = self.net(plane)
         return coloured(y), [coloured(one) for one in ys]
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nsrlib import claims, complexity, data
+from nsrlib import complexity
 from nsrlib.models.drcn import DRCN, LumaDRCN, loss_terms
 from nsrlib.papers.drcn import analysis
 
@@ -162,23 +162,3 @@ def test_fusing_cannot_gain_where_arithmetic_is_the_bound():
     assert analysis.fused_recursion_bound(32, tile=32, fused=4)["gain"] > 1
     with pytest.raises(ValueError, match="fused must be a whole number, 1 or more, got 0"):
         analysis.fused_recursion_bound(fused=0)
-
-
-# --- the bicubic column of Table 1 ------------------------------------------------------------------------------------
-
-
-@pytest.mark.benchmark
-@pytest.mark.parametrize("scale", [2, 3, 4])
-@pytest.mark.parametrize("name", ["Set5", "Set14"])
-def test_the_clamp_of_the_authors_code_gives_every_digit_of_the_bicubic_column(benchmark, name, scale):
-    printed = claims.published("drcn").set_index("id")["value"]
-    texts = [printed[f"table1/Bicubic/x{scale}/{name}/{metric}"] for metric in ("psnr", "ssim")]
-    images = benchmark(name.lower(), scale, "paper")
-    assert [claims.as_printed(*both) for both in zip(analysis.bicubic(images), texts, strict=True)] == texts
-    plain = [claims.as_printed(*both) for both in zip(analysis.bicubic(images, clamp=False), texts, strict=True)]
-    assert (plain == texts) == (name == "Set5")
-
-
-def test_bicubic_takes_images_with_a_scale():
-    with pytest.raises(ValueError, match="embedded must be loaded with a scale of 2 or more, got None"):
-        analysis.bicubic(data.load("embedded"))

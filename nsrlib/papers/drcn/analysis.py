@@ -1,5 +1,4 @@
-"""What can be said about DRCN without training it: sizes, receptive fields, how gradients travel, what fusion may gain,
-and the bicubic column of its table.
+"""What can be said about DRCN without training it: sizes, receptive fields, how gradients travel, what fusion may gain.
 
 The tables are :class:`pandas.DataFrame`; each row has the law beside what was counted or measured.
 """
@@ -9,14 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from nsrlib.data import ImageSet
-from nsrlib.images import imresize, luma
-from nsrlib.metrics import Protocol, psnr, ssim
 from nsrlib.models.drcn import DRCN, loss_terms
 
 # --- sizes ------------------------------------------------------------------------------------------------------------
@@ -270,35 +265,3 @@ def fused_recursion_bound(features: int = 256, tile: int = 32, fused: int = 2) -
         "fused_traffic": fused_traffic,
         "gain": max(work, traffic) / max(fused_work, fused_traffic),
     }
-
-
-# --- the bicubic column of Table 1 ------------------------------------------------------------------------------------
-
-
-def bicubic(images: ImageSet, *, clamp: bool = True) -> tuple[float, float]:
-    """PSNR in dB and SSIM of bicubic upscaling as the authors' code measures them, means over the images.
-
-    Luma of HR in whole levels, resized down and up in double precision, rounded; as many border pixels are cut as the
-    scale. Source: kjw0612/rcn, branch eval at 79f2bab, ``methods/Bicubic.m`` and ``utils/compute_diff.m``.
-
-    Args:
-        images: loaded with a scale. clamp: the result to 16..235 as that code does, gray pictures too.
-
-    Example:
-        >>> from nsrlib.data import load
-        >>> [round(bicubic(load("embedded", 4, limit=1), clamp=c)[0], 2) for c in (True, False)]
-        [31.47, 31.47]
-    """
-    r = images.scale
-    if not r or r < 2:
-        raise ValueError(f"{images.name} must be loaded with a scale of 2 or more, got {r}")
-    protocol, low, high = Protocol(space="gray", crop=r, quantise=False), *((16, 235) if clamp else (0, 255))
-    found = []
-    for pair in images:
-        hr = pair.hr[..., 0] if pair.gray and pair.hr.ndim == 3 else pair.hr
-        y = (luma(hr, "nearest") if hr.ndim == 3 else hr.astype(np.float64)) / 255
-        again = imresize(imresize(y, 1 / r), r)
-        again = np.floor(np.clip(255 * again, low, high) + 0.5) / 255
-        found.append((float(psnr(again, y, protocol)), float(ssim(again, y, protocol))))
-    mean_psnr, mean_ssim = np.mean(found, 0)
-    return float(mean_psnr), float(mean_ssim)
