@@ -200,7 +200,8 @@ def recursions(
             ax.axhline(at.loc["ensemble", "mean"], color=ORANGE, label="ensemble, here")
         if title in bicubic:
             ax.axhline(bicubic[title], color="black", lw=0.8, ls=":", label="bicubic")
-        ax.set(title=title, xlabel="recursion d", xticks=(1, 4, 8, 12, 16))
+        ax.set_title(title, loc="left")
+        ax.set(xlabel="recursion d", xticks=(1, 4, 8, 12, 16))
     axes[0, 0].set_ylabel("PSNR (dB)")
     known = {label: line for ax in axes[0] for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     fig.legend(known.values(), known.keys(), loc="outside lower center", ncols=len(known))
@@ -271,4 +272,33 @@ def predictions(pictures: Sequence[np.ndarray], apart: Sequence[Tensor], scores:
         ax.set_axis_off()
     fig.colorbar(bar, ax=axes[1], shrink=0.8, label="grey levels")
     fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=10)
+    return fig
+
+
+def same_box(
+    whole: np.ndarray,
+    box: tuple[int, int, int, int],
+    details: Mapping[str, np.ndarray],
+    psnr: Mapping[str, float],
+    title: str,
+) -> Figure:
+    """The whole picture with a box, and the box's content by every method, labelled with the PSNR of its whole.
+
+    Args:
+        whole: ``uint8`` ``(H, W, 3)``. box: (top, left, height, width).
+        details: label -> the enlarged content of the box, in the order in which it is shown.
+        psnr: label -> dB; the ground truth has none.
+    """
+    top, left, h, w = box
+    ratios = [whole.shape[1] / whole.shape[0], *[1] * len(details)]
+    fig, axes = plt.subplots(1, len(ratios), figsize=(11, 2.55), width_ratios=ratios)
+    axes[0].imshow(whole)
+    axes[0].add_patch(Rectangle((left - 0.5, top - 0.5), w, h, fill=False, edgecolor=BLUE, linewidth=1.4))
+    axes[0].set_title(title)
+    for ax, (label, detail) in zip(axes[1:], details.items(), strict=True):
+        ax.imshow(detail)
+        score = f"{psnr[label]:.2f} dB" if label in psnr else ""
+        ax.set_title(f"{label}\n{score}", fontweight="normal", fontsize=9)
+    for ax in axes:
+        ax.set_axis_off()
     return fig
