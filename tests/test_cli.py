@@ -167,6 +167,7 @@ def test_wrong_usage_has_status_two(nsr, arguments):
         ("bench --device nonsense", "device 'nonsense' cannot be used"),
         ("scoreboard --paper bsrm", "unknown paper 'bsrm'; there are: "),
         ("data fetch set55", "unknown data set 'set55': did you mean 'set5'"),
+        ("data fetch figure", "unknown data set 'figure': did you mean 'figures'"),
         ("data fetch manga109", "its licence forbids redistribution"),
         ("data fetch set5", "set5"),
         ("data verify set55", "unknown data set 'set55'"),
@@ -512,7 +513,9 @@ def test_list_says_where_everything_is(nsr):
     assert re.search(r"^\s*embedded\s.*embedded$", done.out, re.M)
     assert re.search(r"^\s*set5\s.*download$", done.out, re.M)
     assert "licence" not in done.out
-    assert "licence" in nsr("data", "list", "--terms").out
+    terms = nsr("data", "list", "--terms").out
+    assert re.search(r"^weights: MIT .*Apache-2\.0.*No licence stated", terms, re.M)
+    assert re.search(r"^figures: none stated$", terms, re.M)
 
 
 def test_fetching_an_embedded_set_needs_nothing(nsr):

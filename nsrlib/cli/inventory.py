@@ -107,11 +107,13 @@ def data_list(terms: Annotated[bool, typer.Option(help="The licence of each.")] 
     from nsrlib import data
 
     table = data.list_sets()
-    typer.echo(table.drop(columns=[] if terms else ["licence"]).to_string(index=False))
+    typer.echo(table.drop(columns="licence").to_string(index=False))
+    for name, licence in zip(table["name"], table["licence"], strict=True) if terms else ():
+        typer.echo(f"{name}: {licence}")
 
 
 def data_fetch(
-    names: Annotated[list[str], typer.Argument(help="Data sets, or 'weights'.")],
+    names: Annotated[list[str], typer.Argument(help="Data sets, 'weights' or 'figures'.")],
     scale: Annotated[int | None, typer.Option("--scale", "-s", help="Only this scale.")] = None,
 ) -> None:
     """Download into the cache, verified; resumes what was interrupted."""

@@ -441,16 +441,22 @@ def _same_kind(image: Path, files: Sequence[Path], sharing: int) -> Path | None:
     return same[0] if same else None
 
 
-def _set_or_weights(name: str) -> str:
-    key = "weights" if name.lower() == "weights" else key_of(name)
+GROUPS = {"weights": "published weights", "figures": "pictures of results that authors published"}
+"""Pinned files that are no data set."""
+
+
+def _set_or_group(name: str) -> str:
+    key = name.lower() if name.lower() in GROUPS else key_of(name)
     if key is None:
-        raise unknown("data set", name, [*SETS, "weights"])
+        raise unknown("data set", name, [*SETS, *GROUPS])
     return key
 
 
 def _sources_of(key: str, scale: int | None = None) -> list[Source]:
-    """Pinned files of a set (or of all ``weights``), of every scale or of one."""
+    """Pinned files of a set or of one of :data:`GROUPS`; of a set all scales or one."""
     table = sources()
+    if key == "figures":
+        return [s for s in table.values() if s.role == "reference"]
     if key == "weights":
         return [s for path, s in table.items() if path.startswith("weights/") and "DnCNN_mat" not in path]
     spec = SETS[key]
@@ -464,12 +470,12 @@ def _sources_of(key: str, scale: int | None = None) -> list[Source]:
 
 
 def fetch_set(name: str, scale: int | None = None) -> dict[str, Path]:
-    """Bring all files of a set, or those of one scale, to this machine. ``weights`` means all published weights.
+    """Bring all files of a set, or those of one scale, to this machine; or of one of :data:`GROUPS`, as ``weights``.
 
     Returns path as in ``data/sources.csv`` -> file. DataUnavailable: some could not be had, or are not offered.
     """
-    key = _set_or_weights(name)
-    if key != "weights":
+    key = _set_or_group(name)
+    if key in SETS:
         spec = SETS[key]
         check_scale(key, spec, scale, "paper")
         if spec.kind == "user":
@@ -494,9 +500,9 @@ def list_sets() -> pd.DataFrame:
     import pandas as pd
 
     rows = []
-    for key, spec in [*SETS.items(), ("weights", None)]:
+    for key, spec in [*SETS.items(), *((group, None) for group in GROUPS)]:
         files = _sources_of(key)
-        role, images = (spec.role, spec.count) if spec else ("weights", 0)
+        role, images = (spec.role, spec.count) if spec else (key, 0)
         scales = "" if spec is None else "any" if spec.kind == "embedded" else "2, 3, 4, 8"
         megabytes = round(sum(source.bytes for source in files) / 1e6, 1)
         rows.append((key, role, images, scales, megabytes, _licence(spec, files), _whereabouts(spec, files)))
@@ -523,18 +529,19 @@ def _licence(spec: SetInfo | None, files: list[Source]) -> str:
     if spec and spec.kind == "embedded":
         others = "; china, flower: CC BY 2.0; motorcycle: Middlebury, none stated"
         return "public domain or CC0" + (others if set(spec.names) & set(FROM_SCIKIT_LEARN) else "")
-    return files[0].licence if files else "ask its makers; redistribution not allowed or not settled"
+    terms = dict.fromkeys(file.licence for file in files)
+    return "; ".join(terms) or "ask its makers; redistribution not allowed or not settled"
 
 
 def verify(name: str | None = None) -> pd.DataFrame:
-    """Hash every pinned file of a set (None: of all sets and weights) that is on this machine.
+    """Hash every pinned file of a set (None: of all sets and groups) that is on this machine.
 
     ``status`` is ``ok``, ``damaged``, ``missing``, or ``unverified``: here, but no hash is known. A file that lies in
     several places has a row for each.
     """
     import pandas as pd
 
-    keys = [*SETS, "weights"] if name is None else [_set_or_weights(name)]
+    keys = [*SETS, *GROUPS] if name is None else [_set_or_group(name)]
     roots, rows = local_roots(), []
     for key in keys:
         for source in _sources_of(key):

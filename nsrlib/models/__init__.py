@@ -19,7 +19,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from nsrlib import data
 from nsrlib.models.addersr import AdderEDSR, AdderVDSR
-from nsrlib.models.baselines import EDSR, IMDN, RFDN, VDSR, WDSR, Bicubic, DnCNN, EDSRBaseline, WideFrame
+from nsrlib.models.baselines import EDSR, IMDN, RFDN, SRCNN, VDSR, WDSR, Bicubic, DnCNN, EDSRBaseline, WideFrame
 from nsrlib.models.bsrn import BSRN, BSRNS, FusedBSRN, Kernels
 from nsrlib.models.checkpoints import shown
 from nsrlib.models.drcn import FastDRCN, LumaDRCN
@@ -68,6 +68,7 @@ BUILDERS: dict[str, tuple[Builder, tuple[int, ...]]] = {
     "imdn": (IMDN, _SCALES),
     "nsr": (NSR, (1, *_SCALES)),
     "rfdn": (RFDN, _SCALES),
+    "srcnn": (SRCNN, (1, *_SCALES)),
     "vdsr": (VDSR, (1, *_SCALES)),
     "wdsr": (WDSR, (1, *_SCALES)),
 }
@@ -81,6 +82,8 @@ PUBLISHED: dict[tuple[str, int], str] = {
     ("rfdn", 4): "RFDN_AIM.pth",
     ("imdn", 4): "imdn_baseline.pth",
     ("dncnn", 1): "dncnn_25.pth",
+    **{("srcnn", scale): f"SRCNN_955_x{scale}.mat" for scale in _SCALES},
+    **{("vdsr", scale): "VDSR_Official.mat" for scale in _SCALES},
 }
 """Weights that the authors released: file names in ``data/sources.csv``. DnCNN's are for gray noise of sigma 25."""
 

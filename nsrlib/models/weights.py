@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from nsrlib import data
 from nsrlib.data.download import sha256_of
 from nsrlib.files import ROOT
+from nsrlib.models import matlab
 from nsrlib.models.checkpoints import Checkpoint, Claim, Unsound, Unusual, UnusualTensor, shown
 
 WEIGHTS_DIR = ROOT / "data" / "weights"
@@ -31,6 +32,7 @@ _OTHERS = {
     b"\xfd7zXZ": "is compressed with xz: unpack it first",
     b"7z\xbc\xaf": "is a 7-Zip archive: unpack it first",
     b"\x89HDF": "is an HDF5 file, as Keras writes them; only weights of PyTorch are read",
+    b"MATLAB 7.3": "is an HDF5 file of MATLAB's; save it with -v7",
     b"GGUF": "is a GGUF file; only weights of PyTorch are read",
 }
 
@@ -40,7 +42,7 @@ class Misfit(ValueError):
 
 
 def _kind(path: Path) -> str:
-    """``safetensors`` or ``torch``, by the first bytes. ValueError: something else, and what it is."""
+    """``safetensors``, ``torch`` or ``matlab``, by the first bytes. ValueError: something else, and what it is."""
     if not path.is_file():
         raise FileNotFoundError(f"no such weights file: {path}")
     with path.open("rb") as file:
@@ -50,6 +52,8 @@ def _kind(path: Path) -> str:
         return "safetensors"
     if head[:4] == b"PK\x03\x04" or (head[:1] == b"\x80" and head[1:2] <= b"\x05"):
         return "torch"
+    if head.startswith(matlab.BEGIN):
+        return "matlab"
     if not head:
         why = "is empty: copy or download it again"
     elif other := next((words for begin, words in _OTHERS.items() if head.startswith(begin)), ""):
@@ -119,10 +123,11 @@ def describe(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def read_state_dict(path: str | os.PathLike) -> dict[str, Tensor]:
-    """Tensors of a ``.safetensors`` or ``.pth`` file by name, on the CPU, without running any code from the file.
+    """Tensors of a ``.safetensors``, ``.pth`` or ``.mat`` file by name, on the CPU, without running code from the file.
 
     What kind of file it is, its first bytes say. PyTorch's files may keep the tensors in one of :data:`CONTAINERS`, or
-    in the only mapping of tensors that they hold; numbers and texts beside the tensors are passed over.
+    in the only mapping of tensors that they hold; numbers and texts beside the tensors are passed over. Of MATLAB's
+    files those of VDSR's and SRCNN's authors are known (:func:`nsrlib.models.matlab.named`).
 
     Raises:
         FileNotFoundError: no such file.
@@ -133,7 +138,7 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, Tensor]:
     path = Path(path)
     kind = _kind(path)
     try:
-        return _of_safetensors(path) if kind == "safetensors" else _of_torch(path)
+        return _READERS[kind](path)
     except MemoryError:
         raise MemoryError(f"not enough memory to read {path.name}") from None
     except Unsound as error:
@@ -143,7 +148,8 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, Tensor]:
             raise
         if "allocate memory" in str(error):
             raise MemoryError(f"not enough memory to read {path.name}") from None
-        raise ValueError(f"{path.name} is damaged or not a PyTorch checkpoint") from error
+        what = "a file of MATLAB's" if kind == "matlab" else "a PyTorch checkpoint"
+        raise ValueError(f"{path.name} is damaged or not {what}") from error
 
 
 def _of_safetensors(path: Path) -> dict[str, Tensor]:
@@ -167,6 +173,13 @@ def _of_torch(path: Path) -> dict[str, Tensor]:
             if isinstance(value, UnusualTensor):
                 raise Unsound(f"is refused: {shown(name)} is {value.what}")
         return {str(name): checkpoint.tensor(claim) for name, claim in tensors.items()}
+
+
+def _of_matlab(path: Path) -> dict[str, Tensor]:
+    return matlab.named(matlab.read_variables(path))
+
+
+_READERS = {"safetensors": _of_safetensors, "torch": _of_torch, "matlab": _of_matlab}
 
 
 def _network(content: Any) -> dict[Any, Any]:
@@ -208,7 +221,7 @@ def _tensors_within(mapping: dict[Any, Any]) -> bool:
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike, strict: bool = True) -> nn.Module:
-    """Load a ``.pth`` or ``.safetensors`` file into ``model`` and return it. Untrusted files are safe to load.
+    """Load a ``.pth``, ``.safetensors`` or ``.mat`` file into ``model`` and return it. Untrusted files are safe.
 
     A prefix that all names of the file share (``module.``, ``_orig_mod.``, ``net.``, ...) is left out where they fit
     without it.

@@ -507,6 +507,23 @@ def test_files_without_a_hash_are_called_unverified_and_never_ok(root, monkeypat
     assert data.weights_path(JINY_FILES[0]) == root / "weights" / JINY_FILES[0]
 
 
+def test_authors_pictures_of_results_are_a_group_of_their_own(root, monkeypatch):
+    pictures = [source for source in data.sources().values() if source.role == "reference"]
+    assert {Path(source.path).suffix for source in pictures} == {".png"}
+    content = {source.path: source.path.encode() for source in pictures}
+    table = {
+        p: dataclasses.replace(data.sources()[p], sha256=hashlib.sha256(c).hexdigest()) for p, c in content.items()
+    }
+    monkeypatch.setattr("nsrlib.data.catalogue.sources", lambda: table)
+    with pytest.raises(DataUnavailable, match=f"^figures: {len(content)} of {len(content)} files missing"):
+        data.fetch_set("figures")
+    for path, raw in content.items():
+        (root / path).parent.mkdir(exist_ok=True)
+        (root / path).write_bytes(raw)
+    assert data.fetch_set("Figures") == {path: root / path for path in content}
+    assert data.verify("figures")["status"].tolist() == ["ok"] * len(content)
+
+
 def test_verify_hashes_everything_that_is_there(root, tmp_path, monkeypatch):
     selfexsr(root, "Set5", 5, 4)
     pin(monkeypatch, root)

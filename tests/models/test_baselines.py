@@ -1,4 +1,4 @@
-"""IMDN, RFDN and bicubic: state dicts from the specification, and the functions they compute."""
+"""IMDN, RFDN, SRCNN and bicubic: state dicts from the specification, and the functions they compute."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from nsrlib import create_model
-from nsrlib.models.baselines import IMDN, RFDN
+from nsrlib.complexity import count
+from nsrlib.images import imresize, luma
+from nsrlib.models.baselines import IMDN, RFDN, SRCNN
 
 
 def with_bias(spec: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
@@ -122,3 +124,57 @@ def test_bicubic_keeps_the_dtype_and_takes_any_channels_and_size(dtype):
     assert model(torch.zeros(2, 5, 1, 3, dtype=dtype)).shape == (2, 5, 4, 12)
     assert model(torch.zeros(2, 5, 1, 3, dtype=dtype)).dtype == dtype
     assert not list(model.parameters())
+
+
+def srcnn_restated(p: dict[str, torch.Tensor], plane: torch.Tensor) -> torch.Tensor:
+    """SRCNN from its description; pixels beyond the border are those nearest to it."""
+    y = plane
+    for k in (1, 2, 3):
+        weight = p[f"conv{k}.weight"]
+        half = weight.shape[-1] // 2
+        rows, columns = (torch.arange(-half, n + half).clamp(0, n - 1) for n in y.shape[2:])
+        y = F.conv2d(y[:, :, rows][..., columns], weight, p[f"conv{k}.bias"])
+        y = y.relu() if k < 3 else y
+    return y
+
+
+def test_srcnn_has_three_layers_and_57281_parameters():
+    shapes = {name: tuple(tensor.shape) for name, tensor in SRCNN().state_dict().items()}
+    assert shapes == with_bias({"conv1": (64, 1, 9, 9), "conv2": (32, 64, 5, 5), "conv3": (1, 32, 5, 5)})
+    assert sum(p.numel() for p in SRCNN().parameters()) == 57_281
+    assert count(SRCNN(1), (10, 20), channels=1).multiply_adds == (57_281 - 97) * 200  # without 97 biases
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3, 4])
+@pytest.mark.parametrize("size", [(1, 2), (7, 5), (13, 11)], ids=str)
+def test_srcnn_computes_what_its_description_says(natural, scale, size):
+    torch.manual_seed(0)
+    model = SRCNN(scale, num_feats=6, num_mid=4).double()
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    plane = natural(*size, n=2)[:, :1]
+    up = imresize(plane, scale) if scale > 1 else plane
+    torch.testing.assert_close(model(plane).detach(), srcnn_restated(parameters, up), rtol=0, atol=1e-12)
+    torch.testing.assert_close(model.refine(up).detach(), srcnn_restated(parameters, up), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1, 3])
+def test_srcnn_draws_the_luma_of_a_colour_picture_and_leaves_its_colours_bicubic(natural, scale):
+    torch.manual_seed(0)
+    model, x = SRCNN(scale, num_feats=6, num_mid=4).double(), natural(9, 8, n=2)
+    up = imresize(x, scale) if scale > 1 else x
+    y = model(x).detach()
+    plane = luma(up)[:, None] / 255
+    torch.testing.assert_close(luma(y)[:, None] / 255, model.refine(plane).detach(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(y - y[:, :1], up - up[:, :1], rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match=r"SRCNN takes \(N, 1, H, W\), got \(1, 2, 5, 5\)"):
+        model(torch.zeros(1, 2, 5, 5))
+
+
+@pytest.mark.parametrize("scale", [1, 2, 4])
+def test_srcnn_sees_no_further_than_its_halo(natural, scale):
+    torch.manual_seed(0)
+    model, x = SRCNN(scale, num_feats=6, num_mid=4).double().eval(), natural(24, 40)
+    other = x.clone()
+    other[..., 20 + model.halo :] = 0.5
+    same = (model(x) - model(other)).abs()[..., : 20 * scale]
+    assert same.max() < 1e-12

@@ -26,6 +26,7 @@ SMALL = {
     "imdn": {"num_feats": 16, "num_blocks": 1},
     "nsr": {"num_feats": 8, "num_blocks": 2, "cardinals": 4},
     "rfdn": {"num_feats": 16, "num_blocks": 1},
+    "srcnn": {"num_feats": 6, "num_mid": 4},
     "vdsr": {"num_feats": 8, "num_layers": 4},
     "wdsr": {"num_feats": 8, "num_blocks": 2},
 }

@@ -502,6 +502,7 @@ OTHERS = {
     "onnx": (b"\x08\x08\x12\x07pytorch\x1a\x052.6.0:\x80", "is an ONNX model; only weights of PyTorch are read"),
     "gzip": (b"\x1f\x8b\x08\x00\x00", "is compressed with gzip: unpack it first"),
     "tar": (b"a" * 257 + b"ustar\x0000" + b"\x00" * 200, "is a tar archive: unpack it first"),
+    "matlab": (b"MATLAB 7.3 MAT-file, Platform: GLNXA64", "is an HDF5 file of MATLAB's; save it with -v7"),
     "hdf5": (b"\x89HDF\r\n\x1a\n", "is an HDF5 file, as Keras writes them"),
     "script": (_script, r"is a TorchScript archive, which holds code: .*torch\.jit\.load"),
     "npz": (_zip_of_arrays, r"is a zip archive \(of a\.npy\), but no checkpoint of PyTorch"),
