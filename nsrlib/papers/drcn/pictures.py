@@ -19,6 +19,7 @@ import torch
 from nsrlib.data import load
 from nsrlib.data.download import obtain, sources
 from nsrlib.images import imresize, luma, to_uint8
+from nsrlib.metrics import SELFEXSR_Y, psnr
 from nsrlib.pictures import read_image
 
 NAME, SCALE = "ppt3", 3
@@ -65,9 +66,9 @@ def taken_apart(picture: np.ndarray) -> Composite:
         raise ValueError(f"picture must be higher than wide, a square below the whole, got {height}x{width}")
     above, below = picture[: height - width], picture[height - width :]
     stroke, (top, left, h, w), thick = _ring(above, "box")
-    _, (*_, inner, _), frame = _ring(below, "frame")
-    if inner != width:
-        raise ValueError(f"picture must have a red frame around its detail of {width}x{width}, got one {inner} high")
+    _, (*_, rows, columns), frame = _ring(below, "frame")
+    if (rows, columns) != (width, width):
+        raise ValueError(f"picture must have a red frame around its detail of {width}x{width}, got {rows}x{columns}")
     half = thick // 2
     box = (top + half, left + half, h - 2 * half, w - 2 * half)
     return Composite(above, below[frame:-frame, frame:-frame], stroke, box, frame)
@@ -133,7 +134,7 @@ def measured(files: Mapping[str, Composite]) -> pd.DataFrame:
     """
     truth = files["ground truth"]
     rows = {
-        label: quality(one.whole, truth.whole, one.stroke) | {"detail": quality(one.detail, truth.detail)["psnr"]}
+        label: quality(one.whole, truth.whole, one.stroke) | {"detail": psnr(one.detail, truth.detail, SELFEXSR_Y())}
         for label, one in files.items()
         if one is not truth
     }
