@@ -13,7 +13,7 @@ from nsrlib.data.download import DataUnavailable
 from nsrlib.evaluation import evaluate
 from nsrlib.images import imresize, luma
 from nsrlib.metrics import SELFEXSR_Y, VDSR_Y, psnr, ssim
-from nsrlib.papers.drcn import figures, pictures
+from nsrlib.papers.drcn import comparison, figures, pictures
 from nsrlib.studies import StudyResult
 
 PHOTOGRAPH = astronaut()[:160, :120]
@@ -208,7 +208,7 @@ def curves(ax) -> dict[str, tuple[list[float], list[float]]]:
 
 def test_figure_4_has_a_curve_for_each_width_and_length_of_training_beside_the_papers():
     studies = [depth_study(16, (1000, 10_000), 2), depth_study(32, (10_000,), 1, (6,))]
-    fig = figures.depth(studies, "psnr_set5", {1: 32.546, 6: 33.254}, 30.39)
+    fig = figures.depth(comparison.depth_runs(studies), {1: 32.546, 6: 33.254}, 30.39)
     (ax,) = fig.axes
     found = curves(ax)
     assert found["printed: F = 256"] == ([1, 6], [32.546, 33.254])
@@ -222,7 +222,7 @@ def test_figure_4_has_a_curve_for_each_width_and_length_of_training_beside_the_p
 
 
 def test_figure_4_shows_the_papers_curve_where_nothing_was_trained():
-    fig = figures.depth([], "psnr_set5", {1: 32.546, 6: 33.254}, 30.39)
+    fig = figures.depth(comparison.depth_runs([]), {1: 32.546, 6: 33.254}, 30.39)
     assert list(curves(fig.axes[0])) == ["printed: F = 256", "bicubic"]
     plt.close(fig)
 

@@ -123,38 +123,30 @@ def _draw_recursion(ax: Axes, y: float, steps: Sequence[str], outputs: Mapping[i
         ax.text(end[0], end[1], f"$y_{d}$", ha="center", va="center", fontsize=9)
 
 
-def depth(results: Sequence[StudyResult], metric: str, printed: Mapping[int, float], bicubic: float) -> Figure:
+def depth(runs: pd.DataFrame, printed: Mapping[int, float], bicubic: float) -> Figure:
     """Fig. 4: PSNR over the number of recursions, a curve a width and length of training, beside the paper's, dashed.
 
+    A curve is the mean over the seeds, a dot one seed. Widths have colours; a shorter training is paler.
+
     Args:
-        results: studies of depth; their variants are named ``D=<recursions>``. Runs of all budgets are drawn, the mean
-            over the seeds as a line, every seed as a dot; a shorter training is paler.
-        metric: a column of their tables.
+        runs: :func:`nsrlib.papers.drcn.comparison.depth_runs`.
         printed: recursions -> PSNR of the paper.
 
     Example:
-        >>> runs = [{"variant": f"D={d}", "seed": 0, "set": "set5", "psnr": 31 + d / 10} for d in (1, 16)]
-        >>> settings = {f"D={d}": {"config": {"features": 16}} for d in (1, 16)}
-        >>> study = StudyResult.of_rows("depth", runs, settings=settings)
-        >>> axes = depth([study], "psnr_set5", {1: 32.5, 16: 33.8}, 30.39).axes[0]
-        >>> [line.get_label() for line in axes.lines if line.get_label()[0] != "_"]
-        ['printed: F = 256', 'here: F = 16, 1 seed', 'bicubic']
+        >>> runs = pd.DataFrame({"F": 16, "steps": 1000, "D": [1, 6], "seed": 0, "psnr": [31.2, 31.4]})
+        >>> axes = depth(runs, {1: 32.5, 16: 33.8}, 30.39).axes[0]
+        >>> [text.get_text() for text in axes.get_legend().get_texts()]
+        ['printed: F = 256', 'here: F = 16, 1,000 steps, 1 seed', 'bicubic']
     """
     fig, ax = plt.subplots(figsize=(7.4, 3.6))
     ax.plot(list(printed), list(printed.values()), **PRINTED, color="black", label="printed: F = 256")
-    for result, colour in zip(results, LINES, strict=False):
-        features = next(iter(result.settings.values()))["config"]["features"]
-        budgets = result.budgets[::-1]
-        for k, part in enumerate([result.at(steps) for steps in budgets] or [result]):
-            runs = part.table.assign(D=part.table["variant"].str.removeprefix("D=").astype(int)).dropna(subset=[metric])
-            if runs.empty:
-                continue
-            mean, seeds = runs.groupby("D")[metric].mean(), runs["seed"].nunique()
-            steps = f", {budgets[k]:,} steps" if budgets else ""
-            label = f"here: F = {features}{steps}, {seeds} seed{'s' if seeds > 1 else ''}"
-            look: Any = {"color": colour, "alpha": 0.6**k}
-            ax.plot(mean.index, mean, marker="_", ms=12, mew=2, label=label, **look)
-            ax.plot(runs["D"], runs[metric], "o", ms=4, mec="none", **look | {"alpha": 0.4 * 0.6**k})
+    for (features, of_width), colour in zip(runs.groupby("F"), LINES, strict=False):
+        budgets = of_width.groupby("steps", sort=False)
+        for k, (steps, some) in enumerate(sorted(budgets, key=lambda item: -item[0])):
+            mean, seeds, alpha = some.groupby("D")["psnr"].mean(), some["seed"].nunique(), 0.6**k
+            label = f"here: F = {features}, {steps:,} steps, {seeds} seed{'s' if seeds > 1 else ''}"
+            ax.plot(mean.index, mean, color=colour, alpha=alpha, marker="_", ms=12, mew=2, label=label)
+            ax.plot(some["D"], some["psnr"], "o", color=colour, alpha=0.4 * alpha, ms=4, mec="none")
     ax.axhline(bicubic, color="black", lw=0.8, ls=":", label="bicubic")
     ax.set(xlabel="recursions D", ylabel="PSNR (dB)", title="Set5, x3: PSNR over the recursions", xticks=list(printed))
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
