@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from nsrlib.data import load
 from nsrlib.data.download import obtain, sources
-from nsrlib.images import imresize, luma, to_uint8
+from nsrlib.images import imresize, luma, modcrop, to_tensor, to_uint8
 from nsrlib.metrics import SELFEXSR_Y, psnr
+from nsrlib.models.drcn import LumaDRCN
 from nsrlib.pictures import read_image
 
 NAME, SCALE = "ppt3", 3
@@ -197,3 +199,27 @@ def enlarged(picture: np.ndarray, like: Composite) -> np.ndarray:
     side = like.whole.shape[1]
     detail = imresize(picture[top : top + h, left : left + w], size=(side, side))
     return detail[like.frame : -like.frame, like.frame : -like.frame]
+
+
+def by_depth(model: LumaDRCN, photograph: np.ndarray) -> tuple[dict[str, Tensor], np.ndarray]:
+    """What a network with an ensemble makes of a picture at a fraction of its size, recursion by recursion.
+
+    Args:
+        photograph: ``uint8`` ``(H, W, 3)``; cut to whole multiples of the model's scale.
+
+    Returns:
+        ``bicubic``, ``d = 1`` .. ``d = D`` and ``ensemble``, float ``(1, 3, H, W)``, not clipped; the original.
+
+    Example:
+        >>> from nsrlib import create_model
+        >>> tiny, black = create_model("drcn", 3, features=2, recursions=2), np.zeros((16, 20, 3), np.uint8)
+        >>> made, original = by_depth(tiny, black)
+        >>> list(made), original.shape
+        (['bicubic', 'd = 1', 'd = 2', 'ensemble'], (15, 18, 3))
+    """
+    original = modcrop(photograph, model.scale)
+    x = to_tensor(imresize(original, 1 / model.scale))
+    with torch.inference_mode():
+        y, ys = model(x, every=True)
+    single = {f"d = {d}": one for d, one in enumerate(ys, 1)}
+    return {"bicubic": imresize(x, model.scale), **single, "ensemble": y}, original
