@@ -95,11 +95,11 @@ class Cell:
         pretrained = {"none": False, "trained": True}.get(self.weights, self.weights)
         return create_model(self.model, self.scale, pretrained=pretrained)
 
-    def measure(self, device: str = "auto", limit: int | None = None) -> pd.DataFrame:
+    def measure(self, device: str = "auto", limit: int | None = None, download: bool = True) -> pd.DataFrame:
         """:func:`~nsrlib.evaluation.evaluate` of this cell. DataUnavailable if the weights or the set cannot be had."""
         how: dict[str, Any] = asdict(Setting.parse(self.setting))
         protocol = Protocol.parse(self.protocol)
-        return evaluate(self.network(), self.images(), protocol=protocol, device=device, limit=limit, **how)
+        return evaluate(self.network(), self.images(download), protocol=protocol, device=device, limit=limit, **how)
 
 
 @cache
@@ -226,6 +226,7 @@ def measured(
     limit: int = 0,
     recompute: bool = False,
     device: str = "auto",
+    download: bool = True,
     **setting: Any,
 ) -> pd.DataFrame:
     """Networks with released weights on data sets: what is stored, and measured now where that is missing.
@@ -240,6 +241,7 @@ def measured(
         weights: ``published``, or ``trained``: this library's small ones.
         limit: only the first so many images of each set; 0: all.
         recompute: measure all that can be measured here, whatever is stored.
+        download: whether a set that is not at hand may be fetched.
         setting: lr, noise, jpeg, ... of :func:`~nsrlib.evaluation.evaluate`.
 
     Returns:
@@ -265,7 +267,7 @@ def measured(
             place = (weights_of(model, weights), key_of(name) or str(name))
             cell = Cell(model, scale, *place, usual.signature, asked.signature)
             try:
-                table = _stored_or_measured(cell, kept, recompute, limit or None, device)
+                table = _stored_or_measured(cell, kept, recompute, limit or None, device, download)
             except DataUnavailable as error:
                 missing[_what(error)] = None
                 continue
@@ -282,7 +284,7 @@ def measured(
 
 
 def _stored_or_measured(
-    cell: Cell, kept: pd.DataFrame, recompute: bool, limit: int | None, device: str
+    cell: Cell, kept: pd.DataFrame, recompute: bool, limit: int | None, device: str, download: bool
 ) -> pd.DataFrame:
     """:meth:`Cell.measure`'s columns and attrs. DataUnavailable if it is not stored and cannot be measured."""
     found, remarks = _of(cell, kept), []
@@ -297,7 +299,7 @@ def _stored_or_measured(
         found = found.iloc[:0] if other else found
     if recompute or found.empty or "by older code" in remarks:
         try:
-            return cell.measure(device, limit)
+            return cell.measure(device, limit, download)
         except DataUnavailable:
             if found.empty:
                 raise

@@ -87,8 +87,8 @@ class _Item:
                 told = f"{lr_file} does not look like {hr_file}: another picture, or turned or mirrored?"
                 warnings.warn(told, stacklevel=2)
         elif self.scale > 1:
-            large = hr / 255 if self.convention == "luma" else hr
-            lr = imresize(large, 1 / self.scale, **COMPUTED_LR[self.convention])
+            levels = hr / 255 if self.convention == "luma" else hr
+            lr = imresize(levels, 1 / self.scale, **COMPUTED_LR[self.convention])
         return Pair(name, lr, np.ascontiguousarray(hr), one_channel or self.gray)
 
     def _read(self, file: str) -> tuple[np.ndarray, bool]:

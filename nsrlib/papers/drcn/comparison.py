@@ -1,11 +1,15 @@
-"""What the trained ensembles of DRCN are compared with: their single recursions, at each scale (Fig. 5)."""
+"""What DRCN is compared with: single recursions (Fig. 5), the columns of Table 1, and what the authors' code does."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import pandas as pd
 
+from nsrlib import claims, statistics
+from nsrlib.claims import cells
+from nsrlib.metrics import VDSR_Y
 from nsrlib.papers.drcn.studies import against_singles
 from nsrlib.studies import StudyResult
 
@@ -70,3 +74,53 @@ def depth_runs(studies: Iterable[StudyResult], metric: str = "psnr_set5") -> pd.
                 about = {"F": runs["variant"].map(features), "steps": steps, "D": depth, "psnr": runs[metric]}
                 found.append(runs[["seed"]].assign(**about).dropna(subset="psnr"))
     return pd.concat([one for one in found[1:] if len(one)] or found)[found[0].columns].reset_index(drop=True)
+
+
+def table1(model: str, clamp: bool = True, limit: int = 0) -> pd.DataFrame:
+    """A network's row of Table 1 under :func:`~nsrlib.metrics.VDSR_Y`, or the same without its clamp.
+
+    Set5 and Set14, and B100 and Urban100 where they are at hand: they are not downloaded.
+
+    Returns:
+        As :func:`nsrlib.claims.cells.measured`, of the scales 2, 3 and 4.
+    """
+    found = [
+        cells.measured(
+            [(model, model, scale)], sets, limit=limit, download=download, lr="luma",
+            protocol=replace(VDSR_Y(scale), clamp=clamp),
+        )
+        for scale in (2, 3, 4) for sets, download in ((["set5", "set14"], True), (["b100", "urban100"], False))
+    ]  # fmt: skip
+    table = pd.concat([one for one in found if len(one)] or found[:1], ignore_index=True)
+    table.attrs = {"missing": [what for one in found for what in one.attrs["missing"]]}
+    return table
+
+
+CHOICES = {
+    "training setup, initial weights": ["identity, last layer x 0.001"],
+    "Eq. 6, last layer": ["no ReLU in the reconstruction"],
+    "loss": ["alpha from 0.94 with the learning rate", "alpha from 0.094 with the learning rate"],
+}
+"""Place of an erratum -> variants of the study ``code`` that do as the authors' code does there."""
+
+
+def choices(code: StudyResult | None) -> pd.DataFrame:
+    """Where the authors' code does other than the paper says, and what that changed in trainings here.
+
+    Args:
+        code: the study of that name; None: it is still to be trained.
+
+    Returns:
+        Columns place, paper, code, trained as (a variant), and gain: PSNR over the paper's choice on the study's sets
+        with its interval, in words.
+    """
+    errata = claims.errata("drcn").set_index("place")
+    rows = []
+    for place, variants in CHOICES.items():
+        for variant in variants:
+            gain = "not trained yet"
+            if code is not None and len(code.seeds) > 1:
+                c = statistics.contrast(code.scores(["set5", "set14"]), variant, "paper")
+                gain = f"{c.difference:+.2f} dB ({c.low:+.2f} to {c.high:+.2f}), {c.seeds} seeds"
+            rows.append((place, *errata.loc[place, ["printed", "holds"]], variant, gain))
+    return pd.DataFrame(rows, columns=["place", "paper", "code", "trained as", "gain"])
