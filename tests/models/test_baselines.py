@@ -142,7 +142,7 @@ def test_srcnn_has_three_layers_and_57281_parameters():
     shapes = {name: tuple(tensor.shape) for name, tensor in SRCNN().state_dict().items()}
     assert shapes == with_bias({"conv1": (64, 1, 9, 9), "conv2": (32, 64, 5, 5), "conv3": (1, 32, 5, 5)})
     assert sum(p.numel() for p in SRCNN().parameters()) == 57_281
-    assert count(SRCNN(1), (10, 20), channels=1).multiply_adds == (57_281 - 97) * 200  # without 97 biases
+    assert count(SRCNN(1), (10, 20), channels=1).multi_adds == (57_281 - 97) * 200  # without 97 biases
 
 
 @pytest.mark.parametrize("scale", [1, 2, 3, 4])
