@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 
@@ -71,7 +72,12 @@ def depth_runs(studies: Iterable[StudyResult], metric: str = "psnr_set5") -> pd.
             runs = result.at(steps).table
             if metric in runs:
                 depth = runs["variant"].str.removeprefix("D=").astype(int)
-                about = {"F": runs["variant"].map(features), "steps": steps, "D": depth, "psnr": runs[metric]}
+                about: dict[str, Any] = {
+                    "F": runs["variant"].map(features),
+                    "steps": steps,
+                    "D": depth,
+                    "psnr": runs[metric],
+                }
                 found.append(runs[["seed"]].assign(**about).dropna(subset="psnr"))
     return pd.concat([one for one in found[1:] if len(one)] or found)[found[0].columns].reset_index(drop=True)
 

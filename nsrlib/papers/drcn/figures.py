@@ -141,8 +141,8 @@ def depth(runs: pd.DataFrame, printed: Mapping[int, float], bicubic: float) -> F
     fig, ax = plt.subplots(figsize=(7.4, 3.6))
     ax.plot(list(printed), list(printed.values()), **PRINTED, color="black", label="printed: F = 256")
     for (features, of_width), colour in zip(runs.groupby("F"), LINES, strict=False):
-        budgets = of_width.groupby("steps", sort=False)
-        for k, (steps, some) in enumerate(sorted(budgets, key=lambda item: -item[0])):
+        for k, steps in enumerate(sorted(of_width["steps"].unique(), reverse=True)):
+            some = of_width[of_width["steps"] == steps]
             mean, seeds, alpha = some.groupby("D")["psnr"].mean(), some["seed"].nunique(), 0.6**k
             label = f"here: F = {features}, {steps:,} steps, {seeds} seed{'s' if seeds > 1 else ''}"
             ax.plot(mean.index, mean, color=colour, alpha=alpha, marker="_", ms=12, mew=2, label=label)

@@ -136,7 +136,8 @@ def measured(files: Mapping[str, Composite]) -> pd.DataFrame:
     """
     truth = files["ground truth"]
     rows = {
-        label: quality(one.whole, truth.whole, one.stroke) | {"detail": psnr(one.detail, truth.detail, SELFEXSR_Y())}
+        label: quality(one.whole, truth.whole, one.stroke)
+        | {"detail": float(psnr(one.detail, truth.detail, SELFEXSR_Y()))}
         for label, one in files.items()
         if one is not truth
     }
