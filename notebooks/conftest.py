@@ -24,12 +24,15 @@ ARTEFACTS = Path(__file__).resolve().parents[1] / "runs"
 
 @lru_cache
 def is_here(name: str) -> bool:
-    """Whether a data set or a weights file can be had."""
+    """Whether a data set, a weights file or a group of files can be had."""
     from nsrlib import data
+    from nsrlib.data.catalogue import GROUPS
 
     try:
-        if name.endswith((".pth", ".safetensors")):
+        if f"weights/{name}" in data.sources():
             data.weights_path(name)
+        elif name in GROUPS:
+            data.fetch_set(name)
         else:
             data.load(name)
     except data.DataUnavailable:

@@ -42,13 +42,13 @@ def box(ax: Axes, x: float, y: float, text: str, fill: str, width: float = 1.24)
     note(ax, x, y, text, va="center")
 
 
-def arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
-    ax.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": EDGE, "linewidth": 0.9})
+def arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], colour: str = EDGE) -> None:
+    ax.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 0.9})
 
 
-def line(ax: Axes, x: Sequence[float], y: Sequence[float]) -> None:
+def line(ax: Axes, x: Sequence[float], y: Sequence[float], colour: str = EDGE) -> None:
     """A line through points: a way round, as that of a skip connection."""
-    ax.plot(x, y, color=EDGE, linewidth=0.9)
+    ax.plot(x, y, color=colour, linewidth=0.9)
 
 
 def plus(ax: Axes, x: float, y: float) -> None:
@@ -56,9 +56,18 @@ def plus(ax: Axes, x: float, y: float) -> None:
     ax.text(x, y, "+", ha="center", va="center", fontsize=13)
 
 
-def note(ax: Axes, x: float, y: float, text: str, ha: str = "center", va: str = "bottom") -> None:
+def note(
+    ax: Axes,
+    x: float,
+    y: float,
+    text: str,
+    ha: str = "center",
+    va: str = "bottom",
+    size: float = 8,
+    colour: str = "black",
+) -> None:
     """A word beside a line, by default above it."""
-    ax.text(x, y, text, ha=ha, va=va, fontsize=8)
+    ax.text(x, y, text, ha=ha, va=va, fontsize=size, color=colour)
 
 
 def chain(

@@ -210,7 +210,7 @@ def _problem(error: BaseException) -> str:
 _WHOLE, _TILE = 384, 144  # screen pixels: the picture, and a zoomed crop; side by side they fit a page of 860
 
 
-def compare(pictures: Mapping[str, Picture], truth: Picture) -> Explorer:
+def compare(pictures: Mapping[str, Picture], truth: Picture, *, slider: bool = False) -> Explorer:
     """Two of several pictures behind one edge, and under the pointer the same crop of both, enlarged, with its error.
 
     Left of the edge is one picture, right of it the other; the slider moves the edge. In the map of the error gray is
@@ -219,6 +219,7 @@ def compare(pictures: Mapping[str, Picture], truth: Picture) -> Explorer:
     Args:
         pictures: label -> ``uint8`` ``(H, W, 3)``, at least one, all of one size.
         truth: the same size; also one of the choices.
+        slider: choose the right picture by a slider over all instead of a menu, for pictures that have an order.
     """
     if not pictures:
         raise ValueError("pictures must hold at least one picture")
@@ -245,7 +246,8 @@ def compare(pictures: Mapping[str, Picture], truth: Picture) -> Explorer:
         return whole, _sheet(tiles), f"left: {left} {scores.get(left, '')} | right: {right} {scores.get(right, '')}"
 
     names = widgets.Dropdown(options=labels, value=labels[0], description="left")
-    other = widgets.Dropdown(options=labels, value=labels[max(len(pictures) - 1, 1)], description="right")
+    kind = widgets.SelectionSlider if slider else widgets.Dropdown
+    other = kind(options=labels, value=labels[max(len(pictures) - 1, 1)], description="right")
     edge = widgets.FloatSlider(value=50, min=0, max=100, step=1, description="edge (%)", readout_format=".0f")
     zoom = widgets.Dropdown(options={"x2": 2, "x4": 4, "x8": 8}, value=4, description="zoom")
     return explore(draw, at=(h // 2, w // 2), width=_WHOLE, left=names, right=other, edge=edge, zoom=zoom)
@@ -283,8 +285,8 @@ def _sheet(tiles: Mapping[str, Picture], columns: int = 3) -> Picture:
 class OwnPicture(widgets.VBox):
     """What :func:`own_picture` returns: the upload, a message and the present comparer."""
 
-    def __init__(self, default: Picture, make: Make, side: int) -> None:
-        self._make, self._side = make, side
+    def __init__(self, default: Picture, make: Make, side: int, slider: bool) -> None:
+        self._make, self._side, self._slider = make, side, slider
         self.upload = widgets.FileUpload(accept="image/*", multiple=False, description="your picture")
         limits = f"up to {UPLOAD_LIMIT // 10**6} MB; the middle {side}x{side} pixels are used; only the kernel sees it"
         self.message = widgets.HTML(limits)
@@ -294,7 +296,7 @@ class OwnPicture(widgets.VBox):
         self.upload.observe(self._read, "value")
 
     def _compared(self, picture: Picture) -> Explorer:
-        return compare(*self._make(middle(picture, self._side)))
+        return compare(*self._make(middle(picture, self._side)), slider=self._slider)
 
     def _read(self, _: Any) -> None:
         if not self.upload.value:
@@ -314,20 +316,21 @@ class OwnPicture(widgets.VBox):
         return _bundle(super()._repr_mimebundle_(**kwargs), ["your own picture", *self.comparer.labels()])
 
 
-def own_picture(default: Picture, make: Make, *, side: int = 384) -> OwnPicture:
+def own_picture(default: Picture, make: Make, *, side: int = 384, slider: bool = False) -> OwnPicture:
     """:func:`compare` on a picture that the reader uploads; until then on ``default``.
 
     Args:
         default: ``uint8`` ``(H, W, 3)``.
         make: from a picture of at most ``side`` pixels each way to the pictures to compare and the truth.
         side: larger pictures are cut to their middle, not shrunk: a shrunk picture is sharper than a photograph.
+        slider: see :func:`compare`.
 
     A file that is too large or no picture changes nothing but the message.
     """
     _check(default, "default")
     if side < 16:
         raise ValueError(f"side must be at least 16 pixels, got {side}")
-    return OwnPicture(default, make, side)
+    return OwnPicture(default, make, side, slider)
 
 
 def middle(picture: Picture, side: int) -> Picture:

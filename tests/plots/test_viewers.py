@@ -177,6 +177,17 @@ def test_the_caption_has_the_psnr_of_the_whole_picture(trio):
     assert "equal" in viewers.compare({"a": truth}, truth).caption.value
 
 
+def test_pictures_in_an_order_have_a_slider(trio):
+    pictures, truth = trio
+    viewer = viewers.own_picture(truth, lambda x: (pictures, x), slider=True).comparer
+    viewer.inputs["edge"].value = 0
+    viewer.move_to(45, 60)
+    np.testing.assert_array_equal(decoded(viewer.views[0])[:10], pictures["better"][:10])
+    viewer.inputs["right"].index = 0
+    np.testing.assert_array_equal(decoded(viewer.views[0])[:10], pictures["worse"][:10])
+    assert [type(viewer.inputs[side]).__name__ for side in ("left", "right")] == ["Dropdown", "SelectionSlider"]
+
+
 def test_the_crops_lie_under_the_pointer_enlarged_to_the_pixel(trio):
     pictures, truth = trio
     viewer = viewers.compare(pictures, truth)

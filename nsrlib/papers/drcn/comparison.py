@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 
@@ -50,6 +51,35 @@ def printed_recursions(printed: pd.DataFrame) -> dict[int, dict[str, float]]:
     for row in printed[printed["table"] == "fig5"].to_dict("records"):
         found.setdefault(int(row["scale"]), {})[row["row"].removeprefix("d=")] = float(row["value"])
     return found
+
+
+def depth_runs(studies: Iterable[StudyResult], metric: str = "psnr_set5") -> pd.DataFrame:
+    """Runs of studies of depth at all budgets, whose variants are named ``D=<recursions>`` (Fig. 4).
+
+    Returns:
+        Columns F, steps, D, seed, psnr: a row a run; runs without ``metric`` are left out.
+
+    Example:
+        >>> row = {"variant": "D=6", "seed": 0, "set": "set5", "steps": 1000, "psnr": 32.1}
+        >>> settings = {"D=6": {"config": {"features": 16}}}
+        >>> depth_runs([StudyResult.of_rows("depth", [row], settings=settings)]).values.tolist()
+        [[16.0, 1000.0, 6.0, 0.0, 32.1]]
+    """
+    found = [pd.DataFrame(columns=["F", "steps", "D", "seed", "psnr"])]
+    for result in studies:
+        features = {name: one["config"]["features"] for name, one in result.settings.items()}
+        for steps in result.budgets:
+            runs = result.at(steps).table
+            if metric in runs:
+                depth = runs["variant"].str.removeprefix("D=").astype(int)
+                about: dict[str, Any] = {
+                    "F": runs["variant"].map(features),
+                    "steps": steps,
+                    "D": depth,
+                    "psnr": runs[metric],
+                }
+                found.append(runs[["seed"]].assign(**about).dropna(subset="psnr"))
+    return pd.concat([one for one in found[1:] if len(one)] or found)[found[0].columns].reset_index(drop=True)
 
 
 def table1(model: str, clamp: bool = True, limit: int = 0) -> pd.DataFrame:
