@@ -83,6 +83,18 @@ def test_an_unfinished_study_gives_what_it_has(names):
     assert by_budget(None).empty
 
 
+@pytest.mark.parametrize("whole", [(), ("standard",)])
+def test_a_study_of_which_only_short_runs_are_complete_judges_nothing_yet(whole):
+    study = result(1)
+    rows = study.rows[(study.rows["steps"] == SHORT) | study.rows["variant"].isin(whole)]
+    study = StudyResult.of_rows(study.name, rows.to_dict("records"), settings=study.settings)
+    others = dict.fromkeys(("attention", "activations", "sizes"))
+    judged = claims.judge_claims("bsrn", others | {"decompositions": study}).set_index("id")
+    waits_for = "DSConv" if whole else "standard"
+    assert tuple(judged.loc[FIRST, ["verdict", "reason"]]) == ("open", f"no runs of {waits_for} yet")
+    assert list(by_budget(study).loc[FIRST].index) == [SHORT]
+
+
 def test_the_seeds_that_are_missing_and_their_hours_are_told():
     studies = dict.fromkeys(("attention", "activations", "sizes")) | {"decompositions": result(2)}
     judged = claims.judge_claims("bsrn", studies)

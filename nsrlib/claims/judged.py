@@ -341,7 +341,7 @@ def _evidence(claim: Claim, studies: Mapping[str, StudyResult | None]) -> tuple[
     result = studies[test.study]
     if result is None:
         return None, "no stored study"
-    there = list(dict.fromkeys(result.rows["variant"]))
+    there = result.variants
     if lost := [arm.variant for arm in test.arms if not arm.among(there)]:
         return None, f"no runs of {lost[0]} yet"
     sets = [name for name in claim.sets if name in set(result.rows["set"])]
@@ -386,7 +386,7 @@ class _Compared:
 
     def _best(self, arm: Arm, sets: Sequence[str]) -> Arm:
         """The variant that an arm's pattern means: of those with most seeds the one with the highest mean."""
-        there = arm.among(dict.fromkeys(self.result.rows["variant"]))
+        there = arm.among(self.result.variants)
         if len(there) == 1:
             return dataclasses.replace(arm, variant=there[0])
         scores = self._scores(arm.metric or self.claim.metric, sets)

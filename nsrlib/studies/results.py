@@ -88,6 +88,11 @@ class StudyResult:
         """Steps that variants were trained for, ascending."""
         return sorted({int(steps) for steps in self.rows["steps"].dropna()})
 
+    @property
+    def variants(self) -> list[str]:
+        """Variants with a run of the whole budget."""
+        return list(dict.fromkeys(self._whole(self.rows)["variant"]))
+
     def _whole(self, table: pd.DataFrame) -> pd.DataFrame:
         """Rows of the whole budget."""
         whole = {name: s["recipe"]["iterations"] for name, s in self.settings.items() if "recipe" in s}
