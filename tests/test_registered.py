@@ -100,7 +100,9 @@ def study(
         return found.assign(value=found[metric])[list(statistics.COLUMNS)]
 
     about = {v: {"scale": 4} | dict(settings or {}) for v in means}
-    return SimpleNamespace(rows=table, scores=scores, settings=about, pilot=False)
+    return SimpleNamespace(
+        rows=table, scores=scores, settings=about, pilot=False, variants=list(dict.fromkeys(table["variant"]))
+    )
 
 
 def judged(result: Any, **given: Any) -> pd.Series:
