@@ -117,11 +117,10 @@ class Study:
         short = [Run(v, s, share) for share, seeds in self.budgets.items() for s in seeds for v in self.variants]
         return sorted([*whole, *short], key=lambda run: self.rank(run, first))
 
-    def rank(self, run: Run, first: Sequence[str] = ()) -> int:
+    def rank(self, run: Run, first: Sequence[str] = ()) -> float:
         """The lower, the sooner."""
         beyond = run.share == 1 and run.seed in list(self.seeds)[MIN_SEEDS:]
-        late = sorted({*self.budgets, 1.0}).index(run.share) + beyond
-        return late + (len(self.budgets) + 2) * bool(first and run.variant not in first)
+        return run.share + beyond + 3 * bool(first and run.variant not in first)
 
     def file(self, folder: Path, run: Run) -> Path:
         """Where a finished run is kept."""

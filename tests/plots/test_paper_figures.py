@@ -16,7 +16,6 @@ from nsrlib.models.nsr import pool_cells
 from nsrlib.papers.bsrn import figures as bsrn
 from nsrlib.papers.drcn import figures as drcn
 from nsrlib.papers.nsr import figures as nsr
-from nsrlib.studies import StudyResult
 
 pytestmark = pytest.mark.usefixtures("figure_style")
 DIAGRAMS = [(paper.name, name) for paper in papers.every().values() for name in paper.diagrams]
@@ -46,7 +45,7 @@ def test_the_boxes_of_a_diagram_are_seen_whole_and_apart(paper, name):
         ("bsrn", "network", "ESDB 8"),
         ("bsrn", "esa", "max pool 7\nstride 3"),
         ("bsrn", "cca", "ReLU"),
-        ("drcn", "network", "skip connection"),
+        ("drcn", "network", "skip connection: the image is\nadded to every prediction"),
         ("drn", "network", "copies, concatenated"),
     ],
 )
@@ -119,31 +118,3 @@ def test_the_marked_window_is_the_one_whose_mean_decides(at, patch):
     assert float(ramp[0, 0][inside].mean()) == pytest.approx(float(means[0, 0, at[0] // cell, at[1] // cell]))
     bars = [bar.get_height() for group in drawn(fig).axes[0].containers for bar in group]
     assert bars == gates[:, :, at[0] // cell, at[1] // cell].ravel().tolist()
-
-
-def test_recursions_are_drawn_against_the_ensemble():
-    names = ("ensemble", "equal weights", "1", "2")
-    rows = [{"variant": v, "seed": s, "psnr": 31 + k + s} for k, v in enumerate(names) for s in (0, 1)]
-    result = StudyResult.of_rows("a study", rows)
-    printed = {"x3": {"1": 30.92, "2": 31.29, "ensemble": 33.82}}
-    fig = drawn(drcn.recursions({"x2": result, "x3": result}, printed))
-    left, right = fig.axes
-    line = next(one for one in left.lines if one.get_label() == "single recursion")
-    assert list(line.get_xdata()) == [1, 2]
-    assert list(line.get_ydata()) == [33.5, 34.5]
-    ours = {"single recursion", "ensemble", "equal weights"}
-    assert {one.get_label() for one in left.lines} == ours
-    theirs = {one.get_label(): list(one.get_ydata()) for one in right.lines if one.get_label() not in ours}
-    assert theirs == {"single recursion, printed": [30.92, 31.29], "ensemble, printed": [33.82, 33.82]}
-    assert (left.get_title("left"), right.get_title("left")) == ("x2", "x3")
-
-
-def test_depths_are_drawn_beside_the_printed_ones_and_bicubic():
-    rows = [{"variant": f"D={d}", "seed": s, "set": "set5", "psnr": 31 + d / 10 + s} for d in (1, 6) for s in (0, 1)]
-    settings = {f"D={d}": {"config": {"features": 16}} for d in (1, 6)}
-    result = StudyResult.of_rows("a study", rows, settings=settings)
-    fig = drawn(drcn.depth(result, "psnr_set5", {1: 32.546, 6: 33.254}, 30.39))
-    lines = {one.get_label(): list(one.get_ydata()) for one in fig.axes[0].lines}
-    assert lines["printed, F = 256"] == [32.546, 33.254]
-    assert lines["here, F = 16, one dot a seed"] == pytest.approx([31.6, 32.1])
-    assert lines["bicubic"] == [30.39, 30.39]
