@@ -7,7 +7,7 @@ from nsrlib.training.recipe import Recipe
 PAPER = Paper(
     "drcn",
     title="Kim et al., *Deeply-Recursive Convolutional Network for Image Super-Resolution*, CVPR 2016",
-    needs="Set5, Set14, jiny2001's checkpoint",
+    needs="Set5, Set14, weights (4 MB), the authors' pictures (2 MB)",
     studies=studies.studies,
     trainings={
         # momentum and patch recalled; the paper's losses are sums over a patch's pixels, see nsrlib.models.drcn, whose
