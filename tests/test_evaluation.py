@@ -468,6 +468,8 @@ class HalfContrast(nn.Module):
 
 
 def test_the_protocol_of_vdsr_gives_a_network_the_clamped_plane_in_double(folder):
+    ramp = np.tile(np.linspace(0, 255, 40).round().astype(np.uint8), (32, 1))  # a gray file leaves 16..235
+    Image.fromarray(ramp).save(folder / "ramp.png")
     model = HalfContrast()
     table = evaluate(model, folder, 2, VDSR_Y(2), fast=False)
     assert table.attrs["setting"] == "v1:scale=2,lr=luma,fast=no"
