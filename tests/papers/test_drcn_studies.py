@@ -10,6 +10,7 @@ import torch
 
 from nsrlib import data, evaluation, metrics, papers
 from nsrlib.models import drcn, read_metadata
+from nsrlib.papers.drcn import comparison
 from nsrlib.papers.drcn import studies as study
 from nsrlib.studies import StudyResult
 from nsrlib.training import Recipe
@@ -154,3 +155,18 @@ def test_nsr_train_gives_drcn_luma_and_its_own_losses(tmp_path):
     assert json.loads(read_metadata(tmp_path / "run" / "weights.safetensors")["config"])["recursions"] == 2
     assert papers.training_of("drcn").recipe.optimiser == "sgd"
     assert line.startswith("2 steps in ")
+
+
+def test_a_choice_of_the_code_that_did_not_train_has_no_gain():
+    names = ["paper", *(variant for of_place in comparison.CHOICES.values() for variant in of_place)]
+    level = {v: {"set5": 32.0, "set14": 29.0} for v in names} | {names[1]: {"set5": 29.0, "set14": 29.0}}
+    rows = [
+        {"variant": v, "seed": k, "set": name, "image": "a", "psnr": psnr + 0.1 * k + 0.2 * (v == names[2])}
+        for v in names for k in (0, 1) for name, psnr in level[v].items()
+    ]  # fmt: skip
+    study = StudyResult.of_rows("code", rows, settings={v: {"scale": 3} for v in names})
+    gains = comparison.choices(study).set_index("trained as")["gain"]
+    assert gains[names[1]] == f"{names[1]} did not train, below its floor by 1.8 dB on Set5"
+    assert gains[names[2]].startswith("+0.20 dB")
+    assert gains[names[2]].endswith("2 seeds")
+    assert set(comparison.choices(None)["gain"]) == {"not trained yet"}

@@ -118,14 +118,16 @@ def choices(code: StudyResult | None) -> pd.DataFrame:
 
     Returns:
         Columns place, paper, code, trained as (a variant), and gain: PSNR over the paper's choice on the study's sets
-        with its interval, in words.
+        with its interval, in words; no number where either is below its floor (:func:`nsrlib.claims.untrained`).
     """
     errata = claims.errata("drcn").set_index("place")
-    rows = []
+    untrained, rows = claims.untrained(code) if code is not None else {}, []
     for place, variants in CHOICES.items():
         for variant in variants:
             gain = "not trained yet"
-            if code is not None and len(code.seeds) > 1:
+            if below := [arm for arm in (variant, "paper") if arm in untrained]:
+                gain = f"{below[0]} did not train, below its floor by {untrained[below[0]]}"
+            elif code is not None and len(code.seeds) > 1:
                 c = statistics.contrast(code.scores(["set5", "set14"]), variant, "paper")
                 gain = f"{c.difference:+.2f} dB ({c.low:+.2f} to {c.high:+.2f}), {c.seeds} seeds"
             rows.append((place, *errata.loc[place, ["printed", "holds"]], variant, gain))
