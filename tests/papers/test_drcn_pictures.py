@@ -185,8 +185,9 @@ def test_a_figure_shows_every_method_at_the_same_box_with_its_psnr():
     whole, truth, bicubic = fig.axes
     (box,) = whole.patches
     assert (box.get_x(), box.get_y(), box.get_width(), box.get_height()) == (39.5, 29.5, 10, 20)
-    assert truth.get_title() == "ground truth\n"
-    assert bicubic.get_title() == "bicubic\n23.46 dB"
+    where = plt.rcParams["axes.titlelocation"]  # the project's style, once it is set, has titles at the left
+    assert truth.get_title(where) == "ground truth\n"
+    assert bicubic.get_title(where) == "bicubic\n23.46 dB"
     assert np.array_equal(bicubic.images[0].get_array(), details["bicubic"])
     plt.close(fig)
 
