@@ -134,8 +134,8 @@ def alone(table: pd.DataFrame) -> pd.DataFrame:
     Args:
         table: of :func:`measured`.
     """
-    first = table.iloc[0]
-    single = (table[list(CHOICES)] != first[list(CHOICES)]).sum(axis=1) == 1
+    first, choices = table.iloc[0], [choice for choice in CHOICES if choice in table]
+    single = (table[choices] != first[choices]).sum(axis=1) == 1
     return table[single].assign(moved=table["psnr"] - first["psnr"])
 
 
@@ -178,31 +178,49 @@ def _any_of(choice: str, values: list[Any]) -> str:
 
 
 def explained(table: pd.DataFrame, reported: float, tolerance: float = 0.05, number: int = 6) -> list[str]:
-    """Lines that say which choices explain a number: the nearest combinations, what they share, what is left over.
+    """Lines that say which choices explain a number: the nearest combinations, then the :func:`conclusion`.
 
     Args:
         table: of :func:`measured`. reported: dB. number: combinations that are listed.
     """
-    first, single = table.iloc[0], alone(table)
-    found, ranked = near(table, reported, tolerance), near(table, reported, math.inf)
-    gap, digit = reported - first["psnr"], 0.005
+    first = table.iloc[0]
     usual = f"{first['psnr']:.2f} dB as papers measure [{first['protocol']} {first['setting']}]"
+    within = len(near(table, reported, tolerance))
     lines = [
         f"{reported:.2f} dB reported; {usual}",
-        f"within {tolerance:g} dB: {len(found)} of {len(table)} combinations; the nearest:",
+        f"within {tolerance:g} dB: {within} of {len(table)} combinations; the nearest:",
     ]
-    for row in ranked.head(number).to_dict("records"):
+    for row in near(table, reported, math.inf).head(number).to_dict("records"):
         what = row["changes"] or "as papers measure"
         lines.append(f"  {row['psnr']:.3f} dB ({row['off']:+.3f})  {what}  [{row['protocol']} {row['setting']}]")
+    return lines + conclusion(table, reported, tolerance)
+
+
+def conclusion(table: pd.DataFrame, reported: float, tolerance: float = 0.05) -> list[str]:
+    """What all combinations near a number share, what one change alone explains, and what none does.
+
+    Example:
+        >>> import pandas as pd
+        >>> rows = [("y", 4, 32.35, ""), ("rgb", 4, 30.44, "RGB"), ("rgb", 0, 30.34, "RGB, nothing cropped")]
+        >>> table = pd.DataFrame(rows, columns=["space", "crop", "psnr", "changes"])
+        >>> print("\\n".join(conclusion(table, 30.36, 0.1)))
+        all within 0.1 dB have in common: RGB
+        the best single change, RGB: -1.910 of -1.990 dB
+        no combination gives 30.36: at least 0.020 dB come from a choice that is not among them
+    """
+    gap, digit = reported - table["psnr"].iloc[0], 0.005
     if abs(gap) <= digit:
-        return [*lines, "nothing to explain: it is what papers measure"]
+        return ["nothing to explain: it is what papers measure"]
     if shared := causes(table, reported, tolerance):
-        lines.append(f"all within {tolerance:g} dB have in common: {'; '.join(shared)}")
+        lines = [f"all within {tolerance:g} dB have in common: {'; '.join(shared)}"]
+    elif near(table, reported, tolerance).empty:
+        lines = [f"no combination is within {tolerance:g} dB"]
     else:
-        lines.append(f"no choice is common to all within {tolerance:g} dB" if len(found) else "no combination is near")
-    best = single.loc[(single["psnr"] - reported).abs().idxmin()]
-    if abs(best["psnr"] - reported) < abs(gap):
-        lines.append(f"the best single change, {best['changes']}: {best['moved']:+.3f} of {gap:+.3f} dB")
-    if (rest := abs(ranked.iloc[0]["off"])) > digit:
-        lines.append(f"no combination gives {reported:.2f}: at least {rest:.3f} dB are a choice that is not among them")
+        lines = [f"no choice has to differ from the papers' to come within {tolerance:g} dB"]
+    single = near(alone(table), reported, math.inf).iloc[0]
+    if abs(single["off"]) < abs(gap):
+        lines.append(f"the best single change, {single['changes']}: {single['moved']:+.3f} of {gap:+.3f} dB")
+    if (rest := near(table, reported, math.inf)["off"].abs().iloc[0]) > digit:
+        missing = f"at least {rest:.3f} dB come from a choice that is not among them"
+        lines.append(f"no combination gives {reported:.2f}: {missing}")
     return lines

@@ -155,7 +155,8 @@ def gallery(
         ValueError: no scale, no such rule, or an image smaller than a crop.
     """
     networks = {label: model for label, model in models.items() if isinstance(model, nn.Module)}
-    shown = {label: model for label, model in models.items() if label not in networks} | enlarged(images, networks)
+    shown: dict[str, Sequence[np.ndarray]] = {k: m for k, m in models.items() if not isinstance(m, nn.Module)}
+    shown |= enlarged(images, networks)
     before, after = list(models)[-2:]
     tiles = gains(images, shown[after], shown[before], protocol, size)
     chosen = by_rule(tiles, rules).to_dict("records")
@@ -174,13 +175,13 @@ def gallery(
     for row, (tile, crop, error) in enumerate(zip(chosen, crops, errors, strict=True)):
         upper, lower = axes[2 * row : 2 * row + 2]
         picture = images[tile["number"]].hr
-        _whole(upper[0], picture, (tile["top"], tile["left"], *size), f"{tile['rule'].capitalize()}\n{tile['image']}")
-        upper[1].imshow(tile["truth"])
+        _whole(upper[0], picture, (tile["top"], tile["left"], *size), f"{tile['rule'].capitalize()}:\n{tile['image']}")
+        upper[1].imshow(tile["truth"], cmap="gray")
         upper[1].set_title("HR\nPSNR of the crop,\nof the whole", **_SMALL)
         terms = [f"{label} {np.square(error[label]).mean():.1f}" for label in (before, after)]
-        lower[1].text(1, 0.5, "\n".join(["squared error", *terms]), fontsize=8, ha="right", va="center")
+        lower[1].text(1, 0.5, "\n".join(["mean squared error", *terms]), fontsize=8, ha="right", va="center")
         for label, above, below in zip(models, upper[2:], lower[2:], strict=True):
-            above.imshow(crop[label])
+            above.imshow(crop[label], cmap="gray")
             scores = psnr(crop[label], tile["truth"], whole), psnr(shown[label][tile["number"]], picture, protocol)
             above.set_title("\n".join([label, *(f"{score:.2f} dB" for score in scores)]), **_SMALL)
             drawn = below.imshow(error[label], cmap="magma", vmin=0, vmax=limit)
@@ -214,7 +215,8 @@ def _frame(rows: int, methods: int, size: tuple[int, int]) -> tuple[Figure, np.n
 
 def _whole(ax: plt.Axes, picture: np.ndarray, crop: Crop, title: str) -> None:
     top, left, h, w = crop
-    ax.imshow(picture)
+    ax.imshow(picture, cmap="gray")
     for ink, width in (("white", 3.0), (RED, 1.4)):
         ax.add_patch(Rectangle((left - 0.5, top - 0.5), w, h, fill=False, edgecolor=ink, linewidth=width))
+    ax.set_anchor("N")
     ax.set_title(title, fontsize=9)

@@ -86,42 +86,50 @@ def bars(
     return fig
 
 
-def explained(table: pd.DataFrame, reported: float, tolerance: float = 0.05, number: int = 8) -> Figure:
+def explained(table: pd.DataFrame, reported: float | None = None, tolerance: float = 0.05, number: int = 8) -> Figure:
     """What each single change of protocol does, and the combinations nearest to a number, see :mod:`nsrlib.explain`.
 
     Args:
         table: of :func:`nsrlib.explain.measured`.
-        reported: dB, the vertical line. tolerance: dB, the band. number: combinations that are shown.
+        reported: dB, the vertical line; None: only the single changes.
+        tolerance: dB, the band. number: combinations that are shown.
     """
-    single, first = explain.alone(table), table["psnr"].iloc[0]
-    near = explain.near(table, reported, float("inf")).head(number)
-    heights = [len(single), len(near)]
-    fig, (upper, lower) = plt.subplots(2, 1, figsize=(8.6, 1.7 + 0.22 * sum(heights)), height_ratios=heights)
-    moved = single["moved"]
-    upper.barh(single["changes"], moved, color=[BLUE if value >= 0 else ORANGE for value in moved], height=0.66)
-    for y, value in enumerate(moved):
-        sign, ha = (1, "left") if value >= 0 else (-1, "right")
-        place = {"xytext": (3 * sign, 0), "textcoords": "offset points", "ha": ha, "va": "center", "fontsize": 8}
-        upper.annotate(f"{value:+.3f}", (value, y), **place)
-    upper.axvline(0, color=EDGE, lw=0.8)
-    upper.set_xscale("symlog", linthresh=0.01)
-    upper.xaxis.set_major_formatter("{x:g}")
-    upper.margins(x=0.3)
-    upper.set_xlabel(f"difference to {first:.2f} dB, logarithmic beyond 0.01 dB")
-    inside = near["off"].abs() <= tolerance
-    lower.axvspan(reported - tolerance, reported + tolerance, color=PALE, alpha=0.45, lw=0, zorder=0)
-    lower.axvline(reported, color=RED, lw=1)
-    lower.scatter(near["psnr"], range(len(near)), color=[BLUE if one else GRAY for one in inside], zorder=3)
-    lower.set_yticks(range(len(near)), [changes or "as papers measure" for changes in near["changes"]])
-    lower.set_xlabel(f"PSNR (dB); band: within {tolerance:g} dB")
-    lower.margins(x=0.1)
-    for ax in (upper, lower):
+    single = explain.alone(table)
+    near = table.head(0) if reported is None else explain.near(table, reported, float("inf")).head(number)
+    heights = [len(single)] + [len(near)] * (reported is not None)
+    size = (8.6, 0.85 * len(heights) + 0.22 * sum(heights))
+    fig, axes = plt.subplots(len(heights), 1, figsize=size, height_ratios=heights, squeeze=False)
+    _single_changes(axes[0, 0], single, float(table["psnr"].iloc[0]))
+    axes[0, 0].set_title(f"{title_of(table.attrs['dataset'])} x{table.attrs['scale']}: one choice changed")
+    if reported is not None:
+        ax = axes[1, 0]
+        inside = near["off"].abs() <= tolerance
+        ax.axvspan(reported - tolerance, reported + tolerance, color=PALE, alpha=0.45, lw=0, zorder=0)
+        ax.axvline(reported, color=RED, lw=1)
+        ax.scatter(near["psnr"], range(len(near)), color=[BLUE if one else GRAY for one in inside], zorder=3)
+        ax.set_yticks(range(len(near)), [changes or "as papers measure" for changes in near["changes"]])
+        ax.set_xlabel(f"PSNR (dB); band: within {tolerance:g} dB")
+        ax.set_title(f"{reported:.2f} dB: the nearest of {len(table)} combinations")
+        ax.margins(x=0.1)
+    for ax in axes[:, 0]:
         ax.invert_yaxis()
         ax.tick_params(axis="y", labelsize=8)
         ax.grid(axis="y", visible=False)
-    upper.set_title(f"{title_of(table.attrs['dataset'])} x{table.attrs['scale']}: one choice changed")
-    lower.set_title(f"{reported:.2f} dB: the nearest of {len(table)}")
     return fig
+
+
+def _single_changes(ax: plt.Axes, single: pd.DataFrame, usual: float) -> None:
+    moved = single["moved"]
+    ax.barh(single["changes"], moved, color=[BLUE if value >= 0 else ORANGE for value in moved], height=0.66)
+    for y, value in enumerate(moved):
+        sign, ha = (1, "left") if value >= 0 else (-1, "right")
+        place: dict[str, Any] = {"xytext": (3 * sign, 0), "textcoords": "offset points", "ha": ha, "va": "center"}
+        ax.annotate(f"{value:+.3f}", (value, y), fontsize=8, **place)
+    ax.axvline(0, color=EDGE, lw=0.8)
+    ax.set_xscale("symlog", linthresh=0.01)
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.margins(x=0.3)
+    ax.set_xlabel(f"difference to {usual:.2f} dB, logarithmic beyond 0.01 dB")
 
 
 def study(
