@@ -79,6 +79,7 @@ def measured(
         has dataset, scale and images (their number).
 
     Example:
+        >>> from nsrlib.models import create_model
         >>> table = measured(create_model("bicubic", 4), "embedded", 4, limit=1, device="cpu")
         >>> len(table), table["protocol"][0], round(float(table["psnr"][0]), 2)
         (72, 'v1:y,crop=4', 31.48)
