@@ -187,7 +187,9 @@ def gallery(
             drawn = below.imshow(error[label], cmap="magma", vmin=0, vmax=limit)
     what = {"y": "luma", "rgb": "RGB", "gray": "gray"}[protocol.space]
     label = f"absolute error of {what} (grey levels)"
-    fig.colorbar(drawn, ax=fig.axes, location="bottom", shrink=0.35, aspect=40, extend="max", label=label)
+    fig.colorbar(
+        drawn, ax=fig.axes, location="bottom", panchor=False, shrink=0.35, aspect=40, extend="max", label=label
+    )
     share = 100 * (tiles["gain"] > 0).mean()
     at = f"{title_of(images.name)} x{images.scale}"
     head = f"{after} is closer to the truth than {before} on {share:.0f} % of {len(tiles):,} tiles of {at}"
