@@ -65,7 +65,8 @@ def measured(
     """PSNR of a network on a set under every combination of the choices. It sees each image once for each kind of LR.
 
     The border crop is 0, 1, 2 or the scale. Where all three channels are compared there is no luma to round; gray files
-    are a choice only where the set has some.
+    are a choice only where the set has some. An output that is not rounded is compared as it is, which
+    :func:`nsrlib.evaluation.evaluate` never does.
 
     Args:
         network: upscales RGB by ``scale``.
