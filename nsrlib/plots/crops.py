@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -179,12 +180,12 @@ def gallery(
         upper[1].imshow(tile["truth"], cmap="gray")
         upper[1].set_title("HR\nPSNR of the crop,\nof the whole", **_SMALL)
         terms = [f"{label} {np.square(error[label]).mean():.1f}" for label in (before, after)]
-        lower[1].text(1, 0.5, "\n".join(["mean squared error", *terms]), fontsize=8, ha="right", va="center")
+        lower[1].text(1, 0.5, "\n".join(["squared error", *terms]), fontsize=8, ha="right", va="center")
         for label, above, below in zip(models, upper[2:], lower[2:], strict=True):
             above.imshow(crop[label], cmap="gray")
             scores = psnr(crop[label], tile["truth"], whole), psnr(shown[label][tile["number"]], picture, protocol)
             above.set_title("\n".join([label, *(f"{score:.2f} dB" for score in scores)]), **_SMALL)
-            drawn = below.imshow(error[label], cmap="magma", vmin=0, vmax=limit)
+            drawn = below.imshow(error[label], cmap=_ERRORS, vmin=0, vmax=limit)
     what = {"y": "luma", "rgb": "RGB", "gray": "gray"}[protocol.space]
     label = f"absolute error of {what} (grey levels)"
     fig.colorbar(
@@ -197,13 +198,14 @@ def gallery(
     return fig
 
 
+_ERRORS = mpl.colormaps["magma"].resampled(16)  # few colours: noise in all shades would fill a notebook
 _SMALL = {"fontweight": "normal", "fontsize": 8}
 
 
 def _frame(rows: int, methods: int, size: tuple[int, int]) -> tuple[Figure, np.ndarray]:
     """Axes of two lines a row: the whole picture beside both, HR and the methods, under these their errors."""
-    widths = [1.6] + [1.0] * (methods + 1)
-    width = min(11.0, 1.55 * sum(widths))
+    widths = [1.1] + [1.0] * (methods + 1)
+    width = min(8.2, 1.5 * sum(widths))
     height = rows * (2 * width / sum(widths) * size[0] / size[1] + 0.7) + 0.9
     fig, axes = plt.subplots(2 * rows, len(widths), figsize=(width, height), width_ratios=widths, squeeze=False)
     for upper, lower in zip(axes[::2, 0], axes[1::2, 0], strict=True):
