@@ -24,7 +24,7 @@ FLOORS = (
     ("metrics", "layers", "data"),
     ("models",),
     ("complexity", "evaluation", "training"),
-    ("studies", "claims", "statistics"),
+    ("studies", "claims", "statistics", "explain"),
     ("papers", "plots", "bench"),
     ("runs",),
     ("cli",),

@@ -1,11 +1,10 @@
-from . import diagrams, figures, registered, reports, style, viewers
+from . import crops, diagrams, figures, registered, reports, style, viewers
+from .crops import by_rule, enlarged, gains, gallery, largest_gains
 from .figures import (
     bars,
     bubbles,
-    compare,
-    gallery,
+    explained,
     history,
-    largest_gains,
     learning_curves,
     maps,
     study,
@@ -39,10 +38,14 @@ __all__ = [
     "bars",
     "bubbles",
     "budgets",
+    "by_rule",
     "claims",
-    "compare",
+    "crops",
     "diagrams",
+    "enlarged",
+    "explained",
     "figures",
+    "gains",
     "gallery",
     "history",
     "largest_gains",

@@ -1,4 +1,4 @@
-"""Figures that any paper can use: zoomed comparisons, bubbles, bars, maps, studies, learning curves.
+"""Figures that any paper can use: bubbles, bars, maps, studies, learning curves, what explains a number.
 
 Functions draw and return a matplotlib ``Figure``; end the notebook cell with a semicolon.
 """
@@ -13,94 +13,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from torch import nn
 
+from nsrlib import explain
 from nsrlib.claims import untrained
-from nsrlib.data import ImageSet
-from nsrlib.evaluation import upscale
-from nsrlib.images import to_tensor, to_uint8
-from nsrlib.metrics import Protocol, psnr
+from nsrlib.claims.floors import title as title_of
 from nsrlib.plots.style import BLUE, EDGE, GRAY, GRID, HEAD, LINES, ORANGE, PALE, RED
 from nsrlib.statistics import summary
 from nsrlib.studies import StudyResult
-
-Crop = tuple[int, int, int, int]
-
-
-def largest_gains(
-    better: np.ndarray, worse: np.ndarray, truth: np.ndarray, size: tuple[int, int] = (48, 64), number: int = 1
-) -> list[Crop]:
-    """Where one ``uint8`` ``(H, W, 3)`` picture is closer to the truth than another, chosen by code, not by eye.
-
-    Returns:
-        Up to ``number`` crops ``(top, left, height, width)`` that do not overlap, largest gain in squared error first.
-    """
-    h, w = size
-    if truth.shape[0] < h or truth.shape[1] < w:
-        raise ValueError(f"crop of {h}x{w} does not fit in a picture of {truth.shape[0]}x{truth.shape[1]}")
-    t = truth.astype(np.float64)
-    gain = (np.square(worse - t) - np.square(better - t)).sum(2)
-    table = np.pad(gain.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-    score = table[h:, w:] - table[:-h, w:] - table[h:, :-w] + table[:-h, :-w]
-    crops: list[Crop] = []
-    while len(crops) < number and np.isfinite(score).any():
-        top, left = (int(v) for v in np.unravel_index(np.nanargmax(score), score.shape))
-        crops.append((top, left, h, w))
-        score[max(top - h + 1, 0) : top + h, max(left - w + 1, 0) : left + w] = np.nan
-    return crops
-
-
-def compare(
-    pictures: Mapping[str, np.ndarray], truth: np.ndarray, crop: Crop, protocol: Protocol, title: str = ""
-) -> Figure:
-    """The whole picture with the crop marked, then the same crop of every method, with the PSNR of the whole.
-
-    Args:
-        pictures: label -> ``uint8`` ``(H, W, 3)``, same size as ``truth``.
-        crop: (top, left, height, width).
-    """
-    top, left, h, w = crop
-    widths = [truth.shape[1] / truth.shape[0] * h / w] + [1] * (len(pictures) + 1)
-    fig, axes = plt.subplots(1, len(widths), figsize=(11, 2.35), width_ratios=widths)
-    axes[0].imshow(truth)
-    axes[0].add_patch(Rectangle((left - 0.5, top - 0.5), w, h, fill=False, edgecolor=RED, linewidth=1.4))
-    axes[0].set_title(title)
-    for ax, (label, picture) in zip(axes[1:], pictures.items(), strict=False):
-        ax.imshow(picture[top : top + h, left : left + w])
-        ax.set_title(f"{label}\n{psnr(picture, truth, protocol):.2f} dB", fontweight="normal")
-    axes[-1].imshow(truth[top : top + h, left : left + w])
-    axes[-1].set_title("ground truth\n", fontweight="normal")
-    for ax in axes:
-        ax.set_axis_off()
-    return fig
-
-
-def gallery(
-    images: ImageSet,
-    models: Mapping[str, nn.Module],
-    protocol: Protocol,
-    number: int = 3,
-    size: tuple[int, int] = (48, 64),
-) -> list[Figure]:
-    """:func:`compare` for the ``number`` crops where the last model gains most on the one before it.
-
-    ``images`` are loaded at the models' scale.
-    """
-    before, after = list(models)[-2:]
-    found = []
-    for pair in images:
-        if pair.lr is None:
-            raise ValueError(f"{images.name} must be loaded with a scale")
-        x = to_tensor(pair.lr)
-        shown = {label: to_uint8(upscale(model, x), output=True) for label, model in models.items()}
-        top, left, h, w = largest_gains(shown[after], shown[before], pair.hr, size)[0]
-        region = np.s_[top : top + h, left : left + w]
-        truth = pair.hr[region].astype(np.float64)
-        gain = np.square(shown[before][region] - truth).mean() - np.square(shown[after][region] - truth).mean()
-        found.append((gain, pair, (top, left, h, w), shown))
-    found.sort(key=lambda item: -item[0])
-    return [compare(shown, pair.hr, crop, protocol, pair.name) for _, pair, crop, shown in found[:number]]
 
 
 def bubbles(
@@ -165,6 +84,52 @@ def bars(
     ax.axvline(0, color=EDGE, linewidth=0.8)
     ax.set(title=title, xlabel=xlabel)
     return fig
+
+
+def explained(table: pd.DataFrame, reported: float | None = None, tolerance: float = 0.05, number: int = 8) -> Figure:
+    """What each single change of protocol does, and the combinations nearest to a number, see :mod:`nsrlib.explain`.
+
+    Args:
+        table: of :func:`nsrlib.explain.measured`.
+        reported: dB, the vertical line; None: only the single changes.
+        tolerance: dB, the band. number: combinations that are shown.
+    """
+    single = explain.alone(table)
+    near = table.head(0) if reported is None else explain.near(table, reported, float("inf")).head(number)
+    heights = [len(single)] + [len(near)] * (reported is not None)
+    size = (8.6, 0.85 * len(heights) + 0.22 * sum(heights))
+    fig, axes = plt.subplots(len(heights), 1, figsize=size, height_ratios=heights, squeeze=False)
+    _single_changes(axes[0, 0], single, float(table["psnr"].iloc[0]))
+    axes[0, 0].set_title(f"{title_of(table.attrs['dataset'])} x{table.attrs['scale']}: one choice changed")
+    if reported is not None:
+        ax = axes[1, 0]
+        inside = near["off"].abs() <= tolerance
+        ax.axvspan(reported - tolerance, reported + tolerance, color=PALE, alpha=0.45, lw=0, zorder=0)
+        ax.axvline(reported, color=RED, lw=1)
+        ax.scatter(near["psnr"], range(len(near)), color=[BLUE if one else GRAY for one in inside], zorder=3)
+        ax.set_yticks(range(len(near)), [changes or "as papers measure" for changes in near["changes"]])
+        ax.set_xlabel(f"PSNR (dB); band: within {tolerance:g} dB")
+        ax.set_title(f"{reported:.2f} dB: the nearest of {len(table)} combinations")
+        ax.margins(x=0.1)
+    for ax in axes[:, 0]:
+        ax.invert_yaxis()
+        ax.tick_params(axis="y", labelsize=8)
+        ax.grid(axis="y", visible=False)
+    return fig
+
+
+def _single_changes(ax: plt.Axes, single: pd.DataFrame, usual: float) -> None:
+    moved = single["moved"]
+    ax.barh(single["changes"], moved, color=[BLUE if value >= 0 else ORANGE for value in moved], height=0.66)
+    for y, value in enumerate(moved):
+        sign, ha = (1, "left") if value >= 0 else (-1, "right")
+        place: dict[str, Any] = {"xytext": (3 * sign, 0), "textcoords": "offset points", "ha": ha, "va": "center"}
+        ax.annotate(f"{value:+.3f}", (value, y), fontsize=8, **place)
+    ax.axvline(0, color=EDGE, lw=0.8)
+    ax.set_xscale("symlog", linthresh=0.01)
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.margins(x=0.3)
+    ax.set_xlabel(f"difference to {usual:.2f} dB, logarithmic beyond 0.01 dB")
 
 
 def study(

@@ -24,12 +24,15 @@ from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
+import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
+from nsrlib import explain
 from nsrlib.metrics import psnr
 from nsrlib.pictures import read_picture
+from nsrlib.plots import figures
 from nsrlib.plots.style import RED
 
 Picture = np.ndarray
@@ -207,6 +210,23 @@ def _problem(error: BaseException) -> str:
     return f'<b style="color:{RED}">{html.escape(f"{type(error).__name__}: {error}")}</b>'
 
 
+def explained(table: pd.DataFrame, reported: float) -> Explorer:
+    """A number to type: which choices of protocol explain it, see :mod:`nsrlib.explain`.
+
+    Args:
+        table: of :func:`nsrlib.explain.measured`.
+        reported: dB, where it starts.
+    """
+
+    def draw(reported: float, tolerance: float = 0.05) -> Drawing:
+        caption = ". ".join(explain.conclusion(table, reported, tolerance))
+        return figures.explained(table, reported, tolerance), caption
+
+    number = widgets.BoundedFloatText(value=reported, min=0, max=100, step=0.01, description="reported (dB)")
+    return explore(draw, width=_WIDE, reported=number, tolerance=(0.01, 0.2, 0.01))
+
+
+_WIDE = 860
 _WHOLE, _TILE = 384, 144  # screen pixels: the picture, and a zoomed crop; side by side they fit a page of 860
 
 

@@ -3,153 +3,67 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
 from drawing import drawn, texts
-from hypothesis import given
-from hypothesis import strategies as st
-from PIL import Image
-from torch import Tensor, nn
 
-from nsrlib import create_model, plots
-from nsrlib.data import load
-from nsrlib.evaluation import evaluate
-from nsrlib.images import imresize
-from nsrlib.metrics import MATLAB_Y, RGB, psnr
+from nsrlib import plots
 from nsrlib.studies import StudyResult
 
 pytestmark = pytest.mark.usefixtures("figure_style")
 
 
-# --- crops ------------------------------------------------------------------------------------------------------------
-
-
-def planted(crop: tuple[int, int, int, int], size: tuple[int, int] = (60, 80)) -> tuple[np.ndarray, ...]:
-    """A better picture, a worse one and the truth; they differ in the crop only."""
-    rng = np.random.default_rng(0)
-    truth = rng.integers(60, 200, (*size, 3), dtype=np.uint8)
-    worse = truth.copy()
-    top, left, h, w = crop
-    worse[top : top + h, left : left + w] -= 50
-    return truth.copy(), worse, truth
-
-
-@given(st.integers(0, 48), st.integers(0, 64))
-def test_a_planted_gain_is_found_where_it_is(top, left):
-    crop = (top, left, 12, 16)
-    assert plots.largest_gains(*planted(crop), size=(12, 16)) == [crop]
-
-
-def test_a_loss_is_no_gain():
-    better, worse, truth = planted((30, 40, 12, 16))
-    top, left, h, w = plots.largest_gains(worse, better, truth, size=(12, 16))[0]
-    assert top + h <= 30 or top >= 42 or left + w <= 40 or left >= 56
-
-
-def test_levels_below_the_truth_count_like_those_above():
-    truth = np.full((20, 40, 3), 100, np.uint8)
-    worse = truth.copy()
-    worse[5:10, 5:10], worse[5:10, 25:30] = 70, 125  # 30 too dark, 25 too bright
-    assert plots.largest_gains(truth, worse, truth, (5, 5), 2) == [(5, 5, 5, 5), (5, 25, 5, 5)]
-
-
-@given(st.tuples(st.integers(10, 40), st.integers(10, 40)), st.tuples(st.integers(1, 10), st.integers(1, 10)),
-       st.integers(0, 30), st.integers(0, 99))  # fmt: skip
-def test_crops_are_inside_do_not_overlap_and_get_weaker(size, crop, number, seed):
-    rng = np.random.default_rng(seed)
-    better, worse, truth = (rng.integers(0, 256, (*size, 3), dtype=np.uint8) for _ in range(3))
-    crops = plots.largest_gains(better, worse, truth, crop, number)
-    assert len(crops) <= number
-    assert (len(crops) > 0) is (number > 0)
-    taken = np.zeros(size, int)
-    gains = []
-    for top, left, h, w in crops:
-        assert (h, w) == crop
-        taken[top : top + h, left : left + w] += 1
-        region = np.s_[top : top + h, left : left + w]
-        error = [np.square(p[region].astype(float) - truth[region]).sum() for p in (worse, better)]
-        gains.append(error[0] - error[1])
-    assert taken.max() <= 1
-    assert taken.sum() == len(crops) * crop[0] * crop[1]
-    assert gains == sorted(gains, reverse=True)
-
-
-@pytest.mark.parametrize("size", [(61, 10), (10, 81)], ids=str)
-def test_a_crop_larger_than_the_picture_is_refused(size):
-    with pytest.raises(ValueError, match=rf"crop of {size[0]}x{size[1]} does not fit in a picture of 60x80"):
-        plots.largest_gains(*planted((0, 0, 5, 5)), size=size)
-
-
-def test_a_crop_as_large_as_the_picture_is_the_picture():
-    assert plots.largest_gains(*planted((0, 0, 5, 5)), size=(60, 80), number=3) == [(0, 0, 60, 80)]
-
-
-# --- pictures ---------------------------------------------------------------------------------------------------------
-
-
-def test_compare_shows_the_whole_and_the_crop_of_each_with_its_psnr():
-    better, worse, truth = planted((10, 20, 12, 16))
-    better[0, 0, 0] += 9
-    fig = drawn(plots.compare({"worse": worse, "better": better}, truth, (10, 20, 12, 16), RGB(), "a photo"))
-    assert len(fig.axes) == 4
-    assert texts(fig) == [
-        "a photo",
-        f"worse\n{psnr(worse, truth, RGB()):.2f} dB",
-        f"better\n{psnr(better, truth, RGB()):.2f} dB",
-        "ground truth\n",
-    ]
-    shown = [ax.images[0].get_array() for ax in fig.axes]
-    assert [a.shape[:2] for a in shown] == [(60, 80), (12, 16), (12, 16), (12, 16)]
-    np.testing.assert_array_equal(shown[1], worse[10:22, 20:36])
-    np.testing.assert_array_equal(shown[3], truth[10:22, 20:36])
-    (frame,) = fig.axes[0].patches
-    assert (frame.get_x(), frame.get_y(), frame.get_width(), frame.get_height()) == (19.5, 9.5, 16, 12)
-    assert all(ax.images[0].get_interpolation() == "nearest" for ax in fig.axes)
-
-
-class Nearest(nn.Module):
-    """Repeats every pixel."""
-
-    scale, halo, min_size = 2, 0, 1
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.repeat_interleave(2, 2).repeat_interleave(2, 3)
-
-
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    """Three pictures; ``smooth`` is where interpolation gains least over repeating."""
-    rng = np.random.default_rng(0)
-    for name, cells in {"smooth": 3, "middle": 8, "busy": 14}.items():
-        levels = imresize(rng.random((cells, cells, 3)), size=(64, 72)).clip(0, 1) * 255
-        Image.fromarray(np.round(levels).astype(np.uint8)).save(tmp_path / f"{name}.png")
-    return tmp_path
-
-
-def test_gallery_shows_the_pictures_with_the_largest_gain_first(folder):
-    networks = {"nearest": Nearest(), "bicubic": create_model("bicubic", 2)}
-    figures = plots.gallery(load(folder, 2), networks, MATLAB_Y(2), number=2, size=(16, 20))
-    assert [texts(drawn(fig))[0] for fig in figures] == ["busy", "middle"]
-    table = evaluate(Nearest(), folder, 2, device="cpu").set_index("image")
-    assert texts(figures[0])[1] == f"nearest\n{table.loc['busy', 'psnr']:.2f} dB"
-    assert [len(fig.axes) for fig in figures] == [4, 4]
-    assert figures[0].axes[1].images[0].get_array().shape == (16, 20, 3)
-    assert len(plots.gallery(load(folder, 2), networks, MATLAB_Y(2), number=9, size=(16, 20))) == 3
-
-
-def test_gallery_needs_low_resolution_pictures_and_room_for_a_crop(folder):
-    networks = {"nearest": Nearest(), "bicubic": create_model("bicubic", 2)}
-    with pytest.raises(ValueError, match=f"{folder.name} must be loaded with a scale"):
-        plots.gallery(load(folder), networks, MATLAB_Y(2))
-    with pytest.raises(ValueError, match="crop of 65x10 does not fit in a picture of 64x72"):
-        plots.gallery(load(folder, 2), networks, MATLAB_Y(2), size=(65, 10))
-
-
 # --- numbers ----------------------------------------------------------------------------------------------------------
+
+CHANGES = pd.DataFrame(
+    {
+        "space": ["y", "y", "rgb", "rgb", "rgb"],
+        "crop": [4, 0, 4, 0, 1],
+        "psnr": [32.35, 32.36, 30.44, 30.34, 30.38],
+        "changes": ["", "nothing cropped", "RGB", "RGB, nothing cropped", "RGB, 1 px cropped"],
+    }
+)
+CHANGES.attrs = {"dataset": "set5", "scale": 4}
+
+
+def labels(ax) -> list[str]:
+    return [label.get_text() for label in ax.get_yticklabels()]
+
+
+def test_what_explains_a_number_has_single_changes_and_the_nearest_combinations():
+    fig = drawn(plots.explained(CHANGES, 30.36, tolerance=0.03, number=3))
+    single, near = fig.axes
+    assert texts(fig) == [
+        "+0.010",
+        "-1.910",
+        "Set5 x4: one choice changed",
+        "30.36 dB: the nearest of 5 combinations",
+    ]
+    assert labels(single) == ["nothing cropped", "RGB"]
+    assert [round(bar.get_width(), 3) for bar in single.patches] == [0.01, -1.91]
+    assert single.get_xlabel() == "difference to 32.35 dB, logarithmic beyond 0.01 dB"
+    assert labels(near) == ["RGB, nothing cropped", "RGB, 1 px cropped", "RGB"]
+    (dots,) = near.collections
+    assert dots.get_offsets()[:, 0].round(2).tolist() == [30.34, 30.38, 30.44]
+    assert len(set(map(tuple, dots.get_facecolors()[:2]))) == 1
+    assert tuple(dots.get_facecolors()[2]) != tuple(dots.get_facecolors()[0])  # beyond the tolerance
+    (band,) = near.patches
+    assert (band.get_x(), band.get_width()) == pytest.approx((30.33, 0.06))
+    assert near.get_xlabel() == "PSNR (dB); band: within 0.03 dB"
+
+
+def test_without_a_number_only_the_single_changes_are_drawn():
+    (ax,) = drawn(plots.explained(CHANGES)).axes
+    assert labels(ax) == ["nothing cropped", "RGB"]
+
+
+def test_the_papers_own_way_is_named_where_it_is_near():
+    near = drawn(plots.explained(CHANGES, 32.34, number=2)).axes[1]
+    assert labels(near) == ["as papers measure", "nothing cropped"]
+
 
 POINTS = pd.DataFrame(
     {

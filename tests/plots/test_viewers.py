@@ -6,6 +6,7 @@ import io
 from datetime import UTC, datetime
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 from PIL import Image
@@ -142,6 +143,29 @@ def test_without_a_kernel_a_sentence_says_what_there_is_to_move():
     bundle = viewer._repr_mimebundle_()
     assert bundle["text/plain"] == "Interactive where a kernel is running: level, rows."
     assert "application/vnd.jupyter.widget-view+json" in bundle
+
+
+@pytest.fixture
+def combinations():
+    rows = [("y", 32.35, ""), ("rgb", 30.44, "RGB")]
+    table = pd.DataFrame(rows, columns=["space", "psnr", "changes"])
+    table.attrs = {"dataset": "set5", "scale": 4}
+    return table
+
+
+def test_a_typed_number_is_explained(combinations):
+    viewer = viewers.explained(combinations, 30.44)
+    assert viewer.labels() == ["reported (dB)", "tolerance"]
+    before = decoded(viewer.views[0])
+    said = "all within 0.05 dB have in common: RGB. the best single change, RGB: -1.910 of -1.910 dB"
+    assert viewer.caption.value == said
+    viewer.inputs["reported"].value = 32.35
+    assert viewer.caption.value == "nothing to explain: it is what papers measure"
+    assert (decoded(viewer.views[0]) != before).any()
+    viewer.inputs["reported"].value = 30.30
+    assert viewer.caption.value.startswith("no combination is within 0.05 dB")
+    viewer.inputs["tolerance"].value = 0.2
+    assert viewer.caption.value.startswith("all within 0.2 dB have in common: RGB")
 
 
 # --- compare ----------------------------------------------------------------------------------------------------------
