@@ -122,6 +122,8 @@ def printed_table(rows: Iterable[Mapping[str, Any]], notes: Iterable[str] = ()) 
     scaled = len(set(table["scale"].dropna())) > 1
     scales = table["scale"].map(lambda scale: "" if pd.isna(scale) else f"x{scale:.0f}")
     table["key"] = list(zip(scales, table["row"], strict=True)) if scaled else table["row"]
+    mixed = table.groupby(["column", "metric"])["unit"].transform("nunique") > 1
+    table["text"] = table["published"] + (" " + table["unit"]).where(mixed & (table["unit"] != "1"), "")
     sources = list(dict.fromkeys(table["source"]))
     lines: dict[Any, dict[tuple[str, str], Cell]] = {key: {} for key in table["key"]}
     columns = []
@@ -162,7 +164,7 @@ def _cell(numbers: pd.DataFrame, metrics: list[str], sources: list[str]) -> Cell
             continue
         row = numbers.loc[metric]
         rank = f" ({numbers.loc[f'{metric}_rank', 'published']})" if f"{metric}_rank" in numbers.index else ""
-        printed.append(row["published"] + rank)
+        printed.append(row["text"] + rank)
         ours.append(NOTHING if pd.isna(row["ours"]) else f"{row['ours']:.{decimals(row['published']) + 1}f}")
     measured = " / ".join(ours) if set(ours) != {NOTHING} else ""
     places = sorted({sources.index(source) + 1 for source in numbers["source"]})
