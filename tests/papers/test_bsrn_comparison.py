@@ -25,6 +25,13 @@ def test_the_rows_of_others_are_the_networks_that_the_table_prints(sizes):
         assert claims.to_the_digit(params[row, scale], printed[f"comparison/{row}/x{scale}/params"])
 
 
+def test_imdn_counts_multiply_adds_without_biases_and_rounds_its_x3_input_up(sizes):
+    printed = claims.published("bsrn").set_index("id")["value"]
+    ours = sizes.query("row == 'IMDN'").set_index("scale")["macs"]
+    texts = [printed[f"comparison/IMDN/x{scale}/multi_adds"] for scale in (2, 3, 4)]
+    assert [claims.as_printed(ours[scale], text) for scale, text in zip((2, 3, 4), texts, strict=True)] == texts
+
+
 def test_the_networks_of_challenges_have_names_of_their_own(sizes):
     params = sizes.set_index("row")["params"]
     for name in ("RFDN (433 K)", "IMDN (894 K)"):
