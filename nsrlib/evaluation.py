@@ -19,7 +19,16 @@ from nsrlib import signatures
 from nsrlib.data import ImageSet, Pair, load
 from nsrlib.data.catalogue import LUMA_LR
 from nsrlib.files import one_line
-from nsrlib.images import Degradation, degraded, imresize, luma, pixels_sha256, to_tensor, to_uint8
+from nsrlib.images import (
+    Degradation,
+    degraded,
+    imresize,
+    interpolated_luma,
+    luma,
+    pixels_sha256,
+    to_tensor,
+    to_uint8,
+)
 from nsrlib.metrics import GRAY, MATLAB_Y, RGB, Protocol, psnr, ssim
 from nsrlib.models import create_model, optimise
 from nsrlib.pictures import Picture, check_target, quantised, read_picture, without_hidden_colours, write_picture
@@ -384,7 +393,7 @@ def evaluate(
     rows = []
     for pair in tqdm(images, desc=f"{name} x{r} {images.name}", unit="image", disable=not progress):
         x = _input(images, pair, task, channels, chosen)
-        x = (imresize(x, r).clamp(16 / 255, 235 / 255) if protocol.clamp else x).to(chosen, kind)
+        x = (interpolated_luma(x, r) if protocol.clamp else x).to(chosen, kind)
         start = time.perf_counter()
         sr = to_uint8(upscale(model, x, tile=tile), output=True)  # waits for the device
         seconds = time.perf_counter() - start
@@ -435,6 +444,22 @@ def _input(
             loaded = f"{images.name} was loaded in {words[have]}, but the model takes {words[channels]}"
             raise ValueError(f"{loaded}: load it with gray={channels == 1}")
         return degraded(pair.hr, task, pair.name, device)
+    return low_resolution(images, pair, device)
+
+
+def low_resolution(images: ImageSet, pair: Pair, device: str | torch.device = "cpu") -> Tensor:
+    """A pair's LR as a network gets it: ``(1, 3, H, W)``, gray files too, or ``(1, 1, H, W)`` where LR is luma.
+
+    Float32 in [0, 1]; float64, not clipped and on the CPU for a set that was loaded with ``lr="luma"``.
+
+    Raises:
+        ValueError: the set was loaded without LR images.
+
+    Example:
+        >>> images = load("embedded", 4, lr="luma", limit=1)
+        >>> low_resolution(images, images[0]).dtype
+        torch.float64
+    """
     if pair.lr is None:
         missing = f"{images.name} has no low-resolution images at scale {images.scale or 1}"
         raise ValueError(f"{missing}: take a network that upscales by 2 or more, or give noise or jpeg")
@@ -479,7 +504,7 @@ def protocol_sensitivity(images: ImageSet, first: int | None = None) -> pd.DataF
         return np.clip(np.floor(down_up(_, y) * 255 + 0.5), 0, 255) / 255
 
     def clamped(_: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return np.floor(down_up(_, y).clip(16 / 255, 235 / 255) * 255 + 0.5) / 255
+        return np.floor(interpolated_luma(imresize(y, 1 / r), r) * 255 + 0.5) / 255
 
     def luma_of_lr(hr: np.ndarray, _: np.ndarray) -> np.ndarray:
         return imresize(y_of(imresize(hr, 1 / r), "none"), r)

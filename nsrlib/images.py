@@ -320,6 +320,22 @@ def plain_luma(rgb: Tensor, rounding: LumaRounding = "none") -> Tensor:
     return y if rounding == "none" else (y + 0.5).floor()
 
 
+def interpolated_luma(plane: Array, scale: int) -> Array:
+    """A luma plane, 0..1 of 255, enlarged bicubically and clamped to 16..235 of 255.
+
+    It is what networks for luma from SRCNN to DRCN are given (``utils/compute_diff.m`` of kjw0612/rcn, 79f2bab).
+
+    Args:
+        plane: numpy ``(H, W)`` or tensor ``(..., H, W)``, float.
+
+    Example:
+        >>> (255 * interpolated_luma(np.array([[0.0, 1.0]]), 2)).round(1)
+        array([[ 16. ,  51.8, 203.2, 235. ],
+               [ 16. ,  51.8, 203.2, 235. ]])
+    """
+    return imresize(plane, scale).clip(16 / 255, 235 / 255)
+
+
 def add_noise(img: Array, sigma: float, seed: int) -> Array:
     """Add white Gaussian noise of ``sigma`` grey levels (0..255 scale); not clipped, not rounded.
 

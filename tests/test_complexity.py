@@ -33,7 +33,7 @@ def in_g(value: int, digits: int = 3) -> str:
         ("bsrn", 4, 352_400, "19.177", "19.444"),
         ("bsrn_s", 4, 156_288, "8.288", "8.346"),
         ("rfdn", 4, 433_448, "23.759", "23.918"),
-        ("imdn", 4, 893_936, "51.355", "51.579"),
+        ("imdn_ntire22", 4, 893_936, "51.355", "51.579"),
     ],
 )
 def test_networks_of_the_comparison_have_their_counts_at_1280x720(name, scale, params, macs, thop):
@@ -52,7 +52,7 @@ def test_networks_of_the_comparison_have_their_counts_at_1280x720(name, scale, p
         ("bsrn", 4, {}, 19_444_036_384),
         ("bsrn", 4, {"conv": "bsconv_s"}, 16_168_891_168),
         ("bsrn", 4, {"esa": False, "cca": False}, 18_158_284_800),
-        ("imdn", 4, {}, 51_579_187_200),
+        ("imdn_ntire22", 4, {}, 51_579_187_200),
         ("rfdn", 4, {}, 23_918_083_920),
         ("rfdn", 4, {"conv": "dsconv"}, 6_937_227_360),
         ("rfdn", 4, {"conv": "bsconv_s"}, 5_958_442_656),
@@ -73,7 +73,7 @@ def test_the_papers_cells_are_those_of_thop(scale, printed):
 @pytest.mark.parametrize(
     ("name", "flops", "activations", "convs"),
     [
-        ("imdn", "58.532", "154.141", 43),
+        ("imdn_ntire22", "58.532", "154.141", 43),
         ("rfdn", "27.103", "112.034", 64),
         ("bsrn_s", "2.022", "65.758", 43),
         ("bsrn", "21.820", "404.961", 206),
@@ -194,7 +194,7 @@ def test_counting_leaves_the_model_as_it_was(rule):
 
 
 def test_counting_needs_no_memory():
-    side, model = 100_000, create_model("imdn", 4)
+    side, model = 100_000, create_model("imdn_ntire22", 4)
     huge, small = count(model, (side, side)), count(model, (100, 100))
     assert huge.multi_adds == small.multi_adds * (side // 100) ** 2
     assert huge.activations == small.activations * (side // 100) ** 2
@@ -210,7 +210,7 @@ def test_counting_many_pixels_at_once_takes_the_papers_input_by_default():
 
 
 def test_layers_that_are_called_are_listed_with_what_they_cost():
-    layers = {layer["name"]: layer for layer in count(create_model("imdn", 4, num_blocks=1), (10, 12)).layers}
+    layers = {layer["name"]: layer for layer in count(create_model("imdn_ntire22", 4, num_blocks=1), (10, 12)).layers}
     first = layers["model.0"]
     assert first == {
         "name": "model.0",
@@ -229,7 +229,7 @@ def test_bicubic_has_nothing_to_count():
 
 
 def test_an_unknown_rule_and_an_impossible_size_are_refused():
-    model = create_model("imdn", 4, num_blocks=1)
+    model = create_model("imdn_ntire22", 4, num_blocks=1)
     with pytest.raises(ValueError, match="rule must be one of macs, thop, challenge, got 'flops'"):
         count(model, rule="flops")
     for size in ((0, 5), 32, (1, 3, 32, 32)):

@@ -47,8 +47,8 @@ CELLS = [  # network, scale, set, LR, PSNR and SSIM measured independently with 
     ("rfdn", 4, "Set5", "files", 32.161, 0.89459),
     ("bsrn_s", 4, "Set5", "paper", 32.158, 0.89485),
     ("bsrn_s", 4, "Set14", "paper", 28.628, 0.78197),
-    ("imdn", 4, "Set5", "paper", 32.249, 0.89595),
-    ("imdn", 4, "Set14", "paper", 28.693, 0.78403),
+    ("imdn_ntire22", 4, "Set5", "paper", 32.249, 0.89595),
+    ("imdn_ntire22", 4, "Set14", "paper", 28.693, 0.78403),
 ]
 
 
@@ -113,8 +113,8 @@ def test_tiles_change_published_bsrn_by_less_than_a_tenth_of_a_level_in_the_mean
 def local_network(kind: str, scale: int) -> nn.Module:
     """A random network that sees no further than its halo."""
     torch.manual_seed(0)
-    if kind == "imdn":
-        return create_model("imdn", scale, num_feats=16, num_blocks=2).eval()
+    if kind == "imdn_ntire22":
+        return create_model("imdn_ntire22", scale, num_feats=16, num_blocks=2).eval()
     if kind == "bsrn":
         return create_model("bsrn", scale, num_feats=16, num_blocks=2, esa=False, cca=False).eval()
     model = create_model("rfdn", scale, num_feats=16, num_blocks=2)
@@ -129,7 +129,7 @@ def picture(h: int, w: int, seed: int = 0) -> Tensor:
 
 @settings(max_examples=12)
 @given(
-    st.sampled_from(["imdn", "rfdn", "bsrn"]),
+    st.sampled_from(["imdn_ntire22", "rfdn", "bsrn"]),
     st.sampled_from([2, 3]),
     st.tuples(st.integers(1, 151), st.integers(1, 151)),
     st.integers(32, 100),
@@ -146,12 +146,12 @@ def test_tiles_of_a_local_network_equal_the_whole(kind, scale, size, tile, blend
 
 @pytest.mark.parametrize("tile", [32, 40, 63, 100])
 @pytest.mark.parametrize("size", [(101, 67), (33, 129), (200, 31)], ids=str)
-def test_tiles_of_imdn_equal_the_whole_at_odd_sizes(tile, size):
-    model, x = local_network("imdn", 2), picture(*size)
+def test_tiles_of_the_challenges_imdn_equal_the_whole_at_odd_sizes(tile, size):
+    model, x = local_network("imdn_ntire22", 2), picture(*size)
     torch.testing.assert_close(upscale(model, x, tile=tile), upscale(model, x), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["imdn", "rfdn", "bsrn"])
+@pytest.mark.parametrize("kind", ["imdn_ntire22", "rfdn", "bsrn"])
 def test_the_halo_is_exactly_how_far_a_local_network_sees(kind):
     model = local_network(kind, 2).double()
     x = picture(41, 39).double().requires_grad_()
@@ -197,7 +197,7 @@ def test_cross_fade_weights_sum_to_one(height, width, tile, blend, r):
 
 @pytest.mark.parametrize("tile", [None, 32, 50])
 def test_bands_are_the_same_rows_from_top_to_bottom(tile):
-    model, x = local_network("imdn", 3), picture(140, 75)
+    model, x = local_network("imdn_ntire22", 3), picture(140, 75)
     with torch.inference_mode():
         pieces = list(upscaled_bands(model, x, tile=tile))
     expected_row = 0
@@ -263,7 +263,7 @@ def test_upscale_says_what_is_wrong(x, kwargs, message):
 def test_upscale_leaves_no_gradient_and_the_input_alone():
     x = picture(40, 40).requires_grad_()
     before = x.detach().clone()
-    y = upscale(optimise(local_network("imdn", 2)), x, tile=32)
+    y = upscale(optimise(local_network("imdn_ntire22", 2)), x, tile=32)
     assert not y.requires_grad
     assert torch.equal(x, before)
 
@@ -271,7 +271,7 @@ def test_upscale_leaves_no_gradient_and_the_input_alone():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_tiles_on_a_gpu_equal_those_of_the_cpu():
-    model, x = local_network("imdn", 2).double(), picture(101, 67).double()
+    model, x = local_network("imdn_ntire22", 2).double(), picture(101, 67).double()
     expected = upscale(model, x, tile=40)
     y = upscale(model.cuda(), x.cuda(), tile=40)
     assert y.is_cuda
@@ -422,7 +422,7 @@ def test_the_fast_form_gives_the_same_table(folder):
 
 
 def test_tiles_give_nearly_the_same_table(folder):
-    model = local_network("imdn", 2)
+    model = local_network("imdn_ntire22", 2)
     np.testing.assert_allclose(
         evaluate(model, folder, tile=32, device="cpu")["psnr"], evaluate(model, folder, device="cpu")["psnr"], atol=1e-3
     )

@@ -189,7 +189,7 @@ def study(
     folder = (out or Path("runs") / "studies" / f"{paper}-{profile}").absolute()
     chosen = evidence.Evidence(papers.get(paper), profile, folder, names or (), seeds, train, test)
     if plan:
-        table = chosen.plan(jobs, chosen.costs(typer.echo))
+        table = chosen.plan(jobs, chosen.costs(progress=None))
         typer.echo(table.to_string(index=False, float_format=lambda v: f"{v:.3g}"))
         typer.echo(f"all that is missing: about {table['hours missing'].sum():.1f} hours with --jobs {jobs}")
         if len(power := chosen.power()):

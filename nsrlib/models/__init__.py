@@ -19,9 +19,10 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from nsrlib import data
 from nsrlib.models.addersr import AdderEDSR, AdderVDSR
-from nsrlib.models.baselines import EDSR, IMDN, RFDN, SRCNN, VDSR, WDSR, Bicubic, DnCNN, EDSRBaseline, WideFrame
+from nsrlib.models.baselines import EDSR, SRCNN, VDSR, WDSR, Bicubic, DnCNN, EDSRBaseline, WideFrame
 from nsrlib.models.bsrn import BSRN, BSRNS, FusedBSRN, Kernels
 from nsrlib.models.checkpoints import shown
+from nsrlib.models.distillation import IMDN, RFDN, ChallengeIMDN
 from nsrlib.models.drcn import FastDRCN, LumaDRCN
 from nsrlib.models.drn import DRNL, DRNS
 from nsrlib.models.nsr import NSR, gated_layers
@@ -66,6 +67,7 @@ BUILDERS: dict[str, tuple[Builder, tuple[int, ...]]] = {
     "edsr": (EDSR, _SCALES),
     "edsr_baseline": (EDSRBaseline, _SCALES),
     "imdn": (IMDN, _SCALES),
+    "imdn_ntire22": (ChallengeIMDN, _SCALES),
     "nsr": (NSR, (1, *_SCALES)),
     "rfdn": (RFDN, _SCALES),
     "srcnn": (SRCNN, (1, *_SCALES)),
@@ -80,7 +82,8 @@ PUBLISHED: dict[tuple[str, int], str] = {
     ("bsrn", 4): "net_g_BSRN_x4.pth",
     ("bsrn_s", 4): "net_g_BSRN-S.pth",
     ("rfdn", 4): "RFDN_AIM.pth",
-    ("imdn", 4): "imdn_baseline.pth",
+    **{("imdn", scale): f"IMDN_x{scale}.pth" for scale in _SCALES},
+    ("imdn_ntire22", 4): "imdn_baseline.pth",
     ("dncnn", 1): "dncnn_25.pth",
     **{("srcnn", scale): f"SRCNN_955_x{scale}.mat" for scale in _SCALES},
     **{("vdsr", scale): "VDSR_Official.mat" for scale in _SCALES},

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsrlib.images import imresize, plain_luma
-from nsrlib.layers import ESA, DistillationBlock, WeightNormConv2d, check_input, conv_layer
+from nsrlib.layers import WeightNormConv2d, check_input
 
 Layer = Callable[[int, int], nn.Module]
 
@@ -83,135 +81,6 @@ class ChannelAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.conv_du(self.avg_pool(x))
-
-
-class RFDB(DistillationBlock):
-    """Residual feature distillation block: 1x1 convolutions distil, 3x3 convolutions refine.
-
-    Args:
-        wide, point: make a 3x3, a 1x1 convolution of so many channels in and out.
-        esa: makes the spatial attention.
-    """
-
-    def __init__(self, channels: int, wide: Layer, point: Layer, esa: Callable[[], nn.Module], act: nn.Module) -> None:
-        super().__init__()
-        half = channels // 2
-        self.c1_d, self.c2_d, self.c3_d = (point(channels, half) for _ in range(3))
-        self.c1_r, self.c2_r, self.c3_r = (wide(channels, channels) for _ in range(3))
-        self.c4 = wide(channels, half)
-        self.c5 = point(4 * half, channels)
-        self.esa, self.act = esa(), act
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.esa(self.c5(self.distil(x)))
-
-
-class DistillationNetwork(nn.Module):
-    """What RFDN and BSRN share: a first convolution and blocks ``B1`` .. ``Bn``, whose results are all kept."""
-
-    min_size = 15
-
-    def __init__(
-        self, scale: int, num_blocks: int, head: Callable[[], nn.Module], block: Callable[[], nn.Module]
-    ) -> None:
-        super().__init__()
-        self.scale, self.num_blocks = scale, num_blocks
-        # Context a tile needs: every 3x3 convolution of the trunk counts. ESA and CCA look further, at low weight.
-        self.halo = 4 * num_blocks + 3
-        self.fea_conv = head()
-        for k in range(1, num_blocks + 1):
-            self.add_module(f"B{k}", block())
-
-    @property
-    def blocks(self) -> list[Any]:
-        return [getattr(self, f"B{k}") for k in range(1, self.num_blocks + 1)]
-
-    def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The first convolution's ``(N, C, H, W)``, and those of all blocks, ``(N, n C, H, W)``."""
-        shallow = f = self.fea_conv(x)
-        kept = []
-        for block in self.blocks:
-            f = block(f)
-            kept.append(f)
-        return shallow, torch.cat(kept, 1)
-
-
-class RFDN(DistillationNetwork):
-    """RFDN as released (Liu et al., ECCV Workshops 2020; winner of the AIM 2020 challenge), values 0..255 inside.
-
-    433 K parameters; its paper's has 550 K. ``conv``: kind of all 3x3 convolutions but the upsampler's.
-    """
-
-    img_range = 255.0
-
-    def __init__(self, scale: int = 4, num_feats: int = 50, num_blocks: int = 4, conv: str = "standard") -> None:
-        c, wide = num_feats, partial(conv_layer, conv)
-
-        def block() -> nn.Module:
-            return RFDB(c, wide, conv1x1, lambda: ESA(c, c // 4, conv, "relu"), nn.LeakyReLU(0.05))
-
-        super().__init__(scale, num_blocks, lambda: wide(3, c), block)
-        self.c = nn.Sequential(conv1x1(num_blocks * c, c), nn.LeakyReLU(0.05))
-        self.LR_conv = wide(c, c)
-        self.upsampler = nn.Sequential(conv3x3(c, 3 * scale**2), nn.PixelShuffle(scale))
-
-    def forward(self, x: Tensor) -> Tensor:
-        check_input(x, type(self).__name__, 3, self.min_size)
-        head, features = self.features(x * self.img_range)
-        return self.upsampler(self.LR_conv(self.c(features)) + head) / self.img_range
-
-
-class IMDB(nn.Module):
-    """Information multi-distillation block without CCA: three times keep 16 channels of 64 and pass on 48."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.keep, self.rest = channels // 4, channels - channels // 4
-        self.conv1, self.conv2, self.conv3 = (
-            nn.Sequential(conv3x3(c_in, channels), nn.LeakyReLU(0.05)) for c_in in (channels, self.rest, self.rest)
-        )
-        self.conv4 = conv3x3(self.rest, self.keep)
-        self.conv1x1 = conv1x1(channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        kept, f = [], x
-        for conv in (self.conv1, self.conv2, self.conv3):
-            k, f = conv(f).split([self.keep, self.rest], 1)
-            kept.append(k)
-        return x + self.conv1x1(torch.cat([*kept, self.conv4(f)], 1))
-
-
-class _Shortcut(nn.Module):
-    """``x + sub(x)``; the name is part of the released state dict."""
-
-    def __init__(self, sub: nn.Sequential) -> None:
-        super().__init__()
-        self.sub = sub
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.sub(x)
-
-
-class IMDN(nn.Module):
-    """IMDN as the NTIRE 2022 challenge's baseline (no CCA, 894 K parameters); its paper's has 715 K."""
-
-    min_size = 1
-
-    def __init__(self, scale: int = 4, num_feats: int = 64, num_blocks: int = 8) -> None:
-        super().__init__()
-        self.scale = scale
-        self.halo = 4 * num_blocks + 3
-        blocks = [IMDB(num_feats) for _ in range(num_blocks)]
-        self.model = nn.Sequential(
-            conv3x3(3, num_feats),
-            _Shortcut(nn.Sequential(*blocks, conv3x3(num_feats, num_feats))),
-            conv3x3(num_feats, 3 * scale**2),
-            nn.PixelShuffle(scale),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        check_input(x, type(self).__name__, 3, self.min_size)
-        return self.model(x)
 
 
 def upscaled_luma(x: Tensor, name: str, scale: int, min_size: int) -> tuple[Tensor, Tensor]:

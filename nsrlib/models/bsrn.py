@@ -18,21 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsrlib.layers import ESA, BSConvU, activation, check_input, conv_layer
-from nsrlib.models.baselines import RFDB, ChannelAttention, DistillationNetwork, Layer, conv1x1, conv3x3
+from nsrlib.models.baselines import Layer, conv1x1, conv3x3
+from nsrlib.models.distillation import CCA, RFDB, DistillationNetwork
 from nsrlib.ops.common import one_by_one_dilation
-
-
-class CCA(ChannelAttention):
-    """Contrast-aware channel attention (IMDN, Hui et al. 2019), eq. 11: gate channels by ``std + mean``.
-
-    The standard deviation is the population one over the whole image, so a tile sees another value than the image.
-    1e-12 inside the root only keeps the gradient of a constant channel finite: it changes no measured digit.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        mean = self.avg_pool(x)
-        variance = (x - mean).square().mean((2, 3), keepdim=True)
-        return x * self.conv_du((variance + 1e-12).sqrt() + mean)
 
 
 class ESDB(RFDB):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 from filelock import FileLock
+from tqdm.auto import tqdm
 
 from nsrlib.claims.judged import judge_claims, seeds_missing
 from nsrlib.claims.registered import registered
@@ -73,17 +74,29 @@ class Evidence:
 
     # --- what it would take -------------------------------------------------------------------------------------------
 
-    def costs(self, say: Callable[[str], None] = lambda line: None) -> dict[str, dict[str, Cost | None]]:
-        """Seconds of a step, measured now, by study and variant."""
-        found: dict[str, dict[str, Cost | None]] = {}
-        for name, study in self.studies.items():
-            say(f"timing a few steps of {len(study.variants)} variants of {name}")
-            found[name] = {variant: cost(study, variant) for variant in study.variants}
+    def costs(self, progress: bool | None = False) -> dict[str, dict[str, Cost | None]]:
+        """Seconds of a step, measured now, by study and variant, of those that have budgets without a stored run.
+
+        ``progress``: a bar; None: if someone is watching.
+        """
+        variants = [(name, variant) for name in self.studies for variant in self._unknown(name)]
+        found: dict[str, dict[str, Cost | None]] = {name: {} for name in self.studies}
+        hidden = None if progress is None else not progress
+        with tqdm(variants, desc="timing a few steps", unit="variant", disable=hidden) as bar:
+            for name, variant in bar:
+                bar.set_postfix_str(f"{name}, {variant}")
+                found[name][variant] = cost(self.studies[name], variant)
         return found
 
+    def _unknown(self, name: str) -> list[str]:
+        """Variants with a length of training that no stored run has."""
+        study, done = self.studies[name], {(v, steps) for v, _, steps in _done(self.stored(name))}
+        shares = (1.0, *study.budgets)
+        return [v for v in study.variants if not all((v, study.steps(v, share)) in done for share in shares)]
+
     def plan(self, jobs: int, costs: Mapping[str, Mapping[str, Cost | None]]) -> pd.DataFrame:
-        """A row for each study and budget: variants, steps, seconds of a step, hours for one more seed and for all that
-        is missing, with ``jobs`` runs at once."""
+        """A row for each study and budget: variants, steps, seconds of a step with its share of all else, hours for one
+        more seed and for all that is missing, with ``jobs`` runs at once."""
         rows = []
         for name, study in self.studies.items():
             stored = self.stored(name)
@@ -92,13 +105,13 @@ class Evidence:
                 runs = [run for run in study.runs() if run.share == share]
                 seconds = {v: estimate(study, Run(v, 0, share), costs[name], stored) for v in study.variants}
                 missing = [seconds[run.variant] for run in todo if run.share == share]
-                known = [c.step for c in costs[name].values() if c]
+                steps = study.steps(next(iter(study.variants)), share)
                 rows.append(
                     {
                         "study": name,
                         "variants": len(study.variants),
-                        "steps": study.steps(next(iter(study.variants)), share),
-                        "s/step": sum(known) / len(known) if known else None,
+                        "steps": steps,
+                        "s/step": sum(seconds.values()) / len(seconds) / steps if steps else None,
                         "seeds": len({run.seed for run in runs}),
                         "hours a seed": sum(seconds.values()) / jobs / 3600,
                         "runs missing": len(missing),
@@ -146,11 +159,12 @@ class Evidence:
             for name in self.studies:  # runs that finished when nothing was stored
                 self.store(name, into)
         names = {study.name: name for name, study in self.studies.items()}
-        costs = self.costs(say) if budget and any(job.todo() for job in work) else {}
+        costs = self.costs(progress) if budget and any(job.todo() for job in work) else {}
+        known = {name: self.stored(name) for name in self.studies}
 
         def seconds(study: Study, run: Run) -> float:
             name = names[study.name]
-            return estimate(study, run, costs.get(name, {}), done[name])
+            return estimate(study, run, costs.get(name, {}), known[name])
 
         def finished(job: Job, run: Run) -> None:
             if into:

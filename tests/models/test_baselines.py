@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from nsrlib import create_model
 from nsrlib.complexity import count
 from nsrlib.images import imresize, luma
-from nsrlib.models.baselines import IMDN, RFDN, SRCNN
+from nsrlib.models.baselines import SRCNN
+from nsrlib.models.distillation import IMDN, RFDN, ChallengeIMDN
 
 
 def with_bias(spec: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
@@ -34,7 +35,19 @@ def rfdn_spec(c: int = 50, n: int = 4, scale: int = 4) -> dict[str, tuple[int, .
     return with_bias(spec)
 
 
-def imdn_spec(c: int = 64, n: int = 8, scale: int = 4) -> dict[str, tuple[int, ...]]:
+def imdn_spec(c: int = 64, n: int = 6, scale: int = 4) -> dict[str, tuple[int, ...]]:
+    keep, rest = c // 4, c - c // 4
+    spec: dict[str, tuple[int, ...]] = {"fea_conv": (c, 3, 3, 3)}
+    for k in range(1, n + 1):
+        block = f"IMDB{k}"
+        spec |= {f"{block}.c1": (c, c, 3, 3), f"{block}.c2": (c, rest, 3, 3), f"{block}.c3": (c, rest, 3, 3)}
+        spec |= {f"{block}.c4": (keep, rest, 3, 3), f"{block}.c5": (c, c, 1, 1)}
+        spec |= {f"{block}.cca.conv_du.0": (c // 16, c, 1, 1), f"{block}.cca.conv_du.2": (c, c // 16, 1, 1)}
+    spec |= {"c.0": (c, n * c, 1, 1), "LR_conv": (c, c, 3, 3), "upsampler.0": (3 * scale**2, c, 3, 3)}
+    return with_bias(spec)
+
+
+def challenge_spec(c: int = 64, n: int = 8, scale: int = 4) -> dict[str, tuple[int, ...]]:
     keep, rest = c // 4, c - c // 4
     spec: dict[str, tuple[int, ...]] = {"model.0": (c, 3, 3, 3)}
     for k in range(n):
@@ -46,7 +59,9 @@ def imdn_spec(c: int = 64, n: int = 8, scale: int = 4) -> dict[str, tuple[int, .
     return with_bias(spec)
 
 
-@pytest.mark.parametrize(("build", "spec", "count"), [(RFDN, rfdn_spec, 128), (IMDN, imdn_spec, 86)])
+@pytest.mark.parametrize(
+    ("build", "spec", "count"), [(RFDN, rfdn_spec, 128), (IMDN, imdn_spec, 92), (ChallengeIMDN, challenge_spec, 86)]
+)
 def test_state_dict_is_that_of_the_released_file(build, spec, count):
     ours = {k: tuple(v.shape) for k, v in build(4).state_dict().items()}
     assert ours == spec()
@@ -86,6 +101,25 @@ def rfdn_restated(p: dict[str, torch.Tensor], x: torch.Tensor, n: int, scale: in
 
 
 def imdn_restated(p: dict[str, torch.Tensor], x: torch.Tensor, n: int, scale: int) -> torch.Tensor:
+    head = f = apply(p, "fea_conv", x)
+    outputs = []
+    for k in range(1, n + 1):
+        b, kept, y = f"IMDB{k}.", [], f
+        quarter = f.shape[1] // 4
+        for i in (1, 2, 3):
+            y = leaky(apply(p, f"{b}c{i}", y))
+            kept.append(y[:, :quarter])
+            y = y[:, quarter:]
+        y = torch.cat([*kept, apply(p, f"{b}c4", y)], 1)
+        contrast = (y.flatten(2).std(2, unbiased=False) + y.mean((2, 3)))[..., None, None]
+        gate = apply(p, f"{b}cca.conv_du.2", apply(p, f"{b}cca.conv_du.0", contrast).relu()).sigmoid()
+        f = f + apply(p, f"{b}c5", gate * y)
+        outputs.append(f)
+    body = apply(p, "LR_conv", leaky(apply(p, "c.0", torch.cat(outputs, 1))))
+    return F.pixel_shuffle(apply(p, "upsampler.0", body + head), scale)
+
+
+def challenge_restated(p: dict[str, torch.Tensor], x: torch.Tensor, n: int, scale: int) -> torch.Tensor:
     head = f = apply(p, "model.0", x)
     for k in range(n):
         b, kept, y = f"model.1.sub.{k}.", [], f
@@ -99,12 +133,15 @@ def imdn_restated(p: dict[str, torch.Tensor], x: torch.Tensor, n: int, scale: in
     return F.pixel_shuffle(apply(p, "model.2", head + apply(p, f"model.1.sub.{n}", f)), scale)
 
 
-@pytest.mark.parametrize(("build", "restated"), [(RFDN, rfdn_restated), (IMDN, imdn_restated)])
+@pytest.mark.parametrize(
+    ("build", "restated"), [(RFDN, rfdn_restated), (IMDN, imdn_restated), (ChallengeIMDN, challenge_restated)]
+)
 @pytest.mark.parametrize(("scale", "width", "depth"), [(4, 50, 2), (2, 20, 3), (3, 16, 1)])
 @pytest.mark.parametrize("size", [(15, 15), (23, 34)], ids=str)
 def test_the_network_computes_what_its_description_says(natural, build, restated, scale, width, depth, size):
     torch.manual_seed(0)
-    width -= width % 4 if build is IMDN else 0
+    width -= width % 4  # IMDN keeps a quarter
+    width = max(width, 16)  # and its attention has a sixteenth
     model = build(scale, num_feats=width, num_blocks=depth).double()
     x = natural(*size, n=2)
     y = restated({k: v.detach() for k, v in model.named_parameters()}, x, depth, scale)

@@ -24,6 +24,7 @@ SMALL = {
     "edsr": {"num_feats": 8, "num_blocks": 2},
     "edsr_baseline": {"num_feats": 8, "num_blocks": 2},
     "imdn": {"num_feats": 16, "num_blocks": 1},
+    "imdn_ntire22": {"num_feats": 16, "num_blocks": 1},
     "nsr": {"num_feats": 8, "num_blocks": 2, "cardinals": 4},
     "rfdn": {"num_feats": 16, "num_blocks": 1},
     "srcnn": {"num_feats": 6, "num_mid": 4},
@@ -109,7 +110,7 @@ def test_optimise_keeps_the_function_and_leaves_the_model_alone(name):
         (("bsrn",), {"num_blocks": 0}, "num_blocks must be at least 1, got 0"),
         (("bsrn",), {"conv": "bsconv"}, "conv must be one of standard, dsconv, bsconv_s, bsconv_u, got 'bsconv'"),
         (("bsrn",), {"act": "swish"}, "activation must be one of gelu, .* got 'swish'"),
-        (("imdn", 2, "published"), {}, "no published weights for imdn x2; there are: bsrn x2, bsrn x3, bsrn x4"),
+        (("rfdn", 2, "published"), {}, "no published weights for rfdn x2; there are: bsrn x2, bsrn x3, bsrn x4"),
     ],
     ids=lambda v: v if isinstance(v, str) else "",
 )

@@ -112,6 +112,16 @@ def test_a_plan_tells_hours_by_study_and_budget(chosen, paper):
     assert chosen.plan(1, costs)["runs missing"].sum() == 0
 
 
+def test_a_plan_times_nothing_that_stored_runs_tell(chosen, paper, monkeypatch):
+    monkeypatch.setattr(evidence, "cost", lambda study, variant: pytest.fail(f"timed {variant}"))
+    with pytest.raises(pytest.fail.Exception, match="timed good"):
+        chosen.costs()
+    chosen.run(into=paper.root, progress=False)
+    more = dataclasses.replace(chosen, seeds=3)
+    hours = more.plan(1, more.costs()).set_index(["study", "steps"])["hours missing"] * 3600
+    assert hours["claimed", 50] == pytest.approx(3 * 0.1, rel=0.5)
+
+
 def test_the_noise_of_stored_runs_tells_how_many_seeds_a_claim_needs():
     scales = Evidence(papers.get("drcn"), "cpu", Path("runs"), ["scales", "ablations"])
     table = scales.power().set_index("id")

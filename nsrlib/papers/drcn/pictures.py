@@ -19,7 +19,8 @@ from torch import Tensor
 
 from nsrlib.data import load
 from nsrlib.data.download import obtain, sources
-from nsrlib.images import imresize, luma, modcrop, to_tensor, to_uint8
+from nsrlib.evaluation import low_resolution
+from nsrlib.images import imresize, interpolated_luma, luma, modcrop, to_tensor, to_uint8
 from nsrlib.metrics import SELFEXSR_Y, psnr
 from nsrlib.models.drcn import LumaDRCN
 from nsrlib.pictures import read_image
@@ -181,9 +182,8 @@ def results(networks: Mapping[str, Any], *, download: bool = True) -> tuple[dict
     """
     planes, photographs = (load("set14", SCALE, lr=lr, download=download) for lr in ("luma", "paper"))
     at = photographs.names.index(NAME)
-    lr, truth = planes[at].lr, photographs[at].hr
-    assert lr is not None
-    plane = imresize(torch.from_numpy(lr)[None, None], SCALE).clamp(16 / 255, 235 / 255)
+    truth = photographs[at].hr
+    plane = interpolated_luma(low_resolution(planes, planes[at]), SCALE)
     inner = np.s_[SCALE:-SCALE, SCALE:-SCALE]
     made = {}
     with torch.inference_mode():

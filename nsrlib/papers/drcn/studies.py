@@ -158,12 +158,11 @@ def recursion_scores(model: LumaDRCN, images: ImageSet) -> pd.DataFrame:
     Raises:
         ValueError: the basic model; images of another scale.
     """
-    import numpy as np
     import torch
 
     from nsrlib.data.catalogue import LUMA_LR
-    from nsrlib.evaluation import for_protocol
-    from nsrlib.images import to_tensor, to_uint8
+    from nsrlib.evaluation import for_protocol, low_resolution
+    from nsrlib.images import to_uint8
     from nsrlib.metrics import MATLAB_Y, SELFEXSR_Y, psnr
     from nsrlib.models import optimise
 
@@ -171,14 +170,12 @@ def recursion_scores(model: LumaDRCN, images: ImageSet) -> pd.DataFrame:
         raise ValueError("recursion_scores takes a DRCN with an ensemble; the basic model has one prediction")
     if images.scale != model.scale:
         raise ValueError(f"the model upscales by {model.scale}, but {images.name} was loaded at scale {images.scale}")
-    device, planes = next(model.parameters()).device, images.lr in LUMA_LR
-    protocol = (SELFEXSR_Y if planes else MATLAB_Y)(model.scale)
+    device = next(model.parameters()).device
+    protocol = (SELFEXSR_Y if images.lr in LUMA_LR else MATLAB_Y)(model.scale)
     fast, rows = optimise(model), []
     with torch.inference_mode():
         for pair in images:
-            lr = cast(np.ndarray, pair.lr)
-            x = to_tensor(lr, device) if lr.dtype == np.uint8 else torch.from_numpy(lr)[None, None].float().to(device)
-            y, ys = fast(x if planes or x.shape[1] == 3 else x.expand(-1, 3, -1, -1), every=True)
+            y, ys = fast(low_resolution(images, pair).to(device, torch.float32), every=True)
             pictures = [to_uint8(p, output=True) for p in (*ys, torch.stack(ys).mean(0), y)]
             rows.append([float(psnr(*for_protocol(p, pair.hr, pair.gray, protocol), protocol)) for p in pictures])
     return scores_of(model, rows)
