@@ -85,9 +85,9 @@ class PrintedTable:
     def _repr_html_(self) -> str:
         scaled = self.cells.index.nlevels > 1
         heads = "".join(f'<th style="text-align: center">{_head(*column)}</th>' for column in self.cells.columns)
-        rows, last = [f"<tr><th></th>{heads}</tr>"], None
+        rows, last = [f"<tr><th></th>{heads}</tr>"], ""
         for key, line in zip(self.cells.index, self.cells.to_numpy(), strict=True):
-            scale, name = key if scaled else (None, key)
+            scale, name = key if scaled else ("", key)
             if scale != last:
                 rows.append(f'<tr><th colspan="{len(line) + 1}" style="text-align: left">{escape(scale)}</th></tr>')
                 last = scale
@@ -162,9 +162,9 @@ def _cell(numbers: pd.DataFrame, metrics: list[str], sources: list[str]) -> Cell
             printed.append(NOTHING)
             ours.append(NOTHING)
             continue
-        row = numbers.loc[metric]
-        rank = f" ({numbers.loc[f'{metric}_rank', 'published']})" if f"{metric}_rank" in numbers.index else ""
-        printed.append(row["text"] + rank)
+        row: Any = numbers.loc[metric]
+        rank = numbers["published"].get(f"{metric}_rank")
+        printed.append(row["text"] + ("" if rank is None else f" ({rank!s})"))
         ours.append(NOTHING if pd.isna(row["ours"]) else f"{row['ours']:.{decimals(row['published']) + 1}f}")
     measured = " / ".join(ours) if set(ours) != {NOTHING} else ""
     places = sorted({sources.index(source) + 1 for source in numbers["source"]})

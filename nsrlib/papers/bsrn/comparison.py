@@ -43,8 +43,8 @@ def sizes() -> pd.DataFrame:
     """What the networks cost at an output of 1280x720: row, scale, params (K), and macs and thop (G), as counted.
 
     Example:
-        >>> sizes().round(1).iloc[0].tolist()
-        ['BSRN', 2, 331.6, 71.9, 73.0]
+        >>> print(*sizes().round(1).iloc[0])
+        BSRN 2 331.6 71.9 73.0
     """
     rows = []
     for label, (name, scales, _) in NETWORKS.items():
