@@ -1,4 +1,4 @@
-from . import board, cells, floors, judged, ledger, needs, numbers, registered
+from . import board, cells, floors, judged, ledger, needs, numbers, printed, registered
 from .board import count, count_claims, facts, lines, scoreboard, sentence, stored_claims
 from .cells import measured, verify
 from .floors import untrained
@@ -12,6 +12,7 @@ from .numbers import (
     PROFILES,
     PROTOCOL,
     TOLERANCE,
+    VERDICTS,
     How,
     Numbers,
     as_printed,
@@ -24,6 +25,7 @@ from .numbers import (
     significant,
     to_the_digit,
 )
+from .printed import PrintedTable
 
 __all__ = [
     "AGREE",
@@ -34,9 +36,11 @@ __all__ = [
     "PROFILES",
     "PROTOCOL",
     "TOLERANCE",
+    "VERDICTS",
     "How",
     "Ledger",
     "Numbers",
+    "PrintedTable",
     "VerdictError",
     "as_printed",
     "board",
@@ -59,6 +63,7 @@ __all__ = [
     "measured",
     "needs",
     "numbers",
+    "printed",
     "published",
     "registered",
     "scoreboard",

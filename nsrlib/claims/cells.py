@@ -25,7 +25,7 @@ import ast
 import hashlib
 import inspect
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass
 from functools import cache
 from pathlib import Path
@@ -221,7 +221,7 @@ def measured(
     entries: Sequence[tuple[str, str, int]],
     sets: Sequence[str],
     *,
-    protocol: Protocol | None = None,
+    protocol: Protocol | Callable[[int], Protocol] | None = None,
     weights: str = "published",
     limit: int = 0,
     recompute: bool = False,
@@ -237,7 +237,7 @@ def measured(
     Args:
         entries: (label, model name, scale) of each row, for example ``("BSRN", "bsrn", 4)``.
         sets: names as in :func:`nsrlib.data.load`.
-        protocol: default: that of :func:`~nsrlib.evaluation.evaluate`.
+        protocol: or a function of the scale, like ``VDSR_Y``; default: that of :func:`~nsrlib.evaluation.evaluate`.
         weights: ``published``, or ``trained``: this library's small ones.
         limit: only the first so many images of each set; 0: all.
         recompute: measure all that can be measured here, whatever is stored.
@@ -258,11 +258,12 @@ def measured(
     kept, rows, tables = stored(), [], {}
     missing: dict[str, None] = {}  # an ordered set
     for label, model, scale in entries:
-        asked = Setting(scale, **{"lr": protocol.lr if protocol else "paper"} | setting)
-        if protocol is None and asked.restores:
+        given = protocol(scale) if callable(protocol) else protocol
+        asked = Setting(scale, **{"lr": given.lr if given else "paper"} | setting)
+        if given is None and asked.restores:
             usual = GRAY() if takes_gray(_network(model, scale)) else RGB()
         else:
-            usual = protocol or MATLAB_Y(crop=scale)
+            usual = given or MATLAB_Y(crop=scale)
         for name in sets:
             place = (weights_of(model, weights), key_of(name) or str(name))
             cell = Cell(model, scale, *place, usual.signature, asked.signature)

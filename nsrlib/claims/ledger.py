@@ -29,6 +29,7 @@ from nsrlib.claims.numbers import (
     published,
     to_the_digit,
 )
+from nsrlib.claims.printed import PrintedTable, printed_table
 from nsrlib.data import UNVERIFIED, used
 from nsrlib.files import ROOT, commit, device_name, versions, write_json
 
@@ -175,6 +176,36 @@ class Ledger:
             shown = {"published": r["published"] + unit, "scale": scale, "ours": ours, "difference": difference}
             rows.append(r | shown)
         return pd.DataFrame(rows, columns=columns, index=pd.Index(ids, name="id"))
+
+    def printed(self, table: str, **only: Any) -> PrintedTable:
+        """A table of the paper whole, as it was printed, with ours, verdict and source in every cell.
+
+        A number that was not measured so far is open, or quoted; nothing is kept of that.
+
+        Args:
+            only: row, column, scale or metric, where not all of the table is meant.
+
+        Raises:
+            ValueError: no number is like that; lists the paper's tables.
+
+        Example:
+            >>> ledger = Ledger("bsrn")
+            >>> table = ledger.compare({"comparison/BSRN/x4/Set5/psnr": 32.351}, "weights")
+            >>> print(ledger.printed("comparison", scale=4, row="BSRN", column="Set5").cells.iloc[0, 0])
+            32.35 / 0.8966 (32.351 / –) ✓ / ○ [1]
+        """
+        fits = self.published[self.published["table"] == table]
+        for word, value in only.items():
+            fits = fits[fits[word] == value]
+        if fits.empty:
+            which = "".join(f", {word} {value!r}" for word, value in only.items())
+            tables = ", ".join(dict.fromkeys(self.published["table"]))
+            raise ValueError(f"{self.paper} prints no table {table!r}{which}; there are: {tables}")
+        rows = [
+            self.rows.get(key) or self._row(key) | _unmeasured("open" if own else "quoted", "", "")
+            for key, own in zip(fits["id"], fits["own"], strict=True)
+        ]
+        return printed_table(rows, [self._line(row["id"]) for row in rows if row["ours"] is not None and row["reason"]])
 
     def verdict(self, table: pd.DataFrame) -> str:
         """One line for each cell of ``table`` (or a word that there is none); the same text in all runs that agree."""

@@ -30,6 +30,18 @@ HOW: tuple[How, ...] = ("exact", "data", "weights")
 AGREE = ("agrees with a rounded number", "agrees with memory", "cut")
 """Verdicts on numbers that agree with ours, but are weaker evidence than *reproduced*, see :func:`judge`."""
 
+VERDICTS = {
+    "reproduced": ("✓", "within the tolerance that its kind of evidence allows"),
+    "agrees with a rounded number": ("≈", "printed with fewer than three digits"),
+    "agrees with memory": ("(✓)", "memory is the only source of the printed number"),
+    "cut": ("↓", "the printed number is ours, cut instead of rounded"),
+    "checked": ("☑", "the paper has it from others, and we measure the same"),
+    "differs": ("✗", "the measurement contradicts the paper"),
+    "open": ("○", "not measured, with the reason given"),
+    "quoted": ("❞", "the paper has it from others"),
+}
+"""Verdict -> its mark on pages, and what it means; in the order in which pages count them."""
+
 
 @dataclass(frozen=True)
 class Numbers:

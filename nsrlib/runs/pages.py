@@ -24,17 +24,7 @@ from nsrlib.runs.notebooks import places
 from nsrlib.runs.record import Run, Sweep
 from nsrlib.runs.texts import Scrubber, cause_of, clock, map_strings
 
-# Verdict -> (symbol, what it means). The order is that of the columns of the report.
-VERDICTS = {
-    "reproduced": ("✓", "within the tolerance that its kind of evidence allows"),
-    "agrees with a rounded number": ("≈", "printed with fewer than three digits"),
-    "agrees with memory": ("≈", "memory is the only source of the printed number"),
-    "cut": ("≈", "the printed number is ours, cut instead of rounded"),
-    "checked": ("✓", "the paper has it from others, and we measure the same"),
-    "differs": ("✗", "the measurement contradicts the paper"),
-    "open": ("○", "not measured, with the reason given"),
-    "quoted": ("❞", "the paper has it from others"),
-}
+# Verdict -> (symbol, what it means), as of numbers in claims.VERDICTS.
 OF_CLAIMS = {
     "holds": ("✓", "the difference is as claimed, beyond the scatter of the seeds"),
     "reversed": ("✗", "the difference has the other sign, beyond the scatter of the seeds"),
@@ -152,7 +142,7 @@ def render(
         problems.append(f"the summary was not drawn: {': '.join(cause_of(error))}")
     page = {
         **page,
-        "verdicts": VERDICTS | OF_CLAIMS,
+        "verdicts": claims.VERDICTS | OF_CLAIMS,
         "folder": kept.folder.name,
         "measured": measured,
         "inputs": inputs(results),
@@ -223,9 +213,9 @@ def in_short(results: list[Results]) -> tuple[str, list[dict[str, str]]]:
 
 
 def count_verdicts(rows: list[dict[str, Any]]) -> list[tuple[str, int]]:
-    """``(verdict, count)`` in the order of :data:`VERDICTS`; words that are not in it come last."""
+    """``(verdict, count)`` in the order of :data:`nsrlib.claims.VERDICTS`; words that are not in it come last."""
     counts = Counter(row["verdict"] for row in rows)
-    return [(v, counts[v]) for v in [*VERDICTS, *sorted(set(counts) - set(VERDICTS))] if counts[v]]
+    return [(v, counts[v]) for v in [*claims.VERDICTS, *sorted(set(counts) - set(claims.VERDICTS))] if counts[v]]
 
 
 def _board(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -249,7 +239,7 @@ def _board(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def verdict_columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """The verdicts that a table of counts has columns for: those used, and always the three main ones."""
     used = {row["verdict"] for row in rows} | {"reproduced", "differs", "open"}
-    return [*(v for v in VERDICTS if v in used), *sorted(used - set(VERDICTS))]
+    return [*(v for v in claims.VERDICTS if v in used), *sorted(used - set(claims.VERDICTS))]
 
 
 def inputs(results: list[Results]) -> list[tuple[str, ...]]:
