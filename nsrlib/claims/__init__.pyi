@@ -1,6 +1,6 @@
 from . import board, cells, floors, judged, ledger, needs, numbers, printed, registered
 from .board import count, count_claims, facts, lines, scoreboard, sentence, stored_claims
-from .cells import measured, verify
+from .cells import copied, measured, verify
 from .floors import untrained
 from .judged import by_budget, judge_claims, seeds_missing
 from .ledger import COMMAND, Ledger, VerdictError, show, store, stored_results
@@ -46,6 +46,7 @@ __all__ = [
     "board",
     "by_budget",
     "cells",
+    "copied",
     "count",
     "count_claims",
     "decimals",

@@ -25,7 +25,7 @@ import ast
 import hashlib
 import inspect
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
 from functools import cache
 from pathlib import Path
@@ -39,7 +39,7 @@ from nsrlib import data, files, layers
 from nsrlib.data import DataUnavailable
 from nsrlib.data.catalogue import key_of
 from nsrlib.evaluation import Setting, evaluate, takes_gray
-from nsrlib.metrics import GRAY, MATLAB_Y, RGB, Protocol
+from nsrlib.metrics import GRAY, MATLAB_Y, RGB, VDSR_Y, Protocol
 from nsrlib.models import PUBLISHED, WEIGHTS_DIR, create_model
 
 FILE = files.ROOT / "data" / "results" / "cells.csv"
@@ -48,6 +48,12 @@ KEY = [*NAME, "weights_sha256", "data_sha256", "code_sha256"]
 COLUMNS = [*NAME, "image", "psnr", "ssim", "pixels_sha256", *KEY[6:], "device", "isa", "threads", "torch", "commit"]
 PSNR, SSIM = 1e-3, 1e-5
 """Largest difference between two measurements of one cell that agree: dB, and SSIM."""
+
+OWN_WAY: dict[str, tuple[Callable[[int], Protocol], str]] = {
+    "imdn": (MATLAB_Y, "mirror"),
+    **dict.fromkeys(("bicubic", "srcnn", "vdsr"), (VDSR_Y, "luma")),
+}
+"""Network -> protocol by scale and LR images (:func:`nsrlib.data.load`) with which later papers' numbers came about."""
 
 
 @dataclass(frozen=True)
@@ -282,6 +288,36 @@ def measured(
     note += f"; not at hand: {', '.join(missing)}." if missing else "."
     result.attrs = {"missing": list(missing), "note": note, "tables": tables}
     return result
+
+
+def copied(rows: Mapping[str, str], scales: Sequence[int], **options: Any) -> pd.DataFrame:
+    """Rows that a table takes from other papers, each network measured as :data:`OWN_WAY` says.
+
+    Set5 and Set14, and B100 and Urban100 where they are at hand: they are not downloaded.
+
+    Args:
+        rows: row of the table -> network with released weights, one of :data:`OWN_WAY`.
+        options: limit, recompute, device of :func:`measured`.
+
+    Returns:
+        As :func:`measured`, with row and column for its model and set: what :meth:`Ledger.cells
+        <nsrlib.claims.Ledger.cells>` takes.
+
+    Example:
+        >>> table = copied({"Bicubic": "bicubic"}, [4])
+        >>> table.columns[:4].tolist()
+        ['row', 'scale', 'column', 'psnr']
+    """
+    found = []
+    for row, model in rows.items():
+        protocol, lr = OWN_WAY[model]
+        entries = [(row, model, scale) for scale in scales]
+        for sets, download in ((["set5", "set14"], True), (["b100", "urban100"], False)):
+            table = measured(entries, sets, protocol=protocol, lr=lr, download=download, **options)
+            table.attrs = {}  # which pandas compares, and fails where they hold tables
+            found.append(table)
+    table = pd.concat([one for one in found if len(one)] or found[:1], ignore_index=True)
+    return table.rename(columns={"model": "row", "set": "column"})
 
 
 def _stored_or_measured(

@@ -9,13 +9,13 @@ import pandas as pd
 
 from nsrlib import claims
 from nsrlib.complexity import count
-from nsrlib.metrics import MATLAB_Y, VDSR_Y, Protocol
+from nsrlib.metrics import MATLAB_Y, Protocol
 from nsrlib.models import create_model
 
 WAYS: dict[str, tuple[Callable[[int], Protocol], str]] = {
     "as BSRN": (MATLAB_Y, "paper"),
-    "as IMDN": (MATLAB_Y, "mirror"),
-    "as VDSR": (VDSR_Y, "luma"),
+    "as IMDN": claims.cells.OWN_WAY["imdn"],
+    "as VDSR": claims.cells.OWN_WAY["vdsr"],
 }
 """Protocol by scale, and how LR images are made, see :func:`nsrlib.data.load`. IMDN's LR is rounded twice."""
 
