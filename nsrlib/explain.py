@@ -39,7 +39,7 @@ WORDS: dict[str, Mapping[Any, str]] = {
     "quantise": {True: "output at 8 bit", False: "output not rounded"},
     "gray_as_is": {False: "gray as three channels", True: "gray at 0..255"},
 }
-"""The choices, each with its values in words; any other crop is a number of pixels. The first is that of the papers."""
+"""The choices, each with its values in words; any other crop is a number of pixels. The first is BSRN's way."""
 CHOICES = tuple(WORDS)
 
 
@@ -75,8 +75,8 @@ def measured(
         device: as :func:`nsrlib.evaluation.pick_device`.
 
     Returns:
-        A row a combination, the papers' protocol first: the columns of :data:`CHOICES`, psnr (dB, mean over the
-        images), changes (which choices differ from the papers', in words), protocol and setting (signatures). ``attrs``
+        A row a combination, the default protocol first: the columns of :data:`CHOICES`, psnr (dB, mean over the
+        images), changes (which choices differ from the default, in words), protocol and setting (signatures). ``attrs``
         has dataset, scale and images (their number).
 
     Example:
@@ -116,7 +116,7 @@ def measured(
 
 
 def _uncropped(gray: bool) -> list[Protocol]:
-    """Every combination but LR and the crop, that of the papers first."""
+    """Every combination but LR and the crop, the default first."""
     views = [Protocol(luma_rounding=r, gray_as_is=g) for r in ("none", "nearest") for g in ([False, True][: 1 + gray])]
     return [replace(view, quantise=quantise) for quantise in (True, False) for view in [*views, RGB()]]
 
@@ -131,7 +131,7 @@ def _psnr(output: Tensor, pair: Pair, protocol: Protocol, crops: list[int]) -> l
 
 
 def alone(table: pd.DataFrame) -> pd.DataFrame:
-    """What each single change away from the papers' protocol does: its rows of ``table``, with the column moved (dB).
+    """What each single change away from the default protocol does: its rows of ``table``, with the column moved (dB).
 
     Args:
         table: of :func:`measured`.
@@ -148,8 +148,10 @@ def near(table: pd.DataFrame, reported: float, tolerance: float = 0.05) -> pd.Da
         table: of :func:`measured`.
 
     Raises:
-        ValueError: a tolerance that is negative or no number.
+        ValueError: a tolerance that is negative or no number; ``reported`` is no number.
     """
+    if not math.isfinite(reported):
+        raise ValueError(f"reported must be a number of dB, got {reported}")
     if not tolerance >= 0:
         raise ValueError(f"tolerance must be a number of dB from 0 on, got {tolerance}")
     found = table.assign(off=table["psnr"] - reported)
@@ -157,9 +159,9 @@ def near(table: pd.DataFrame, reported: float, tolerance: float = 0.05) -> pd.Da
 
 
 def causes(table: pd.DataFrame, reported: float, tolerance: float = 0.05) -> list[str]:
-    """Choices that none of the combinations near a number makes as the papers do: without them it is not reached.
+    """Choices that none of the combinations near a number makes as the default does: without them it is not reached.
 
-    Empty where no combination is near, or one that is makes every choice as the papers do.
+    Empty where no combination is near, or one that is makes every choice as the default does.
 
     Example:
         >>> import pandas as pd
@@ -186,14 +188,14 @@ def explained(table: pd.DataFrame, reported: float, tolerance: float = 0.05, num
         table: of :func:`measured`. reported: dB. number: combinations that are listed.
     """
     first = table.iloc[0]
-    usual = f"{first['psnr']:.2f} dB as papers measure [{first['protocol']} {first['setting']}]"
+    usual = f"{first['psnr']:.2f} dB by the default protocol [{first['protocol']} {first['setting']}]"
     within = len(near(table, reported, tolerance))
     lines = [
         f"{reported:.2f} dB reported; {usual}",
         f"within {tolerance:g} dB: {within} of {len(table)} combinations; the nearest:",
     ]
     for row in near(table, reported, math.inf).head(number).to_dict("records"):
-        what = row["changes"] or "as papers measure"
+        what = row["changes"] or "the default protocol"
         lines.append(f"  {row['psnr']:.3f} dB ({row['off']:+.3f})  {what}  [{row['protocol']} {row['setting']}]")
     return lines + conclusion(table, reported, tolerance)
 
@@ -208,21 +210,21 @@ def conclusion(table: pd.DataFrame, reported: float, tolerance: float = 0.05) ->
         >>> print("\\n".join(conclusion(table, 30.36, 0.1)))
         all within 0.1 dB have in common: RGB
         the best single change, RGB: -1.910 of -1.990 dB
-        no combination gives 30.36: at least 0.020 dB come from a choice that is not among them
+        no combination gives 30.36: at least 0.015 dB come from something that is not among them
     """
     gap, digit = reported - table["psnr"].iloc[0], 0.005
     if abs(gap) <= digit:
-        return ["nothing to explain: it is what papers measure"]
+        return ["nothing to explain: it is what the default protocol gives"]
     if shared := causes(table, reported, tolerance):
         lines = [f"all within {tolerance:g} dB have in common: {'; '.join(shared)}"]
     elif near(table, reported, tolerance).empty:
         lines = [f"no combination is within {tolerance:g} dB"]
     else:
-        lines = [f"no choice has to differ from the papers' to come within {tolerance:g} dB"]
+        lines = [f"no choice has to differ from the default to come within {tolerance:g} dB"]
     single = near(alone(table), reported, math.inf).iloc[0]
     if abs(single["off"]) < abs(gap):
         lines.append(f"the best single change, {single['changes']}: {single['moved']:+.3f} of {gap:+.3f} dB")
     if (rest := near(table, reported, math.inf)["off"].abs().iloc[0]) > digit:
-        missing = f"at least {rest:.3f} dB come from a choice that is not among them"
+        missing = f"at least {rest - digit:.3f} dB come from something that is not among them"
         lines.append(f"no combination gives {reported:.2f}: {missing}")
     return lines

@@ -157,32 +157,37 @@ def test_a_tolerance_is_a_number_from_nothing_on(tolerance):
         explain.near(by_hand(), 30.36, tolerance)
 
 
+def test_what_is_reported_is_a_number():
+    with pytest.raises(ValueError, match="reported must be a number of dB, got nan"):
+        explain.explained(by_hand(), float("nan"))
+
+
 def test_the_lines_name_the_cause_what_it_explains_and_what_is_left():
     lines = explain.explained(by_hand(), 30.36, 0.1, number=2)
     assert lines == [
-        "30.36 dB reported; 32.35 dB as papers measure [v1:p v1:s]",
+        "30.36 dB reported; 32.35 dB by the default protocol [v1:p v1:s]",
         "within 0.1 dB: 3 of 5 combinations; the nearest:",
         "  30.340 dB (-0.020)  RGB, nothing cropped  [v1:p v1:s]",
         "  30.380 dB (+0.020)  RGB, 1 px cropped  [v1:p v1:s]",
         "all within 0.1 dB have in common: RGB",
         "the best single change, RGB: -1.910 of -1.990 dB",
-        "no combination gives 30.36: at least 0.020 dB come from a choice that is not among them",
+        "no combination gives 30.36: at least 0.015 dB come from something that is not among them",
     ]
 
 
 @pytest.mark.parametrize(
     ("reported", "tolerance", "says"),
     [
-        (32.352, 0.05, ["nothing to explain: it is what papers measure"]),
+        (32.352, 0.05, ["nothing to explain: it is what the default protocol gives"]),
         (32.24, 0.01, ["all within 0.01 dB have in common: nothing cropped",
                        "the best single change, nothing cropped: -0.110 of -0.110 dB"]),
-        (32.30, 0.2, ["no choice has to differ from the papers' to come within 0.2 dB",
-                      "no combination gives 32.30: at least 0.050 dB come from a choice that is not among them"]),
+        (32.30, 0.2, ["no choice has to differ from the default to come within 0.2 dB",
+                      "no combination gives 32.30: at least 0.045 dB come from something that is not among them"]),
         (28.00, 0.05, ["no combination is within 0.05 dB",
                        "the best single change, RGB: -1.910 of -4.350 dB",
-                       "no combination gives 28.00: at least 2.340 dB come from a choice that is not among them"]),
+                       "no combination gives 28.00: at least 2.335 dB come from something that is not among them"]),
     ],
-    ids=["the papers'", "one choice", "near the papers'", "far away"],
+    ids=["the default", "one choice", "near the default", "far away"],
 )  # fmt: skip
 def test_the_conclusion_follows_the_table(reported, tolerance, says):
     assert explain.conclusion(by_hand(), reported, tolerance) == says

@@ -99,5 +99,5 @@ def test_a_table_that_was_not_printed_is_named_with_those_that_were():
         ValueError, match=r"bsrn prints no table 'tabel'; there are: fig1, attention, comparison, ntire"
     ):
         Ledger("bsrn").printed("tabel")
-    with pytest.raises(ValueError, match="bsrn prints no table 'comparison', scale 8; there are: "):
+    with pytest.raises(ValueError, match="bsrn, comparison prints no scale 8; there are: 2, 3, 4"):
         Ledger("bsrn").printed("comparison", scale=8)

@@ -301,23 +301,32 @@ def copied(rows: Mapping[str, str], scales: Sequence[int], **options: Any) -> pd
 
     Returns:
         As :func:`measured`, with row and column for its model and set: what :meth:`Ledger.cells
-        <nsrlib.claims.Ledger.cells>` takes.
+        <nsrlib.claims.Ledger.cells>` takes. ``attrs["missing"]`` is kept.
+
+    Raises:
+        ValueError: another network.
 
     Example:
         >>> table = copied({"Bicubic": "bicubic"}, [4])
         >>> table.columns[:4].tolist()
         ['row', 'scale', 'column', 'psnr']
     """
-    found = []
+    if other := sorted(set(rows.values()) - set(OWN_WAY)):
+        raise ValueError(f"rows must name networks of {', '.join(sorted(OWN_WAY))}, got {other[0]!r}")
+    missing: dict[str, None] = {}
+    found = [pd.DataFrame(columns=["model", "scale", "set"])]
     for row, model in rows.items():
         protocol, lr = OWN_WAY[model]
         entries = [(row, model, scale) for scale in scales]
         for sets, download in ((["set5", "set14"], True), (["b100", "urban100"], False)):
             table = measured(entries, sets, protocol=protocol, lr=lr, download=download, **options)
+            missing |= dict.fromkeys(table.attrs["missing"])
             table.attrs = {}  # which pandas compares, and fails where they hold tables
             found.append(table)
     table = pd.concat([one for one in found if len(one)] or found[:1], ignore_index=True)
-    return table.rename(columns={"model": "row", "set": "column"})
+    table = table.rename(columns={"model": "row", "set": "column"})
+    table.attrs = {"missing": list(missing)}
+    return table
 
 
 def _stored_or_measured(

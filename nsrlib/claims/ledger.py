@@ -186,7 +186,7 @@ class Ledger:
             only: row, column, scale or metric, where not all of the table is meant.
 
         Raises:
-            ValueError: no number is like that; lists the paper's tables.
+            ValueError: no number is like that; lists what there is.
 
         Example:
             >>> ledger = Ledger("bsrn")
@@ -194,13 +194,15 @@ class Ledger:
             >>> print(ledger.printed("comparison", scale=4, row="BSRN", column="Set5").cells.iloc[0, 0])
             32.35 / 0.8966 (32.351 / –) ✓ / ○ [1]
         """
-        fits = self.published[self.published["table"] == table]
-        for word, value in only.items():
-            fits = fits[fits[word] == value]
-        if fits.empty:
-            which = "".join(f", {word} {value!r}" for word, value in only.items())
-            tables = ", ".join(dict.fromkeys(self.published["table"]))
-            raise ValueError(f"{self.paper} prints no table {table!r}{which}; there are: {tables}")
+        fits, where = self.published, self.paper
+        for word, value in {"table": table, **only}.items():
+            if word not in ("table", "row", "column", "scale", "metric"):
+                raise ValueError(f"tables are cut by row, column, scale or metric, not by {word}")
+            there, fits = fits[word], fits[fits[word] == value]
+            if fits.empty:
+                known = ", ".join(map(str, dict.fromkeys(there.dropna())))
+                raise ValueError(f"{where} prints no {word} {value!r}; there are: {known}")
+            where = f"{where}, {value}"
         rows = [
             self.rows.get(key) or self._row(key) | _unmeasured("open" if own else "quoted", "", "")
             for key, own in zip(fits["id"], fits["own"], strict=True)

@@ -135,9 +135,10 @@ def evaluate(
         space = space or ("gray" if evaluation.takes_gray(network) else "rgb")
     scale = int(network.scale)  # type: ignore[arg-type]
     chosen = asked or metrics.PRESETS[space or "y"]((0 if task else scale) if crop is None else crop)
-    typer.echo(f"{model}{f', {task}' if task else f' x{scale}'}; {chosen} ({chosen.signature})")
     gray = evaluation.takes_gray(network) if task else None
     how = lr or ("paper" if task else chosen.lr)
+    what = f", {task}" if task else f" x{scale}" + (f", LR {lr!r}" if lr else "")
+    typer.echo(f"{model}{what}; {chosen} ({chosen.signature})")
     sets = [data.load(name, scale, lr=how, gray=gray, limit=limit) for name in names]  # all, or none is measured
     tables = []
     for name in names:

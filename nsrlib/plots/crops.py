@@ -58,7 +58,7 @@ def enlarged(images: ImageSet, models: Mapping[str, nn.Module]) -> dict[str, lis
     """What each network makes of each image, once: label -> ``uint8`` ``(H, W, 3)`` in the order of ``images``.
 
     Raises:
-        ValueError: ``images`` were loaded without a scale.
+        ValueError: ``images`` were loaded without a scale, or at another.
 
     Example:
         >>> from nsrlib import create_model, data
@@ -67,6 +67,10 @@ def enlarged(images: ImageSet, models: Mapping[str, nn.Module]) -> dict[str, lis
         (300, 448, 3)
     """
     shown: dict[str, list[np.ndarray]] = {label: [] for label in models}
+    if other := [label for label, model in models.items() if model.scale != (images.scale or model.scale)]:
+        raise ValueError(
+            f"{other[0]} upscales by {models[other[0]].scale}, but {images.name} was loaded at {images.scale}"
+        )
     for pair in images:
         if pair.lr is None:
             raise ValueError(f"{images.name} must be loaded with a scale")
@@ -117,19 +121,21 @@ def gains(
 
 
 def by_rule(tiles: pd.DataFrame, rules: Sequence[str] = RULES) -> pd.DataFrame:
-    """The tile of each rule, with the column rule.
+    """The tile of each rule, with the column rule; where nothing is lost, the largest loss is the smallest gain.
 
     Args:
         tiles: of :func:`gains`.
         rules: of :data:`RULES`.
 
     Raises:
-        ValueError: no such rule.
+        ValueError: no such rule, or none.
     """
-    if unknown := [rule for rule in rules if rule not in RULES]:
-        raise ValueError(f"rules must be of {', '.join(RULES)}, got {unknown[0]!r}")
+    if isinstance(rules, str) or not rules or (set(rules) - set(RULES)):
+        raise ValueError(f"rules must be a list of {', '.join(RULES)}, got {rules!r}")
     places = dict(zip(RULES, (0, len(tiles) // 2, len(tiles) - 1), strict=True))
-    return tiles.iloc[[places[rule] for rule in rules]].assign(rule=list(rules))
+    chosen = tiles.iloc[[places[rule] for rule in rules]].assign(rule=list(rules))
+    chosen.loc[(chosen["rule"] == RULES[-1]) & (chosen["gain"] > 0), "rule"] = "smallest gain"
+    return chosen
 
 
 def gallery(
@@ -153,8 +159,10 @@ def gallery(
         size: of a crop, ``(height, width)``.
 
     Raises:
-        ValueError: no scale, no such rule, or an image smaller than a crop.
+        ValueError: fewer than two models, no scale, no such rule, or an image smaller than a crop.
     """
+    if len(models) < 2:
+        raise ValueError(f"models must be two or more to compare, got {list(models)}")
     networks = {label: model for label, model in models.items() if isinstance(model, nn.Module)}
     shown: dict[str, Sequence[np.ndarray]] = {k: m for k, m in models.items() if not isinstance(m, nn.Module)}
     shown |= enlarged(images, networks)

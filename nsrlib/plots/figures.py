@@ -107,7 +107,7 @@ def explained(table: pd.DataFrame, reported: float | None = None, tolerance: flo
         ax.axvspan(reported - tolerance, reported + tolerance, color=PALE, alpha=0.45, lw=0, zorder=0)
         ax.axvline(reported, color=RED, lw=1)
         ax.scatter(near["psnr"], range(len(near)), color=[BLUE if one else GRAY for one in inside], zorder=3)
-        ax.set_yticks(range(len(near)), [changes or "as papers measure" for changes in near["changes"]])
+        ax.set_yticks(range(len(near)), [changes or "the default protocol" for changes in near["changes"]])
         ax.set_xlabel(f"PSNR (dB); band: within {tolerance:g} dB")
         ax.set_title(f"{reported:.2f} dB: the nearest of {len(table)} combinations")
         ax.margins(x=0.1)

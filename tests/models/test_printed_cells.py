@@ -32,6 +32,13 @@ def test_the_authors_weights_give_every_printed_digit(published, benchmark, name
         assert as_printed(measured[metric].mean(), expected) == expected, measured[metric].mean()
 
 
+def test_a_row_of_an_unknown_network_is_refused_and_no_row_is_no_line():
+    message = "rows must name networks of bicubic, imdn, srcnn, vdsr, got 'bsrn'"
+    with pytest.raises(ValueError, match=message):
+        cells.copied({"BSRN": "bsrn"}, [4])
+    assert cells.copied({}, [4]).empty
+
+
 @pytest.mark.parametrize(
     ("paper", "table", "rows", "scales"),
     [

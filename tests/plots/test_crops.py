@@ -157,8 +157,13 @@ def test_the_rules_take_the_first_the_middle_and_the_last(three):
     assert chosen.index.tolist() == [0, 18, 35]
     assert chosen["gain"].iloc[1] == tiles["gain"].median() == 0
     assert plots.by_rule(tiles, ["largest loss"])["gain"].tolist() == [tiles["gain"].min()]
-    with pytest.raises(ValueError, match="rules must be of largest gain, median, largest loss, got 'best'"):
+    with pytest.raises(ValueError, match=r"rules must be a list of largest gain, median, largest loss, got \['best'\]"):
         plots.by_rule(tiles, ["best"])
+    for none in ("median", []):
+        with pytest.raises(ValueError, match="rules must be a list of .*, got "):
+            plots.by_rule(tiles, none)
+    gains_only = plots.by_rule(tiles[tiles["gain"] > 0])
+    assert gains_only["rule"].tolist() == ["largest gain", "median", "smallest gain"]
 
 
 def test_gallery_shows_a_row_a_rule_and_says_how_often_the_last_network_is_better(folder):
@@ -210,5 +215,10 @@ def test_gallery_needs_low_resolution_pictures_and_room_for_a_crop(folder):
         plots.gallery(load(folder), networks, MATLAB_Y(2))
     with pytest.raises(ValueError, match="crop of 65x10 does not fit in a picture of 64x72"):
         plots.gallery(load(folder, 2), networks, MATLAB_Y(2), size=(65, 10))
-    with pytest.raises(ValueError, match=r"rules must be of largest gain, .*, got 'best'"):
+    with pytest.raises(ValueError, match=r"rules must be a list of largest gain, .*, got \['best'\]"):
         plots.gallery(load(folder, 2), networks, MATLAB_Y(2), rules=["best"], size=(16, 20))
+    with pytest.raises(ValueError, match=r"models must be two or more to compare, got \['bicubic'\]"):
+        plots.gallery(load(folder, 2), {"bicubic": networks["bicubic"]}, MATLAB_Y(2), size=(16, 20))
+    other = {"nearest": Nearest(), "bicubic": create_model("bicubic", 4)}
+    with pytest.raises(ValueError, match="bicubic upscales by 4, but .* was loaded at 2"):
+        plots.gallery(load(folder, 2), other, MATLAB_Y(2), size=(16, 20))

@@ -62,7 +62,7 @@ def test_without_a_number_only_the_single_changes_are_drawn():
 
 def test_the_papers_own_way_is_named_where_it_is_near():
     near = drawn(plots.explained(CHANGES, 32.34, number=2)).axes[1]
-    assert labels(near) == ["as papers measure", "nothing cropped"]
+    assert labels(near) == ["the default protocol", "nothing cropped"]
 
 
 POINTS = pd.DataFrame(
