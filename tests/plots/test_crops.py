@@ -160,7 +160,7 @@ def test_the_rules_take_the_first_the_middle_and_the_last(three):
     with pytest.raises(ValueError, match=r"rules must be a list of largest gain, median, largest loss, got \['best'\]"):
         plots.by_rule(tiles, ["best"])
     for none in ("median", []):
-        with pytest.raises(ValueError, match="rules must be a list of .*, got "):
+        with pytest.raises(ValueError, match=r"rules must be a list of .*, got "):
             plots.by_rule(tiles, none)
     gains_only = plots.by_rule(tiles[tiles["gain"] > 0])
     assert gains_only["rule"].tolist() == ["largest gain", "median", "smallest gain"]
@@ -220,5 +220,5 @@ def test_gallery_needs_low_resolution_pictures_and_room_for_a_crop(folder):
     with pytest.raises(ValueError, match=r"models must be two or more to compare, got \['bicubic'\]"):
         plots.gallery(load(folder, 2), {"bicubic": networks["bicubic"]}, MATLAB_Y(2), size=(16, 20))
     other = {"nearest": Nearest(), "bicubic": create_model("bicubic", 4)}
-    with pytest.raises(ValueError, match="bicubic upscales by 4, but .* was loaded at 2"):
+    with pytest.raises(ValueError, match=r"bicubic upscales by 4, but .* was loaded at 2"):
         plots.gallery(load(folder, 2), other, MATLAB_Y(2), size=(16, 20))
