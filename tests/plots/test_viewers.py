@@ -160,7 +160,7 @@ def test_a_typed_number_is_explained(combinations):
     said = "all within 0.05 dB have in common: RGB. the best single change, RGB: -1.910 of -1.910 dB"
     assert viewer.caption.value == said
     viewer.inputs["reported"].value = 32.35
-    assert viewer.caption.value == "nothing to explain: it is what papers measure"
+    assert viewer.caption.value == "nothing to explain: it is what the default protocol gives"
     assert (decoded(viewer.views[0]) != before).any()
     viewer.inputs["reported"].value = 30.30
     assert viewer.caption.value.startswith("no combination is within 0.05 dB")
