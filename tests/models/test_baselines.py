@@ -100,17 +100,22 @@ def rfdn_restated(p: dict[str, torch.Tensor], x: torch.Tensor, n: int, scale: in
     return F.pixel_shuffle(apply(p, "upsampler.0", body + head), scale) / 255
 
 
+def quarters(p: dict[str, torch.Tensor], names: list[str], y: torch.Tensor) -> torch.Tensor:
+    """Of each layer but the last a quarter of the channels, whose rest the next one gets; and all of the last."""
+    kept, quarter = [], y.shape[1] // 4
+    for name in names[:-1]:
+        y = leaky(apply(p, name, y))
+        kept.append(y[:, :quarter])
+        y = y[:, quarter:]
+    return torch.cat([*kept, apply(p, names[-1], y)], 1)
+
+
 def imdn_restated(p: dict[str, torch.Tensor], x: torch.Tensor, n: int, scale: int) -> torch.Tensor:
     head = f = apply(p, "fea_conv", x)
     outputs = []
     for k in range(1, n + 1):
-        b, kept, y = f"IMDB{k}.", [], f
-        quarter = f.shape[1] // 4
-        for i in (1, 2, 3):
-            y = leaky(apply(p, f"{b}c{i}", y))
-            kept.append(y[:, :quarter])
-            y = y[:, quarter:]
-        y = torch.cat([*kept, apply(p, f"{b}c4", y)], 1)
+        b = f"IMDB{k}."
+        y = quarters(p, [f"{b}c1", f"{b}c2", f"{b}c3", f"{b}c4"], f)
         contrast = (y.flatten(2).std(2, unbiased=False) + y.mean((2, 3)))[..., None, None]
         gate = apply(p, f"{b}cca.conv_du.2", apply(p, f"{b}cca.conv_du.0", contrast).relu()).sigmoid()
         f = f + apply(p, f"{b}c5", gate * y)
@@ -122,14 +127,9 @@ def imdn_restated(p: dict[str, torch.Tensor], x: torch.Tensor, n: int, scale: in
 def challenge_restated(p: dict[str, torch.Tensor], x: torch.Tensor, n: int, scale: int) -> torch.Tensor:
     head = f = apply(p, "model.0", x)
     for k in range(n):
-        b, kept, y = f"model.1.sub.{k}.", [], f
-        quarter = f.shape[1] // 4
-        for i in (1, 2, 3):
-            y = leaky(apply(p, f"{b}conv{i}.0", y))
-            kept.append(y[:, :quarter])
-            y = y[:, quarter:]
-        kept.append(apply(p, f"{b}conv4", y))
-        f = f + apply(p, f"{b}conv1x1", torch.cat(kept, 1))
+        b = f"model.1.sub.{k}."
+        kept = quarters(p, [f"{b}conv1.0", f"{b}conv2.0", f"{b}conv3.0", f"{b}conv4"], f)
+        f = f + apply(p, f"{b}conv1x1", kept)
     return F.pixel_shuffle(apply(p, "model.2", head + apply(p, f"model.1.sub.{n}", f)), scale)
 
 
